@@ -1,0 +1,55 @@
+"""What a benchmark gives: medians of ours and of a baseline, and the ratio of the two, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+
+class Void(Exception):
+    """A check beside the figures failed, so they say nothing."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Medians in ``unit``; the median ratio ours / baseline, with its range over the rounds."""
+
+    ours: float
+    baseline: float
+    unit: str
+    ratio: float
+    range: tuple[float, float]
+    floor: float
+    aim: float
+
+
+def in_turn(
+    rounds: int,
+    ours: Callable[[], float],
+    baseline: Callable[[], float],
+    done: Callable[[], object],
+    *,
+    floor: float,
+    aim: float,
+) -> Measure:
+    """Measure the two in turn, ``rounds`` times; each gives its figure in 1/s. ``done`` is called after each round."""
+    pairs = []
+    for number in range(rounds):
+        # Who goes first changes, so that neither always finds the caches that the other left.
+        if number % 2:
+            theirs = baseline()
+            pairs.append((ours(), theirs))
+        else:
+            pairs.append((ours(), baseline()))
+        done()
+    ratios = [mine / theirs for mine, theirs in pairs]
+    return Measure(
+        ours=median(mine for mine, _ in pairs),
+        baseline=median(theirs for _, theirs in pairs),
+        unit="1/s",
+        ratio=median(ratios),
+        range=(min(ratios), max(ratios)),
+        floor=floor,
+        aim=aim,
+    )

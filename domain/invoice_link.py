@@ -1,0 +1,158 @@
+"""The link to an invoice: valid for 24 hours, and good for one use."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import ClassVar, assert_never
+
+from pydantic import AwareDatetime
+
+from domain.messages import Command, Decider, Event, Identifier, Refusal
+
+
+class RefusalReason(StrEnum):
+    """Why a link was not served."""
+
+    USED = "used"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class LinkIssued(Event):
+    """A link to an invoice exists. Its token is known to the recipient alone; its SHA-256 stands here."""
+
+    TOPIC: ClassVar[str] = "invoice_link.LinkIssued.v1"
+    link_id: Identifier
+    invoice_id: Identifier
+    order_id: Identifier
+    ordinal: int
+    token_sha256: str
+    expires_at: AwareDatetime
+
+
+class LinkConsumed(Event):
+    """Somebody with the link was given the invoice; it gives it to nobody else."""
+
+    TOPIC: ClassVar[str] = "invoice_link.LinkConsumed.v1"
+    link_id: Identifier
+    consumed_at: AwareDatetime
+
+
+class LinkRefused(Event):
+    """Somebody came with the link and was given nothing."""
+
+    TOPIC: ClassVar[str] = "invoice_link.LinkRefused.v1"
+    link_id: Identifier
+    reason: RefusalReason
+    refused_at: AwareDatetime
+
+
+class LinkRevoked(Event):
+    """A newer link took this one's place."""
+
+    TOPIC: ClassVar[str] = "invoice_link.LinkRevoked.v1"
+    link_id: Identifier
+    revoked_at: AwareDatetime
+
+
+InvoiceLinkEvent = LinkIssued | LinkConsumed | LinkRefused | LinkRevoked
+
+
+class IssueLink(Command):
+    """Issue the ``ordinal``-th link of an invoice, from 1."""
+
+    link_id: Identifier
+    invoice_id: Identifier
+    order_id: Identifier
+    ordinal: int
+    token_sha256: str
+    expires_at: AwareDatetime
+
+
+class ConsumeLink(Command):
+    """Use the link, now."""
+
+    link_id: Identifier
+    token_sha256: str
+
+
+class RevokeLink(Command):
+    """Make the link worthless."""
+
+    link_id: Identifier
+
+
+InvoiceLinkCommand = IssueLink | ConsumeLink | RevokeLink
+
+
+@dataclass(frozen=True)
+class InvoiceLink:
+    """A link as its events tell it; ``issued`` is none while there is no such link."""
+
+    issued: LinkIssued | None = None
+    consumed: bool = False
+    revoked: bool = False
+
+    def spent(self, at: AwareDatetime) -> RefusalReason | None:
+        """Why the link is worth nothing at a moment; none while it is good."""
+        assert self.issued is not None
+        if self.consumed:
+            return RefusalReason.USED
+        if self.revoked:
+            return RefusalReason.REVOKED
+        return RefusalReason.EXPIRED if at >= self.issued.expires_at else None
+
+
+class UnknownLink(Refusal):
+    """Nobody was given this link."""
+
+
+def decide(command: InvoiceLinkCommand, link: InvoiceLink) -> list[InvoiceLinkEvent]:
+    """The link's next events. A spent link's use is a fact (`LinkRefused`); a wrong token is none.
+
+    Raises:
+        UnknownLink: there is no such link, or the token is not its own.
+    """
+    match command:
+        case IssueLink():
+            return [] if link.issued else [LinkIssued.model_validate(command.model_dump(exclude={"at"}))]
+        case ConsumeLink():
+            return _consume(command, link)
+        case RevokeLink():
+            if link.issued is None or link.consumed or link.revoked:
+                return []
+            return [LinkRevoked(link_id=command.link_id, revoked_at=command.at)]
+        case _:
+            assert_never(command)
+
+
+def _consume(command: ConsumeLink, link: InvoiceLink) -> list[InvoiceLinkEvent]:
+    token_sha256 = command.token_sha256.encode()
+    if link.issued is None or not hmac.compare_digest(link.issued.token_sha256.encode(), token_sha256):
+        raise UnknownLink("This link is not valid; ask for a new one.")
+    reason = link.spent(command.at)
+    if reason:
+        return [LinkRefused(link_id=command.link_id, reason=reason, refused_at=command.at)]
+    return [LinkConsumed(link_id=command.link_id, consumed_at=command.at)]
+
+
+def evolve(link: InvoiceLink, event: InvoiceLinkEvent) -> InvoiceLink:
+    """The link after one more event."""
+    match event:
+        case LinkIssued():
+            return replace(link, issued=event)
+        case LinkConsumed():
+            return replace(link, consumed=True)
+        case LinkRefused():
+            return link
+        case LinkRevoked():
+            return replace(link, revoked=True)
+        case _:
+            assert_never(event)
+
+
+INVOICE_LINK: Decider[InvoiceLinkCommand, InvoiceLink, InvoiceLinkEvent] = Decider(
+    "invoice_link", InvoiceLink(), decide, evolve
+)

@@ -1,0 +1,42 @@
+"""The services that rules know by name. What else is sold, and for how much, is data: see `domain.price_list`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+ServiceCode = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+"""The code of a service, as price lists name it."""
+
+EXTENSIONS = "extensions"
+"""The size of a hosting package."""
+
+ULTIMATE_PLAN = "ultimate_plan"
+"""Extensions of the package that are on the Ultimate Plan: a carve-out of `EXTENSIONS`, never added to them."""
+
+RECORDING_MINUTES = "recording_minutes"
+TRANSCRIPTION_MINUTES = "transcription_minutes"
+HIGH_AVAILABILITY = "high_availability"
+
+FREE_RECORDING_MINUTES_PER_PBX = 500
+"""[portal] Only what is assigned beyond these draws on the package's pool."""
+
+
+class Plan(StrEnum):
+    """The plan of a PBX; all its extensions are on it."""
+
+    ENTERPRISE = "enterprise"
+    ULTIMATE = "ultimate"
+
+
+INCLUDED_TRANSCRIPTION_MINUTES = {Plan.ENTERPRISE: 120, Plan.ULTIMATE: 240}
+"""[portal] Transcription minutes that come with a PBX; they do not draw on the pool."""
+
+
+class Pricing(StrEnum):
+    """How a service is sold: by quantity, or on and off."""
+
+    QUANTITY = "quantity"
+    FLAT = "flat"

@@ -1,0 +1,1 @@
+"""What comes in: commands, reactions, HTTP, messages, the command line - and the composition of it all."""

@@ -1,0 +1,181 @@
+"""How the parts are put together: servers, log, HTTP application, projections, worker."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from handlers.desk import House
+from handlers.http import application
+from handlers.worker import Worker, working
+from infra.clock import Clock
+from infra.embedded_nats import embedded_nats
+from infra.embedded_postgres import embedded_postgres
+from infra.log import Log
+from infra.payments import PaymentProvider
+from infra.postgres import DatabaseUnavailable, connect, migrate, postgres_log
+from infra.settings import Settings, WrongSetting
+from infra.smtp import Mailer, SmtpMailer
+from infra.uvicorn_thread import listening, serving, url_of
+from projections.runner import Runner, positions, running
+
+RUNNING = "running.json"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where PostgreSQL and NATS are."""
+
+    database_url: str
+    nats_url: str
+
+
+@contextmanager
+def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
+    """The servers that the settings name; those they do not name, embedded, with their data in ``directory``.
+
+    While they run, ``directory`` says where they are, for whoever works on the same data beside us.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        places = Servers(
+            settings.database_url or stack.enter_context(embedded_postgres(directory / "postgres")),
+            settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
+        )
+        running = directory / RUNNING
+        running.touch(mode=0o600)
+        stack.callback(running.unlink)
+        running.write_bytes(to_json(places))
+        yield places
+
+
+def _running_in(directory: Path) -> str | None:
+    """The database of the servers that somebody runs in ``directory``; none where nobody does any longer."""
+    try:
+        database_url: str = from_json((directory / RUNNING).read_bytes())["database_url"]
+        connect(database_url).close()
+    except (FileNotFoundError, DatabaseUnavailable):
+        return None
+    return database_url
+
+
+@contextmanager
+def database(settings: Settings, directory: Path | None) -> Iterator[str]:
+    """The address of a migrated database: the settings', or that of the servers whose data are in ``directory``.
+
+    Raises:
+        WrongSetting: neither is given.
+        DatabaseUnavailable, ServerDidNotStart: it cannot be reached, or started.
+    """
+    with ExitStack() as stack:
+        if settings.database_url:
+            database_url = settings.database_url
+        elif directory is None:
+            raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
+        elif not (directory / "postgres").is_dir():
+            raise WrongSetting(
+                f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
+            )
+        else:
+            database_url = _running_in(directory) or stack.enter_context(embedded_postgres(directory / "postgres"))
+        migrate(database_url)
+        yield database_url
+
+
+def link_secret(settings: Settings, directory: Path | None) -> bytes:
+    """The secret behind invoice links: the setting, or one that is made once and kept in ``directory``.
+
+    Raises:
+        WrongSetting: neither is given. Every process must have the same, or links that one issues another cannot mail.
+    """
+    if settings.link_secret:
+        return settings.link_secret.get_secret_value().encode()
+    if directory is None:
+        raise WrongSetting("TRUNKLINE_LINK_SECRET is missing: 32 characters or more, the same for every process.")
+    kept = directory / "link-secret"
+    if not kept.exists():
+        kept.touch(mode=0o600)
+        kept.write_bytes(secrets.token_bytes(32))
+    return kept.read_bytes()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A whole Trunkline at work, and the URL of its HTTP application."""
+
+    house: House
+    url: str
+    database_url: str
+    runners: list[Runner]
+    worker: Worker
+
+    def health(self) -> dict[str, Any]:
+        """Where the log and each projection stand, and whether everything works."""
+        with connect(self.database_url) as conn:
+            reached = positions(conn)
+        halted = {runner.projection.name: runner.halted for runner in self.runners if runner.halted}
+        return {
+            "ok": not halted and self.worker.failing is None,
+            "head": self.house.log.head(),
+            "projections": dict(reached),
+            "halted": halted,
+            "worker": self.worker.failing or "working",
+        }
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What is handed in from outside the house."""
+
+    clock: Clock
+    provider: PaymentProvider
+    mailer: Mailer
+
+
+def mailer_of(settings: Settings) -> Mailer:
+    """The mail server that the settings name."""
+    password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
+    return SmtpMailer(settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password)
+
+
+def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url: str) -> House:
+    """A house with the terms that the settings say."""
+    return House(
+        log=log,
+        clock=outside.clock,
+        provider=outside.provider,
+        mailer=outside.mailer,
+        seller=settings.seller,
+        mail_from=settings.mail_from,
+        public_url=settings.public_url or url,
+        link_secret=secret,
+        link_life=timedelta(hours=settings.link_hours),
+        order_life=timedelta(days=settings.order_days),
+    )
+
+
+@contextmanager
+def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: bytes) -> Iterator[Running]:
+    """Everything at work on given servers, until the context ends.
+
+    Raises:
+        DatabaseUnavailable, BrokerUnavailable: names the setting.
+    """
+    migrate(servers.database_url)
+    with ExitStack() as stack:
+        log = stack.enter_context(postgres_log(servers.database_url))
+        listener = stack.enter_context(listening(settings.http_port))
+        url = url_of(listener)
+        house = house_of(settings, log, outside, secret, url)
+        runners = stack.enter_context(running(servers.database_url, log))
+        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url))
+        whole = Running(house, url, servers.database_url, runners, worker)
+        stack.enter_context(serving(application(house, whole.health), listener))
+        yield whole

@@ -1,0 +1,58 @@
+"""The stage of the demonstration: real servers, a payment simulator, a mail catcher, and a clock that can be moved."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers.composition import Outside, Running, link_secret, servers, trunkline
+from handlers.demo.prices import BEGIN
+from infra.clock import ShiftedClock
+from infra.embedded_postgres import temporary_directory
+from infra.mail_catcher import Catcher, mail_catcher
+from infra.payment_simulator import SimulatorEndpoint, running_simulator
+from infra.paypal import PayPal
+from infra.settings import Settings
+from infra.smtp import SmtpMailer
+
+PROVIDER_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that the story is played on. ``suffix`` tells the accounts of one showing from those of others."""
+
+    running: Running
+    clock: ShiftedClock
+    simulator: SimulatorEndpoint
+    catcher: Catcher
+    suffix: str
+
+
+@contextmanager
+def staged(settings: Settings, keep: Path | None) -> Iterator[Stage]:
+    """Set the stage: in a temporary directory, or in ``keep``, where the servers' data then stays."""
+    with ExitStack() as stack:
+        directory = keep or stack.enter_context(temporary_directory())
+        directory.mkdir(parents=True, exist_ok=True)
+        places = stack.enter_context(servers(settings, directory))
+        clock = ShiftedClock(BEGIN)
+        simulator = stack.enter_context(running_simulator(clock=clock))
+        provider = stack.enter_context(
+            PayPal(
+                base_url=simulator.url,
+                client_id=simulator.client_id,
+                client_secret=simulator.client_secret,
+                timeout_s=PROVIDER_TIMEOUT_S,
+            )
+        )
+        catcher = stack.enter_context(mail_catcher())
+        outside = Outside(clock, provider, SmtpMailer(catcher.host, catcher.port))
+        own_port = settings.model_copy(update={"http_port": 0, "public_url": None})
+        running = stack.enter_context(trunkline(own_port, places, outside, link_secret(settings, directory)))
+        simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
+        fresh = running.house.log.head() == 0
+        yield Stage(running, clock, simulator, catcher, "" if fresh else f"-{secrets.token_hex(3)}")

@@ -1,0 +1,100 @@
+"""What a handler works with: everything it leans on is handed in, so a whole purchase also runs in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import tenacity
+
+from domain.invoice import Seller
+from domain.messages import Refusal
+from infra.clock import Clock
+from infra.log import Log, VersionConflict
+from infra.payments import PaymentProvider
+from infra.pydantic_mapper import Cause, Recorded
+from infra.smtp import Mailer
+from infra.unit_of_work import UnitOfWork
+
+
+@dataclass(frozen=True)
+class House:
+    """The world around the handlers: log, clock, provider, mail, and the terms of the seller."""
+
+    log: Log
+    clock: Clock
+    provider: PaymentProvider
+    mailer: Mailer
+    seller: Seller
+    mail_from: str
+    public_url: str
+    link_secret: bytes
+    link_life: timedelta = timedelta(hours=24)
+    order_life: timedelta = timedelta(days=14)
+
+
+class Role(StrEnum):
+    """What somebody is to us."""
+
+    PARTNER = "partner"
+    DISTRIBUTOR = "distributor"
+    ACCOUNT_MANAGER = "account_manager"
+    ADMIN = "admin"
+    SERVICE = "service"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who asks. A partner asks for one account, its own."""
+
+    role: Role
+    name: str
+    account_id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.name}"
+
+
+SYSTEM = Actor(Role.SYSTEM, "trunkline")
+
+again = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_type(VersionConflict),
+    wait=tenacity.wait_random(0, 0.05),
+    stop=tenacity.stop_after_attempt(30),
+    reraise=True,
+)
+"""Calls what it is given; where somebody else was faster, once more, to load and decide again."""
+
+
+class NotPermitted(Refusal):
+    """The actor's role does not permit this."""
+
+
+@dataclass
+class Desk:
+    """One request on its way: who asks, why, when; and what came of it."""
+
+    house: House
+    actor: Actor
+    correlation_id: str
+    causation_id: str | None = None
+    recorded: list[Recorded] = field(default_factory=list)
+
+    @property
+    def now(self) -> datetime:
+        """This moment, by the clock that was handed in."""
+        return self.house.clock.now()
+
+    def work(self) -> UnitOfWork:
+        """A new unit of work on the log."""
+        return UnitOfWork(self.house.log)
+
+    def commit(self, work: UnitOfWork, account_id: str | None) -> Sequence[Recorded]:
+        """Append what a unit of work decided, on the record of whoever asked."""
+        cause = Cause(str(self.actor), self.correlation_id, self.causation_id)
+        recorded = work.commit(account_id=account_id, cause=cause, at=self.now)
+        self.recorded.extend(recorded)
+        return recorded

@@ -1,0 +1,279 @@
+"""The invoice and its link, the mail that carries it, and credit notes."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid5
+
+from domain.account import ACCOUNT
+from domain.invoice import (
+    INVOICE,
+    CreditNoteIssued,
+    InvoiceIssued,
+    IssueCreditNote,
+    IssueInvoice,
+    RecordInvoiceEmailed,
+    UnknownInvoice,
+    credit_of,
+)
+from domain.invoice_link import INVOICE_LINK, ConsumeLink, IssueLink, LinkConsumed, RevokeLink, UnknownLink
+from domain.invoice_series import INVOICE_SERIES, AssignInvoiceNumber, series_id
+from domain.messages import Refusal
+from domain.order import ORDER, Method, Status
+from handlers.desk import Desk
+from handlers.requests import (
+    CreditRefund,
+    InvoiceFulfilledOrder,
+    MailCreditNote,
+    MailInvoiceLink,
+    RenewInvoiceLink,
+    TellAccountManager,
+    UseInvoiceLink,
+)
+from infra import link_tokens, mails
+from infra.log import Kept
+from infra.settings import WrongSetting
+from infra.typst_invoice import CreditNoteDraft, InvoiceDraft, kept, render_credit_note, render_invoice
+from infra.unit_of_work import UnitOfWork
+
+DOCUMENT_IDS = UUID("3d0b4c1e-2f0a-5a8e-8a44-1f4b6f6f2c77")
+
+
+class NotFulfilled(Refusal):
+    """The order has not been fulfilled."""
+
+
+def invoice_id_of(order_id: str) -> str:
+    """The id of an order's invoice; it follows from the order, so an order has one."""
+    return str(uuid5(DOCUMENT_IDS, f"invoice/{order_id}"))
+
+
+def credit_note_id_of(order_id: str, refund_id: str) -> str:
+    """The id of a refund's credit note."""
+    return str(uuid5(DOCUMENT_IDS, f"credit note/{order_id}/{refund_id}"))
+
+
+def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
+    """Issue the invoice of a fulfilled order: number, document and first link in one commit.
+
+    Raises:
+        NotFulfilled: nothing was granted that could be invoiced.
+    """
+    work = desk.work()
+    order = work.state(ORDER, request.order_id)
+    requested = order.require(request.order_id)
+    invoice_id = invoice_id_of(request.order_id)
+    if work.state(INVOICE, invoice_id).issued:
+        return
+    if not order.fulfilled:
+        raise NotFulfilled(f"The order is {order.status}; it is invoiced once it is fulfilled.")
+    assert order.captured, "what is fulfilled was paid"
+    assert order.billing, "what is placed names its billing contact"
+    assert order.placed, "what is paid was placed"
+    draft = InvoiceDraft(
+        at=desk.now,
+        invoice_id=invoice_id,
+        number=_next_number(work, desk, invoice_id),
+        account_id=requested.account_id,
+        order_id=request.order_id,
+        package_id=requested.package_id,
+        seller=desk.house.seller,
+        buyer=order.billing.contact,
+        quote=requested.quote,
+        method=order.captured.method,
+        capture_id=order.captured.capture_id,
+        pi_number=order.placed.pi_number,
+        paid_at=order.captured.captured_at,
+    )
+    pdf = render_invoice(draft)
+    document = kept(pdf)
+    work.do(INVOICE, invoice_id, IssueInvoice(**dict(draft), document=document))
+    work.keep(Kept(document.sha256, document.media_type, pdf))
+    _issue_link(work, desk, invoice_id, request.order_id, ordinal=1)
+    desk.commit(work, requested.account_id)
+
+
+def _next_number(work: UnitOfWork, desk: Desk, document_id: str) -> str:
+    seller, year = desk.house.seller.code, desk.now.year
+    series = series_id(seller, year)
+    assign = AssignInvoiceNumber(at=desk.now, seller=seller, year=year, document_id=document_id)
+    return work.do(INVOICE_SERIES, series, assign)[0].number
+
+
+def _issue_link(work: UnitOfWork, desk: Desk, invoice_id: str, order_id: str, ordinal: int) -> None:
+    link_id = link_tokens.link_id(invoice_id, ordinal)
+    issue = IssueLink(
+        at=desk.now,
+        link_id=link_id,
+        invoice_id=invoice_id,
+        order_id=order_id,
+        ordinal=ordinal,
+        token_sha256=link_tokens.digest(link_tokens.token(desk.house.link_secret, link_id)),
+        expires_at=desk.now + desk.house.link_life,
+    )
+    work.do(INVOICE_LINK, link_id, issue)
+
+
+def renew_invoice_link(request: RenewInvoiceLink, desk: Desk) -> None:
+    """Issue a new link, and revoke the one before it."""
+    work = desk.work()
+    issued = _issued_invoice(work, request.invoice_id)
+    ordinal = 1
+    while work.state(INVOICE_LINK, link_tokens.link_id(request.invoice_id, ordinal)).issued:
+        ordinal += 1
+    last = link_tokens.link_id(request.invoice_id, ordinal - 1)
+    work.do(INVOICE_LINK, last, RevokeLink(at=desk.now, link_id=last))
+    _issue_link(work, desk, request.invoice_id, issued.order_id, ordinal)
+    desk.commit(work, issued.account_id)
+
+
+def _issued_invoice(work: UnitOfWork, invoice_id: str) -> InvoiceIssued:
+    issued = work.state(INVOICE, invoice_id).issued
+    if not isinstance(issued, InvoiceIssued):
+        raise UnknownInvoice(f"There is no invoice {invoice_id}; name one that was issued.")
+    return issued
+
+
+def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
+    """Mail the order summary and the link; recorded once the mail server has taken it, and then never sent again."""
+    work, house = desk.work(), desk.house
+    issued = _issued_invoice(work, request.invoice_id)
+    if request.link_id in work.state(INVOICE, request.invoice_id).emailed:
+        return
+    link = work.state(INVOICE_LINK, request.link_id).issued
+    if link is None:
+        raise UnknownLink(f"There is no link {request.link_id}; issue it first.")
+    token = link_tokens.token(house.link_secret, request.link_id)
+    if link_tokens.digest(token) != link.token_sha256:
+        raise WrongSetting("TRUNKLINE_LINK_SECRET is not the one that this link was issued with; renew the link.")
+    message = mails.invoice_mail(
+        issued,
+        link_url=f"{house.public_url}/invoices/{token}",
+        expires_at=link.expires_at,
+        message_id=_message_id(desk, request.link_id),
+        at=desk.now,
+    )
+    house.mailer.send(message)
+    record = RecordInvoiceEmailed(
+        at=desk.now,
+        invoice_id=request.invoice_id,
+        link_id=request.link_id,
+        recipient=issued.buyer.email,
+        message_id=str(message["Message-ID"]),
+    )
+    work.do(INVOICE, request.invoice_id, record)
+    desk.commit(work, issued.account_id)
+
+
+def _message_id(desk: Desk, about: str) -> str:
+    """The same message keeps its id when it has to be sent again, so that mail programs show it once."""
+    return f"<{about}@{desk.house.mail_from.rpartition('@')[2]}>"
+
+
+def tell_account_manager(request: TellAccountManager, desk: Desk) -> None:
+    """Tell whoever collects offline payments; nothing, where there is none to collect, or none any more."""
+    work = desk.work()
+    order = work.state(ORDER, request.order_id)
+    requested = order.require(request.order_id)
+    if order.placed is None or order.placed.method is not Method.OFFLINE or not order.open:
+        return
+    account = work.state(ACCOUNT, requested.account_id).require(requested.account_id)
+    message = mails.offline_order_mail(
+        account,
+        requested,
+        order.placed,
+        sender=desk.house.mail_from,
+        message_id=_message_id(desk, f"placed-{request.order_id}"),
+        at=desk.now,
+    )
+    desk.house.mailer.send(message)
+
+
+def use_invoice_link(request: UseInvoiceLink, desk: Desk) -> Kept:
+    """The invoice behind a link, once. Every attempt with a link of ours is recorded.
+
+    Raises:
+        UnknownLink: the link is not, or no longer, valid. It says the same of every such link.
+    """
+    work = desk.work()
+    link_id = link_tokens.link_of(request.token)
+    spent = UnknownLink("This link is not valid, or was used already; ask for a new one.")
+    if link_id is None:
+        raise spent
+    link = work.state(INVOICE_LINK, link_id)
+    use = ConsumeLink(at=desk.now, link_id=link_id, token_sha256=link_tokens.digest(request.token))
+    try:
+        (attempt,) = work.do(INVOICE_LINK, link_id, use)
+    except UnknownLink:
+        raise spent from None
+    document = None
+    if isinstance(attempt, LinkConsumed):  # the document first: a link is not used up by one that cannot be read
+        assert link.issued, "what is consumed was issued"
+        document = kept_document(desk, _issued_invoice(work, link.issued.invoice_id))
+    desk.commit(work, work.account_of(INVOICE_LINK, link_id))
+    if document is None:
+        raise spent
+    return document
+
+
+def kept_document(desk: Desk, issued: InvoiceIssued | CreditNoteIssued) -> Kept:
+    """The bytes that were issued: not rendered again, for that would be no evidence."""
+    document = desk.house.log.document(issued.document.sha256)
+    assert document, "a document is kept in the commit of its issue"
+    return document
+
+
+def credit_refund(request: CreditRefund, desk: Desk) -> None:
+    """Issue the credit note of a refund. Nothing, where there will be no invoice that it could correct.
+
+    Raises:
+        UnknownInvoice: the invoice has not been issued yet; ask again later.
+    """
+    work = desk.work()
+    order = work.state(ORDER, request.order_id)
+    requested = order.require(request.order_id)
+    refunded = order.refund(request.refund_id)
+    invoice_id = invoice_id_of(request.order_id)
+    invoice = work.state(INVOICE, invoice_id).issued
+    credit_note_id = credit_note_id_of(request.order_id, request.refund_id)
+    if work.state(INVOICE, credit_note_id).issued:
+        return
+    if not isinstance(invoice, InvoiceIssued):
+        if not order.fulfilled and (order.unfulfillable or order.status is Status.REFUNDED):
+            return
+        raise UnknownInvoice(f"There is no invoice {invoice_id} that a credit note could correct; issue it first.")
+    net, taxes = credit_of(invoice.quote, refunded.amount)
+    draft = CreditNoteDraft(
+        at=desk.now,
+        credit_note_id=credit_note_id,
+        number=_next_number(work, desk, credit_note_id),
+        invoice_id=invoice_id,
+        invoice_number=invoice.number,
+        account_id=requested.account_id,
+        order_id=request.order_id,
+        refund_id=request.refund_id,
+        seller=desk.house.seller,
+        buyer=invoice.buyer,
+        net=net,
+        taxes=taxes,
+        total=refunded.amount,
+        refunded_at=refunded.refunded_at,
+    )
+    pdf = render_credit_note(draft)
+    document = kept(pdf)
+    work.do(INVOICE, credit_note_id, IssueCreditNote(**dict(draft), document=document))
+    work.keep(Kept(document.sha256, document.media_type, pdf))
+    desk.commit(work, requested.account_id)
+
+
+def mail_credit_note(request: MailCreditNote, desk: Desk) -> None:
+    """Mail a credit note, with its document, to the billing contact."""
+    issued = desk.work().state(INVOICE, request.credit_note_id).issued
+    if not isinstance(issued, CreditNoteIssued):
+        raise UnknownInvoice(f"There is no credit note {request.credit_note_id}; issue it first.")
+    message = mails.credit_note_mail(
+        issued,
+        pdf=kept_document(desk, issued).content,
+        message_id=_message_id(desk, issued.credit_note_id),
+        at=desk.now,
+    )
+    desk.house.mailer.send(message)

@@ -1,0 +1,134 @@
+"""The part that works in the background: the relay from the log to NATS, the reactions, and orders that expire."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+from nats.js import JetStreamContext
+
+from domain.messages import Refusal
+from domain.order import ExpireOrder
+from handlers.commands import handle
+from handlers.desk import SYSTEM, House
+from handlers.messages import consumers, reacting
+from infra.nats import EVENTS, BrokerUnavailable, connected, provision, relay
+from infra.postgres import connect
+from projections.orders import unpaid_in_time
+
+AGAIN_S = 1.0
+EXPIRY_EVERY_S = 60.0
+WATCH_EVERY_S = 5.0
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
+
+    `failing` says what is wrong while something is; none while it works.
+    """
+
+    def __init__(self, house: House, database_url: str, nats_url: str) -> None:
+        self.failing: str | None = "not started yet"
+        self._house = house
+        self._database_url = database_url
+        self._nats_url = nats_url
+        self._stopped = threading.Event()
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Begin, and wait for the first attempt.
+
+        Raises:
+            BrokerUnavailable: NATS does not serve; nothing runs then.
+        """
+        self._thread.start()
+        self._begun.wait()
+        if self.failing:
+            self.stop()
+            raise BrokerUnavailable(self.failing)
+
+    def stop(self) -> None:
+        """End, after what is being done."""
+        self._stopped.set()
+        self._thread.join()
+
+    async def _work(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                await self._serve()
+            except Exception as error:  # whatever broke, all that is done here can be done again
+                causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+                self.failing = "; ".join(str(cause) or type(cause).__name__ for cause in causes)
+                logger.warning("the worker begins anew: %s", self.failing, exc_info=logger.isEnabledFor(logging.DEBUG))
+            self._begun.set()
+            await self._pause(AGAIN_S)
+
+    async def _serve(self) -> None:
+        async with connected(self._nats_url) as client:
+            jetstream = client.jetstream()
+            await provision(jetstream, consumers())
+            async with reacting(self._nats_url, self._house), asyncio.TaskGroup() as tasks:
+                self.failing = None
+                self._begun.set()
+                for work in (
+                    relay(self._database_url, self._house.log, jetstream, self._stopped),
+                    self._expire(),
+                    self._watch(jetstream),
+                ):
+                    tasks.create_task(work).add_done_callback(self._note)
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        """Say at once what is wrong, and not only when all the rest has come to its end."""
+        if not task.cancelled() and (error := task.exception()):
+            self.failing = str(error) or type(error).__name__
+
+    async def _expire(self) -> None:
+        while not self._stopped.is_set():
+            await asyncio.to_thread(expire_orders, self._house, self._database_url)
+            await self._pause(EXPIRY_EVERY_S)
+
+    async def _watch(self, jetstream: JetStreamContext) -> None:
+        """See that each consumer is there: one that was deleted is silent, and so is NATS while it is away."""
+        while not self._stopped.is_set():
+            for name in consumers():
+                await jetstream.consumer_info(EVENTS, name)
+            await self._pause(WATCH_EVERY_S)
+
+    async def _pause(self, longest_s: float) -> None:
+        """Let time pass, until it is time to stop."""
+        end = asyncio.get_running_loop().time() + longest_s
+        while not self._stopped.is_set() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.05)
+
+
+def expire_orders(house: House, database_url: str) -> None:
+    """Close the orders whose time to pay is over. The order itself decides; the read model only says which to ask."""
+    with connect(database_url) as conn:
+        due = unpaid_in_time(conn, house.clock.now())
+    for order_id in due:
+        try:
+            command = ExpireOrder(at=house.clock.now(), order_id=order_id)
+            handle(command, house, SYSTEM, correlation_id=str(uuid4()))
+        except Refusal as refusal:
+            logger.info("order %s is not closed: %s", order_id, refusal)
+
+
+@contextmanager
+def working(house: House, database_url: str, nats_url: str) -> Iterator[Worker]:
+    """A worker while the context lasts.
+
+    Raises:
+        BrokerUnavailable: NATS does not serve.
+    """
+    worker = Worker(house, database_url, nats_url)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()

@@ -1,0 +1,1 @@
+"""What we lean on: the event log, the database, the broker, the payment provider, mail, documents, settings."""

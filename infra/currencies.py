@@ -1,0 +1,97 @@
+"""Money for people and for machines, by the minor units of ISO 4217. Whole numbers and decimals; no float."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+import iso4217
+from babel.numbers import format_decimal
+
+from domain.messages import Refusal
+from domain.money import Money
+
+_DECIMAL = re.compile(r"(-?)([0-9]{1,16})(?:\.([0-9]+))?", re.ASCII)
+_MOST_MINOR = 2**53
+
+
+class UnknownCurrency(Refusal):
+    """ISO 4217 has no such currency, or none that is paid in minor units (as with gold, ``XAU``)."""
+
+
+class AmountNotExact(Refusal):
+    """A text is no amount of its currency."""
+
+
+def exponent(currency: str) -> int:
+    """How many decimals a currency has: 2 for EUR, 0 for JPY, 3 for KWD.
+
+    Raises:
+        UnknownCurrency: ISO 4217 gives it none.
+    """
+    try:
+        decimals = iso4217.Currency(currency).exponent
+    except ValueError:
+        decimals = None
+    if decimals is None:
+        raise UnknownCurrency(f"{currency} is no currency of ISO 4217 with minor units; use one such as EUR.")
+    return int(decimals)
+
+
+def decimal_string(money: Money) -> str:
+    """An amount for machines: ``1234.50``, all the decimals of its currency, no separators, no code.
+
+    Raises:
+        UnknownCurrency: ISO 4217 does not know the currency.
+    """
+    decimals = exponent(money.currency)
+    sign = "-" if money.amount_minor < 0 else ""
+    whole, minor = divmod(abs(money.amount_minor), 10**decimals)
+    return f"{sign}{whole}.{minor:0{decimals}d}" if decimals else f"{sign}{whole}"
+
+
+def from_decimal_string(text: str, currency: str) -> Money:
+    """The amount that a machine wrote, exactly: ``1234.50``, or ``1234.5``; never more decimals than the currency has.
+
+    Raises:
+        AmountNotExact: it is no plain decimal, has more decimals than the currency, or is too large.
+        UnknownCurrency: ISO 4217 does not know the currency.
+    """
+    decimals = exponent(currency)
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise AmountNotExact(f"{text[:40]!r} is no amount; write digits with a point, such as 1234.50.")
+    sign, whole, fraction = match.group(1), match.group(2), match.group(3) or ""
+    if len(fraction) > decimals:
+        raise AmountNotExact(f"{text[:40]!r} has too many decimals; {currency} has {decimals}.")
+    amount_minor = int(whole + fraction.ljust(decimals, "0"))
+    if amount_minor > _MOST_MINOR:
+        raise AmountNotExact(f"{text[:40]!r} is too large; the most is {_MOST_MINOR} minor units.")
+    return Money(amount_minor=-amount_minor if sign else amount_minor, currency=currency)
+
+
+def format_number(money: Money, locale: str = "en") -> str:
+    """An amount for people, in a column that names the currency: ``1,234.50``.
+
+    Raises:
+        UnknownCurrency: ISO 4217 does not know the currency.
+        babel.UnknownLocaleError: Unicode's CLDR does not know the locale.
+    """
+    decimals = exponent(money.currency)
+    pattern = f"#,##0.{'0' * decimals}" if decimals else "#,##0"
+    return format_decimal(Decimal(decimal_string(money)), format=pattern, locale=locale)
+
+
+def format_money(money: Money, locale: str = "en") -> str:
+    """An amount for people: ``EUR 1,234.50``. The code leads, because a ``$`` is of twenty countries.
+
+    Raises:
+        UnknownCurrency: ISO 4217 does not know the currency.
+        babel.UnknownLocaleError: Unicode's CLDR does not know the locale.
+    """
+    return f"{money.currency} {format_number(money, locale)}"
+
+
+def format_rate(rate_bp: int) -> str:
+    """A tax rate for people, from hundredths of a percent: 1900 is ``19 %``, 725 is ``7.25 %``."""
+    return f"{Decimal(rate_bp).scaleb(-2).normalize():f} %"

@@ -1,0 +1,198 @@
+"""The event log: append to several streams in one commit, load a stream, read on from a position, wait for news.
+
+It stands on the eventsourcing library's recorder and mapper, whichever they are: on PostgreSQL (`infra.postgres`) or in
+memory. Nothing else in Trunkline knows the library.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    StoredEvent,
+)
+from eventsourcing.popo import POPOApplicationRecorder
+
+from domain.messages import Event
+from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
+
+POLL_S = 0.5
+"""How often a waiter looks by itself: notifications are a hint, and hints get lost."""
+
+
+class VersionConflict(Exception):
+    """A stream has moved on since it was loaded; load it again, and decide again."""
+
+
+class LogUnavailable(Exception):
+    """The log's database did not answer, however often it was asked. What was to be appended may stand there."""
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, InternalError) as error:
+        raise LogUnavailable(f"The log does not answer: {' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A document whose bytes are to be kept in the same commit as the events that name it."""
+
+    sha256: str
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """New events of one stream, to follow its ``expected_version`` (0 where the stream is new)."""
+
+    stream: str
+    expected_version: int
+    events: Sequence[Event]
+
+
+class News:
+    """Wakes whoever waits for something to happen in the log."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._count = 0
+
+    def tell(self) -> None:
+        """Something happened."""
+        with self._condition:
+            self._count += 1
+            self._condition.notify_all()
+
+    def wait(self, timeout_s: float, *, until: Callable[[], bool]) -> bool:
+        """Wait until ``until()`` holds: asked at each piece of news and every `POLL_S`. False where time is up."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._condition:
+                seen = self._count
+            if until():
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with self._condition:
+                self._condition.wait_for(lambda: self._count != seen, min(POLL_S, left))  # noqa: B023 - used at once
+
+
+class Recorder(ApplicationRecorder, ABC):
+    """A recorder of the library that keeps documents in the commit of the events.
+
+    ``insert_events`` takes them as ``documents=``, a sequence of `Kept`.
+    """
+
+    @abstractmethod
+    def document(self, sha256: str) -> Kept | None:
+        """A document by the SHA-256 of its bytes."""
+
+
+class MemoryRecorder(POPOApplicationRecorder, Recorder):
+    """The log in this process's memory: for tests, and for runs that leave nothing behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._documents: dict[str, Kept] = {}
+
+    def _update_table(
+        self, stored_events: Sequence[StoredEvent], documents: Sequence[Kept] = (), **_: object
+    ) -> Sequence[int] | None:
+        self._documents.update({document.sha256: document for document in documents})
+        return super()._update_table(stored_events)
+
+    def document(self, sha256: str) -> Kept | None:
+        """A document by the SHA-256 of its bytes."""
+        return self._documents.get(sha256)
+
+
+class Log:
+    """What the rest of the program knows of the log."""
+
+    def __init__(self, recorder: Recorder, news: News | None = None) -> None:
+        self._recorder = recorder
+        self._news = news or News()
+        self._mapper = PydanticMapper()
+
+    def append(
+        self,
+        changes: Sequence[Change],
+        *,
+        account_id: str | None,
+        cause: Cause,
+        at: datetime,
+        documents: Sequence[Kept] = (),
+    ) -> list[Recorded]:
+        """Write all changes, and keep all documents, in one commit, or none of them.
+
+        Raises:
+            VersionConflict: one of the streams is not at its expected version.
+            LogUnavailable: as do all methods here, where the database does not answer.
+        """
+        recorded = [
+            Recorded(change.stream, change.expected_version + n, event, account_id, cause, at)
+            for change in changes
+            for n, event in enumerate(change.events, start=1)
+        ]
+        if not recorded:
+            return []
+        stored = [self._mapper.to_stored_event(event) for event in recorded]
+        try:
+            with _available():
+                positions = self._recorder.insert_events(stored, documents=documents)
+        except IntegrityError as error:
+            streams = ", ".join(change.stream for change in changes)
+            raise VersionConflict(f"One of the streams {streams} has moved on.") from error
+        assert positions is not None
+        self._news.tell()
+        return [replace(event, position=position) for event, position in zip(recorded, positions, strict=True)]
+
+    def load(self, stream: str) -> list[Recorded]:
+        """The events of a stream, first to last; none where there is no such stream."""
+        with _available():
+            found = self._recorder.select_events(stream)
+        return [self._mapper.to_domain_event(stored) for stored in found]
+
+    def read(self, after: int, *, limit: int, upto: int | None = None) -> list[Recorded]:
+        """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions."""
+        with _available():
+            found = self._recorder.select_notifications(after, limit, stop=upto, inclusive_of_start=False)
+        return [self._mapper.to_domain_event(notification) for notification in found]
+
+    def history(self, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
+        """Every event, up to and with ``upto``, page by page: memory stays flat in the length of the log."""
+        after = 0
+        while events := self.read(after, limit=page, upto=upto):
+            yield from events
+            after = events[-1].position
+
+    def head(self) -> int:
+        """The position of the last event; 0 where there is none."""
+        with _available():
+            return self._recorder.max_notification_id() or 0
+
+    def wait(self, after: int, timeout_s: float, unless: threading.Event | None = None) -> bool:
+        """Wait until there is an event behind ``after``; false where none came in time, or ``unless`` was set."""
+        self._news.wait(timeout_s, until=lambda: (unless is not None and unless.is_set()) or self.head() > after)
+        return self.head() > after
+
+    def document(self, sha256: str) -> Kept | None:
+        """A kept document by the SHA-256 of its bytes (hexadecimal)."""
+        with _available():
+            return self._recorder.document(sha256)

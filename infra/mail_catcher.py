@@ -1,0 +1,129 @@
+"""A mail server that delivers nothing: it keeps what it gets, for whoever wants to look. For demos and tests."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import email.policy
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from email.message import EmailMessage
+from functools import partial
+from threading import Condition
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+BANNER = "a mail catcher: what it takes is delivered to nobody"
+HOST = "127.0.0.1"
+_START_TIMEOUT_S = 10.0
+_AS_IT_CAME = email.policy.SMTP.clone(refold_source="none")
+
+
+class Catcher:
+    """Where to send mail to, and what came. ``refusal``, while it is set, is the answer to every recipient."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.messages: list[EmailMessage] = []
+        self.refusal: str | None = None
+        self._arrived = Condition()
+
+    def wait_for(self, count: int, timeout_s: float) -> list[EmailMessage]:
+        """The messages, once there are at least ``count`` of them.
+
+        Raises:
+            TimeoutError: there are fewer after ``timeout_s`` seconds.
+        """
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self.messages) >= count, timeout_s):
+                raise TimeoutError(f"{len(self.messages)} of {count} messages came within {timeout_s} s.")
+            return list(self.messages)
+
+    async def handle_RCPT(  # noqa: N802 - the hook's name and arguments are aiosmtpd's
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Take a recipient, or give the refusal."""
+        del server, session, options
+        if self.refusal is None:
+            envelope.rcpt_tos.append(address)
+        return self.refusal or "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - see above
+        """Keep a message."""
+        del server, session
+        assert isinstance(envelope.content, bytes)
+        message = email.message_from_bytes(envelope.content, policy=_AS_IT_CAME)
+        with self._arrived:
+            self.messages.append(message)
+            self._arrived.notify_all()
+        return "250 OK, kept and not delivered"
+
+
+@contextmanager
+def mail_catcher(
+    *,
+    tls: ssl.SSLContext | None = None,
+    starttls: ssl.SSLContext | None = None,
+    login: tuple[str, str] | None = None,
+) -> Iterator[Catcher]:
+    """Run a catcher on a free port of this machine, until the context ends.
+
+    ``tls`` speaks TLS from the start, ``starttls`` on request; ``login`` is the one user and password that it knows.
+    """
+    with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor(1, "mail-catcher") as thread:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each greeting waits 40 ms for the next line
+        catcher = Catcher(HOST, listener.getsockname()[1])
+        stopper: Future[Callable[[], object]] = Future()
+
+        def session() -> SMTP:
+            def knows(server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: object) -> AuthResult:
+                del server, session, envelope, mechanism
+                return AuthResult(success=given == expected, handled=False)
+
+            expected = LoginPassword(*(part.encode() for part in login)) if login else None
+            return SMTP(
+                catcher,
+                hostname="localhost",
+                ident=BANNER,
+                enable_SMTPUTF8=True,
+                tls_context=starttls,
+                authenticator=knows,
+                auth_require_tls=False,
+                loop=asyncio.get_running_loop(),
+            )
+
+        serving = thread.submit(asyncio.run, _serve(session, listener, tls, stopper))
+        stop = stopper.result(_START_TIMEOUT_S)
+        try:
+            yield catcher
+        finally:
+            stop()
+            serving.result()
+
+
+async def _serve(
+    session: Callable[[], SMTP],
+    listener: socket.socket,
+    tls: ssl.SSLContext | None,
+    stopper: Future[Callable[[], object]],
+) -> None:
+    """Serve until whoever got the stopper calls it; then close what is open, so that nothing is left to warn of."""
+    sessions: list[SMTP] = []
+
+    def accept() -> SMTP:
+        sessions.append(session())
+        return sessions[-1]
+
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    server = await loop.create_server(accept, sock=listener, ssl=tls)
+    stopper.set_result(partial(loop.call_soon_threadsafe, stop.set))
+    await stop.wait()
+    server.close()
+    for open_session in sessions:
+        if open_session.transport is not None:
+            open_session.transport.close()
+    await server.wait_closed()

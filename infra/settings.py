@@ -1,0 +1,80 @@
+"""What can be set from outside: environment variables that begin with ``TRUNKLINE_``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from domain.account import Email
+from domain.invoice import Seller
+from domain.messages import Text
+from domain.price_list import Country, SellerCode
+from infra.smtp import Security
+
+
+class WrongSetting(Exception):
+    """A setting is missing, or has a value that it cannot have. The text names it."""
+
+
+class Settings(BaseSettings):
+    """Every setting. Servers whose address is not given are started, embedded, where the command supports it."""
+
+    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: str | None = Field(None, description="PostgreSQL 18: postgresql://user:password@host:port/database")
+    nats_url: str | None = Field(None, description="NATS with JetStream: nats://user:password@host:port")
+    smtp_host: str = Field("127.0.0.1", description="the mail server that takes our mail")
+    smtp_port: Annotated[int, Field(ge=1, le=65535)] = Field(25, description="its port")
+    smtp_user: str | None = Field(None, description="its user, where it asks for one")
+    smtp_password: SecretStr | None = Field(None, description="the password of that user")
+    smtp_security: Security = Field(Security.NONE, description="none, starttls or tls")
+    mail_from: Email = Field("billing@seller.example", description="whom our mail is from")
+    public_url: str | None = Field(
+        None, description="where customers reach our HTTP application, where not at its port"
+    )
+    http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port; 0 takes a free one")
+    link_secret: SecretStr | None = Field(None, min_length=32, description="the secret behind invoice links")
+    link_hours: Annotated[int, Field(ge=1, le=720)] = Field(24, description="how long an invoice link lives")
+    order_days: Annotated[int, Field(ge=1, le=365)] = Field(14, description="how long an order can be paid")
+    paypal_url: str = Field("https://api-m.sandbox.paypal.com", description="PayPal's REST API")
+    paypal_client_id: str = Field("", description="our client id there")
+    paypal_secret: SecretStr = Field(SecretStr(""), description="our secret there")
+    seller_code: SellerCode = Field("YT", description="begins our invoice numbers")
+    seller_name: Text = Field("Yonder Telecom Ltd", description="our name, as invoices print it")
+    seller_address: tuple[Text, ...] = Field(("1 Exchange Street", "10115 Berlin"), description="our address, as JSON")
+    seller_country: Country = Field("DE", description="our country")
+    seller_vat_id: Text = Field("DE123456788", description="our VAT id")
+
+    @property
+    def seller(self) -> Seller:
+        """Who issues the invoices."""
+        return Seller(
+            code=self.seller_code,
+            name=self.seller_name,
+            address=self.seller_address,
+            country=self.seller_country,
+            vat_id=self.seller_vat_id,
+            email=self.mail_from,
+        )
+
+
+def settings(**given: object) -> Settings:
+    """The settings of the environment, and over them those that are given.
+
+    Raises:
+        WrongSetting: names each setting that is wrong, and says what it should be.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # validated there
+    except ValidationError as error:
+        wrong = [
+            # The first letter alone becomes small: what follows may be a pattern.
+            f"TRUNKLINE_{str(issue['loc'][0]).upper()} is wrong: {issue['msg'][:1].lower()}{issue['msg'][1:]}"
+            for issue in error.errors()
+        ]
+        raise WrongSetting(f"{'; '.join(wrong)}.") from error
+    except SettingsError as error:  # the value of a list is JSON; the library names the field, in quotation marks
+        name = str(error).split('"')[1].upper()
+        raise WrongSetting(f"TRUNKLINE_{name} is wrong: it has to be JSON.") from error

@@ -1,0 +1,216 @@
+"""A server as a child process: it says when it is ready, and nothing of it outlives the process that started it.
+
+For Linux and macOS; elsewhere the servers are given by their URLs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Final, Self, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 10.0
+LOCK_TIMEOUT_S: Final = 3.0  # servers whose parent was killed a moment ago are still on their way out
+POLL_S: Final = 0.01
+TAIL_LINES: Final = 20
+
+# Linux signals a child whose parent dies (prctl(2), PR_SET_PDEATHSIG). Other systems have nothing like it: there a
+# shell waits for the end of a pipe that only this process holds open, and then sends the same signal.
+KERNEL_TELLS_OF_DEATH: Final = sys.platform == "linux"
+PR_SET_PDEATHSIG: Final = 1
+
+
+class ServerDidNotStart(Exception):
+    """A server of ours is not there; the message is a sentence for the user, then the end of the server's log."""
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read: an opener for ``open``."""
+    return os.open(path, flags, mode=0o600)
+
+
+class Identity(TypedDict, total=False):
+    """What subprocess has to know of a user."""
+
+    user: str
+    group: int
+    extra_groups: list[int]
+
+
+def identity(user: str | None) -> Identity:
+    """Return subprocess's arguments that make a child run as ``user`` and nothing besides; ``None`` changes nothing."""
+    return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
+@contextmanager
+def exclusive(directory: Path, name: str) -> Iterator[int]:
+    """Make the directory if it is absent, and hold it for the one server called ``name``.
+
+    Yields:
+        The descriptor that carries the lock. The server inherits it, so the directory stays held for as long as any
+        process of the server lives, even where the parent is gone.
+
+    Raises:
+        ServerDidNotStart: Another process holds the directory.
+    """
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        directory.chmod(0o711)  # a server with a user of its own has to pass through; every file in it is private
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    with open(directory / f"{name.lower()}.lock", "ab", opener=private) as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    sentence = f"{name} did not start: another process uses {directory}; stop it or use another one."
+                    raise ServerDidNotStart(sentence) from None
+                time.sleep(POLL_S)
+        yield lock.fileno()
+
+
+class SupervisedProcess:
+    """A child process that is stopped at the end of its ``with`` block, and told to stop when its parent dies.
+
+    The block may be entered and left by any thread, but it has to end before the main thread does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        lock: int,
+        stop_signal: signal.Signals,
+        user: str | None = None,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+    ) -> None:
+        """Start the child.
+
+        Args:
+            name: What the user calls it, for messages.
+            command: The program by its absolute path, and its arguments.
+            log: The file to which the output is appended.
+            lock: What `exclusive` yielded.
+            stop_signal: What makes it stop cleanly; its parent's death sends the same.
+            user: Whom it runs as, if not as this process.
+            stdin: What it reads.
+
+        Raises:
+            OSError: The program or its log cannot be opened.
+        """
+        self._name, self._log, self._stop_signal = name, log, stop_signal
+        # The kernel takes the end of the thread that forked for the parent's death, and a caller's thread may end at
+        # any time: so each child has a thread of its own, which lives for as long as the child does.
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-parent")
+        before_exec = _ending_with_parent(stop_signal) if KERNEL_TELLS_OF_DEATH else None
+        with open(log, "ab", opener=private) as output:
+            self._log_start = output.tell()
+            self._process = self._starter.submit(
+                lambda: subprocess.Popen(  # noqa: S603 - every command is this project's own
+                    command,
+                    stdin=stdin,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd="/",  # the present one may be out of the user's reach
+                    env={},  # no secret of ours for the server, no PGPORT or locale of the user's
+                    start_new_session=True,  # Ctrl-C is ours to answer: it must not reach the server first
+                    pass_fds=[lock],
+                    preexec_fn=before_exec,  # noqa: PLW1509 - it takes no lock that another thread may hold
+                    **identity(user),
+                )
+            ).result()
+        self.pid: Final = self._process.pid
+        self._watcher = None if KERNEL_TELLS_OF_DEATH else _watcher(self.pid, stop_signal, user)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_until(self, is_ready: Callable[[], bool]) -> None:
+        """Ask until the server is ready.
+
+        Raises:
+            ServerDidNotStart: It ended, or was not ready in time.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._process.poll() is None:
+            if is_ready():
+                return
+            if time.monotonic() > deadline:
+                raise self._failure(f"was not ready within {START_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+        raise self._failure(f"ended with exit code {self._process.returncode} before it was ready")
+
+    def wait_for_end(self) -> None:
+        """Wait for a program that does one piece of work.
+
+        Raises:
+            ServerDidNotStart: It failed, or was not done in time.
+        """
+        try:
+            exit_code = self._process.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise self._failure(f"was not done within {START_TIMEOUT_S:g} s") from None
+        if exit_code:
+            raise self._failure(f"ended with exit code {exit_code}")
+
+    def stop(self) -> None:
+        """Stop the process and wait for its end: cleanly, or by SIGKILL where that takes too long."""
+        try:
+            self._process.send_signal(self._stop_signal)
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._starter.shutdown()
+            if self._watcher is not None:
+                self._watcher.kill()
+                self._watcher.communicate()
+
+    def _failure(self, what: str) -> ServerDidNotStart:
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            tail = log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+        return ServerDidNotStart("\n".join([f"{self._name} {what}; its log {self._log} ends with:", *tail]))
+
+
+def _ending_with_parent(stop_signal: signal.Signals) -> Callable[[], None]:
+    """Return what the child does before it becomes the server, and after it has become its user, which undoes it."""
+    parent = os.getpid()
+    prctl = ctypes.CDLL(None).prctl  # found here: a forked child should load nothing
+    prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+    def end_with_parent() -> None:
+        signal.signal(stop_signal, signal.SIG_DFL)  # neither Python's handler nor an inherited "ignore" may take it
+        told = prctl(PR_SET_PDEATHSIG, stop_signal, 0, 0, 0) == 0
+        if not told or os.getppid() != parent:  # the parent may have died just before
+            os._exit(1)
+
+    return end_with_parent
+
+
+def _watcher(pid: int, stop_signal: signal.Signals, user: str | None) -> subprocess.Popen[bytes]:
+    """Start the shell that signals the server when this process, and with it the pipe's other end, is gone."""
+    command = ["/bin/sh", "-c", 'read -r _; kill -s "$0" "$1"', stop_signal.name.removeprefix("SIG"), str(pid)]
+    return subprocess.Popen(  # noqa: S603 - of ours, too
+        command, stdin=subprocess.PIPE, cwd="/", env={}, start_new_session=True, **identity(user)
+    )

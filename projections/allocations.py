@@ -1,0 +1,89 @@
+"""Which PBX holds what?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, assert_never
+
+from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
+from domain.services import EXTENSIONS, Plan
+from infra.pydantic_mapper import Recorded
+from projections.engine import Projection, Row, Rows
+
+
+@dataclass
+class AllocationRow(Row):
+    """What a PBX holds of a service. Of ``assigned`` only ``drawn`` came out of the pool, the rest is free with it."""
+
+    TABLE: ClassVar = "allocations"
+    KEY: ClassVar = ("package_id", "pbx_id", "service")
+    PARTITION: ClassVar = "package_id"
+
+    package_id: str
+    pbx_id: str
+    service: str
+    account_id: str
+    pbx_name: str
+    plan: str
+    assigned: int
+    drawn: int
+
+
+AllocationRowEvent = PbxCreated | CapacityAllocated | CapacityReleased | PbxUpgraded | PbxRemoved
+
+
+def fold(rows: Rows, recorded: Recorded) -> None:
+    """Change the rows of a package by one event."""
+    event: AllocationRowEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    match event:
+        case PbxCreated():
+            rows.put(
+                AllocationRow(
+                    package_id=event.package_id,
+                    pbx_id=event.pbx_id,
+                    service=EXTENSIONS,
+                    account_id=str(recorded.account_id),
+                    pbx_name=event.name,
+                    plan=event.plan,
+                    assigned=event.extensions,
+                    drawn=event.extensions,
+                )
+            )
+        case CapacityAllocated():
+            row = _row(rows, event.package_id, event.pbx_id, event.service)
+            row.assigned += event.quantity
+            row.drawn += event.drawn
+        case CapacityReleased():
+            row = _row(rows, event.package_id, event.pbx_id, event.service)
+            row.assigned -= event.quantity
+            row.drawn -= event.quantity
+        case PbxUpgraded():
+            for row in _of_pbx(rows, event.pbx_id):
+                row.plan = Plan.ULTIMATE
+        case PbxRemoved():
+            for row in _of_pbx(rows, event.pbx_id):
+                rows.delete(row)
+        case _:
+            assert_never(event)
+
+
+def _of_pbx(rows: Rows, pbx_id: str) -> list[AllocationRow]:
+    return [row for row in rows.of(AllocationRow) if row.pbx_id == pbx_id]
+
+
+def _row(rows: Rows, package_id: str, pbx_id: str, service: str) -> AllocationRow:
+    row = rows.get(AllocationRow, package_id, pbx_id, service)
+    if row is None:
+        pbx = rows.get(AllocationRow, package_id, pbx_id, EXTENSIONS)
+        assert pbx is not None, "a PBX is created with extensions"
+        row = AllocationRow(package_id, pbx_id, service, pbx.account_id, pbx.pbx_name, pbx.plan, 0, 0)
+    return rows.put(row)
+
+
+ALLOCATIONS = Projection(
+    name="allocations",
+    tables=(AllocationRow,),
+    events=AllocationRowEvent.__args__,
+    partition=lambda recorded: recorded.event.package_id,  # type: ignore[attr-defined]  # all its events have one
+    fold=fold,
+)

@@ -1,0 +1,225 @@
+"""What was billed and paid, and what is owed?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar, assert_never
+
+from domain.invoice import CreditNoteIssued, InvoiceIssued
+from domain.money import round_half_up
+from domain.order import (
+    ExpansionRequested,
+    Method,
+    OrderCancelled,
+    OrderExpired,
+    OrderPlaced,
+    PaymentCaptured,
+    PaymentRefunded,
+    PaymentSetAside,
+)
+from domain.services import ServiceCode
+from infra.pydantic_mapper import Recorded
+from projections.engine import Projection, Row, Rows
+
+
+@dataclass
+class BillingDocumentRow(Row):
+    """An invoice, or a credit note (whose amounts are negative). ``by_service``: net minor units by service."""
+
+    TABLE: ClassVar = "billing_documents"
+    KEY: ClassVar = ("document_id",)
+    PARTITION: ClassVar = "order_id"
+
+    document_id: str
+    order_id: str
+    account_id: str
+    kind: str
+    number: str
+    corrects: str | None
+    currency: str
+    net_minor: int
+    tax_minor: int
+    total_minor: int
+    by_service: dict[str, int]
+    issued_at: datetime
+    sha256: str
+
+
+@dataclass
+class PaymentRow(Row):
+    """Money that arrived. ``set_aside`` is the reason where it waits for a person."""
+
+    TABLE: ClassVar = "payments"
+    KEY: ClassVar = ("order_id", "capture_id")
+    PARTITION: ClassVar = "order_id"
+
+    order_id: str
+    capture_id: str
+    account_id: str
+    method: str
+    currency: str
+    amount_minor: int
+    captured_at: datetime
+    refunded_minor: int = 0
+    set_aside: str | None = None
+    explanation: str | None = None
+
+
+@dataclass
+class ReceivableRow(Row):
+    """What an order comes to; ``owed`` while it is placed, to be paid offline, and nobody has confirmed the money."""
+
+    TABLE: ClassVar = "receivables"
+    KEY: ClassVar = ("order_id",)
+    PARTITION: ClassVar = "order_id"
+
+    order_id: str
+    account_id: str
+    currency: str
+    amount_minor: int
+    expires_at: datetime
+    owed: bool = False
+    pi_number: str | None = None
+    owed_since: datetime | None = None
+
+
+BillingEvent = (
+    ExpansionRequested
+    | OrderPlaced
+    | PaymentCaptured
+    | PaymentSetAside
+    | OrderCancelled
+    | OrderExpired
+    | PaymentRefunded
+    | InvoiceIssued
+    | CreditNoteIssued
+)
+
+
+def fold(rows: Rows, recorded: Recorded) -> None:
+    """Change the rows of an order by one event."""
+    event: BillingEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    account_id = str(recorded.account_id)
+    match event:
+        case ExpansionRequested():
+            total = event.quote.total
+            rows.put(ReceivableRow(event.order_id, account_id, total.currency, total.amount_minor, event.expires_at))
+        case OrderPlaced():
+            row = _receivable(rows, event.order_id)
+            row.owed, row.pi_number = event.method is Method.OFFLINE, event.pi_number
+            row.owed_since = event.placed_at if row.owed else None
+        case PaymentCaptured() | PaymentSetAside():
+            _receivable(rows, event.order_id).owed &= isinstance(event, PaymentSetAside)
+            rows.put(_payment(rows, event, account_id))
+        case OrderCancelled() | OrderExpired():
+            _receivable(rows, event.order_id).owed = False
+        case PaymentRefunded():
+            payment = rows.get(PaymentRow, event.order_id, event.capture_id)
+            assert payment is not None, "what is refunded was captured"
+            payment.refunded_minor += event.amount.amount_minor
+        case InvoiceIssued():
+            rows.put(_invoice(event))
+        case CreditNoteIssued():
+            rows.put(_credit_note(rows, event))
+        case _:
+            assert_never(event)
+
+
+def _receivable(rows: Rows, order_id: str) -> ReceivableRow:
+    row = rows.get(ReceivableRow, order_id)
+    assert row is not None, "an order begins with its request"
+    return row
+
+
+def _payment(rows: Rows, event: PaymentCaptured | PaymentSetAside, account_id: str) -> PaymentRow:
+    before = rows.get(PaymentRow, event.order_id, event.capture_id)  # captured, and part of it may be refunded
+    return PaymentRow(
+        order_id=event.order_id,
+        capture_id=event.capture_id,
+        account_id=account_id,
+        method=event.method,
+        currency=event.amount.currency,
+        amount_minor=event.amount.amount_minor,
+        captured_at=event.captured_at,
+        refunded_minor=before.refunded_minor if before else 0,
+        set_aside=event.reason if isinstance(event, PaymentSetAside) else None,
+        explanation=event.explanation if isinstance(event, PaymentSetAside) else None,
+    )
+
+
+def _invoice(event: InvoiceIssued) -> BillingDocumentRow:
+    return BillingDocumentRow(
+        document_id=event.invoice_id,
+        order_id=event.order_id,
+        account_id=event.account_id,
+        kind="invoice",
+        number=event.number,
+        corrects=None,
+        currency=event.quote.currency,
+        net_minor=event.quote.net.amount_minor,
+        tax_minor=event.quote.tax.amount_minor,
+        total_minor=event.quote.total.amount_minor,
+        by_service={line.service: line.amount_minor for line in event.quote.lines},
+        issued_at=event.issued_at,
+        sha256=event.document.sha256,
+    )
+
+
+def _credit_note(rows: Rows, event: CreditNoteIssued) -> BillingDocumentRow:
+    invoice = rows.get(BillingDocumentRow, event.invoice_id)
+    assert invoice is not None, "a credit note names an invoice"
+    net = event.net.amount_minor
+    return BillingDocumentRow(
+        document_id=event.credit_note_id,
+        order_id=event.order_id,
+        account_id=event.account_id,
+        kind="credit_note",
+        number=event.number,
+        corrects=event.invoice_number,
+        currency=event.total.currency,
+        net_minor=-net,
+        tax_minor=net - event.total.amount_minor,
+        total_minor=-event.total.amount_minor,
+        by_service=_taken_off(net, invoice.by_service),
+        issued_at=event.issued_at,
+        sha256=event.document.sha256,
+    )
+
+
+def _taken_off(net: int, by_service: dict[str, int]) -> dict[ServiceCode, int]:
+    """What ``net`` takes off each service of an invoice: in proportion, and the whole of it.
+
+    In the order of their names, for the order that they were written in is lost in the table.
+    """
+    whole, upto, shares = sum(by_service.values()), 0, dict[str, int]()
+    for service, amount in sorted(by_service.items()):
+        upto += amount
+        shares[service] = -round_half_up(net * upto, whole) - sum(shares.values())
+    return shares
+
+
+BILLING = Projection(
+    name="billing",
+    tables=(BillingDocumentRow, PaymentRow, ReceivableRow),
+    events=BillingEvent.__args__,
+    partition=lambda recorded: recorded.event.order_id,  # type: ignore[attr-defined]  # all its events have one
+    fold=fold,
+)
+
+
+def revenue(documents: Iterable[BillingDocumentRow]) -> dict[tuple[str, str, str], int]:
+    """Net revenue in minor units by month (``2026-03``, UTC), service and currency; credit notes taken off."""
+    totals: Counter[tuple[str, str, str]] = Counter()
+    for document in documents:
+        for service, net in document.by_service.items():
+            totals[f"{document.issued_at.astimezone(UTC):%Y-%m}", service, document.currency] += net
+    return dict(totals)
+
+
+def owed(receivables: Iterable[ReceivableRow], at: datetime) -> list[tuple[ReceivableRow, int]]:
+    """What is owed offline, oldest first, each with the days since its order was placed."""
+    open_ones = sorted((row.owed_since, row.order_id, row) for row in receivables if row.owed and row.owed_since)
+    return [(row, (at - since).days) for since, _, row in open_ones]

@@ -1,0 +1,147 @@
+"""What became of every order: its state, lines, totals, payment and invoice?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, assert_never
+
+from psycopg import Connection
+from psycopg.rows import DictRow
+
+from domain.invoice import InvoiceIssued
+from domain.order import (
+    BillingContactChosen,
+    ExpansionRequested,
+    OrderCancelled,
+    OrderExpired,
+    OrderFulfilled,
+    OrderPlaced,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentRefunded,
+    PaymentSetAside,
+    Status,
+)
+from infra.pydantic_mapper import Recorded
+from projections.engine import Projection, Row, Rows
+
+
+@dataclass
+class OrderRow(Row):
+    """An order. Amounts in minor units; ``attention`` says why a person has to look at it."""
+
+    TABLE: ClassVar = "orders"
+    KEY: ClassVar = ("order_id",)
+    PARTITION: ClassVar = "order_id"
+
+    order_id: str
+    account_id: str
+    package_id: str
+    state: str
+    currency: str
+    net_minor: int
+    tax_minor: int
+    total_minor: int
+    lines: list[dict[str, Any]]
+    requested_at: datetime
+    expires_at: datetime
+    refunded_minor: int = 0
+    method: str | None = None
+    pi_number: str | None = None
+    receiver_id: str | None = None
+    capture_id: str | None = None
+    attention: str | None = None
+    invoice_id: str | None = None
+    invoice_number: str | None = None
+    placed_at: datetime | None = None
+    paid_at: datetime | None = None
+    fulfilled_at: datetime | None = None
+
+
+OrderRowEvent = (
+    ExpansionRequested
+    | BillingContactChosen
+    | OrderPlaced
+    | PaymentCaptured
+    | PaymentDeclined
+    | PaymentSetAside
+    | OrderFulfilled
+    | OrderCancelled
+    | OrderExpired
+    | PaymentRefunded
+    | InvoiceIssued
+)
+
+
+def fold(rows: Rows, recorded: Recorded) -> None:
+    """Change the row of an order by one event."""
+    event: OrderRowEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    if isinstance(event, ExpansionRequested):
+        rows.put(_requested(event))
+        return
+    row = rows.get(OrderRow, event.order_id)
+    assert row is not None, "an order begins with its request"
+    match event:
+        case BillingContactChosen():
+            row.receiver_id = event.receiver_id
+        case OrderPlaced():
+            row.state, row.method, row.pi_number = Status.PLACED, event.method, event.pi_number
+            row.placed_at = event.placed_at
+        case PaymentCaptured():
+            row.state, row.capture_id, row.paid_at = Status.PAID, event.capture_id, event.captured_at
+        case PaymentDeclined():
+            row.state = Status.DECLINED
+        case PaymentSetAside():
+            row.attention = event.reason
+        case OrderFulfilled():
+            row.fulfilled_at = event.fulfilled_at
+            row.state = Status.FULFILLED if row.state == Status.PAID else row.state
+        case OrderCancelled():
+            row.state = Status.CANCELLED
+        case OrderExpired():
+            row.state = Status.EXPIRED
+        case PaymentRefunded():
+            row.refunded_minor += event.amount.amount_minor
+            whole = row.refunded_minor == row.total_minor
+            row.state = Status.REFUNDED if whole else Status.PARTLY_REFUNDED
+        case InvoiceIssued():
+            row.invoice_id, row.invoice_number = event.invoice_id, event.number
+        case _:
+            assert_never(event)
+
+
+def _requested(event: ExpansionRequested) -> OrderRow:
+    quote = event.quote
+    return OrderRow(
+        order_id=event.order_id,
+        account_id=event.account_id,
+        package_id=event.package_id,
+        state=Status.REQUESTED,
+        currency=quote.currency,
+        net_minor=quote.net.amount_minor,
+        tax_minor=quote.tax.amount_minor,
+        total_minor=quote.total.amount_minor,
+        lines=[line.model_dump(mode="json") for line in quote.lines],
+        requested_at=event.requested_at,
+        expires_at=event.expires_at,
+    )
+
+
+ORDERS = Projection(
+    name="orders",
+    tables=(OrderRow,),
+    events=OrderRowEvent.__args__,
+    partition=lambda recorded: recorded.event.order_id,  # type: ignore[attr-defined]  # all its events have one
+    fold=fold,
+)
+
+
+def unpaid_in_time(conn: Connection[DictRow], at: datetime) -> list[str]:
+    """The ids of the orders that can still be paid although their time is over."""
+    open_states = [Status.REQUESTED, Status.PLACED, Status.DECLINED]
+    found = conn.execute(
+        "SELECT order_id FROM read.orders WHERE state = ANY(%s) AND expires_at <= %s ORDER BY expires_at",
+        (open_states, at),
+    )
+    return [row["order_id"] for row in found]

@@ -1,0 +1,62 @@
+"""What happened in an account, in order: who caused it, and why?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+from uuid import UUID
+
+from domain.messages import Event
+from infra.pydantic_mapper import Recorded
+from projections.engine import Projection, Row, Rows
+
+
+@dataclass
+class TimelineRow(Row):
+    """One event of an account, with its position. What it says in full stands in the log alone."""
+
+    TABLE: ClassVar = "timeline"
+    KEY: ClassVar = ("position",)
+    PARTITION: ClassVar = "position"
+
+    position: int
+    account_id: str
+    stream: str
+    version: int
+    topic: str
+    event_id: UUID
+    actor: str
+    correlation_id: str
+    causation_id: str | None
+    recorded_at: datetime
+
+
+def fold(rows: Rows, recorded: Recorded) -> None:
+    """Add the event's own row; an event of no account, as a price list's, has none."""
+    if recorded.account_id is None:
+        return
+    cause = recorded.cause
+    rows.put(
+        TimelineRow(
+            position=recorded.position,
+            account_id=recorded.account_id,
+            stream=recorded.stream,
+            version=recorded.version,
+            topic=recorded.event.TOPIC,
+            event_id=recorded.event_id,
+            actor=cause.actor,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.causation_id,
+            recorded_at=recorded.recorded_at,
+        )
+    )
+
+
+TIMELINE = Projection(
+    name="timeline",
+    tables=(TimelineRow,),
+    events=(Event,),
+    partition=lambda recorded: recorded.position,
+    fold=fold,
+)

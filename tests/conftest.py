@@ -1,0 +1,182 @@
+"""The servers that tests run on: embedded by default, in Docker with ``--containers``, or at given URLs.
+
+Every test that asks for a database gets one of its own, copied from a migrated template; every test that asks for NATS
+finds it without a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import nats
+import psycopg
+import pytest
+from psycopg import sql
+from rich.console import Console
+
+from handlers.demo.stage import staged
+from handlers.demo.story import Story
+from infra.embedded_nats import embedded_nats
+from infra.embedded_postgres import embedded_postgres, temporary_directory
+from infra.log import Log, MemoryRecorder
+from infra.postgres import migrate, postgres_log
+from infra.settings import settings
+from tests.handlers.showing import Showing
+
+_GIVEN = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--containers", action="store_true", help="run on PostgreSQL and NATS in Docker")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settings of the environment say where the servers are; apart from that, no test meets them."""
+    names = [name for name in os.environ if name.upper().startswith("TRUNKLINE_")]
+    config.stash[_GIVEN] = {name.upper(): os.environ.pop(name) for name in names}
+    if config.getoption("--containers"):
+        _docker_answers()
+
+
+def _docker_answers() -> None:
+    from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415 - only this way needs it
+    from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415
+
+    try:
+        DockerClient(timeout=10).client.close()
+    except DockerException as error:
+        raise pytest.UsageError(
+            f"Docker does not answer, and --containers needs it, so these tests did NOT run. ({error})"
+        ) from error
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"servers: {_way(config)}"
+
+
+def _way(config: pytest.Config) -> str:
+    if config.getoption("--containers"):
+        return "in Docker, by testcontainers"
+    given = [name for name in ("TRUNKLINE_DATABASE_URL", "TRUNKLINE_NATS_URL") if config.stash[_GIVEN].get(name)]
+    return f"at {' and '.join(given)}" if given else "embedded"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the servers are. The database at `database_url` is never written to; each test has one of its own."""
+
+    database_url: str
+    nats_url: str
+
+
+@pytest.fixture(scope="session")
+def places(pytestconfig: pytest.Config) -> Iterator[Places]:
+    """PostgreSQL and NATS, for the whole run."""
+    with ExitStack() as stack:
+        if pytestconfig.getoption("--containers"):
+            yield _containers(stack)
+            return
+        directory = stack.enter_context(temporary_directory())
+        given = pytestconfig.stash[_GIVEN]
+        yield Places(
+            given.get("TRUNKLINE_DATABASE_URL") or stack.enter_context(embedded_postgres(directory / "postgres")),
+            given.get("TRUNKLINE_NATS_URL") or stack.enter_context(embedded_nats(directory / "nats")),
+        )
+
+
+def _containers(stack: ExitStack) -> Places:
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this way needs Docker
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
+
+    database = PostgresContainer("postgres:18", username="trunkline", dbname="trunkline", driver=None)
+    postgres = stack.enter_context(database.with_env("LANG", "C.UTF-8"))  # sorts as the embedded server does
+    broker = DockerContainer("nats:2").with_command("--jetstream").with_exposed_ports(4222)
+    broker.waiting_for(LogMessageWaitStrategy("Server is ready"))
+    stack.enter_context(broker)
+    nats_url = f"nats://{broker.get_container_host_ip()}:{broker.get_exposed_port(4222)}"
+    return Places(postgres.get_connection_url(), nats_url)
+
+
+def _named(database_url: str, name: str) -> str:
+    return psycopg.conninfo.make_conninfo(database_url, dbname=name)
+
+
+@pytest.fixture(scope="session")
+def template(places: Places) -> Iterator[str]:
+    """The name of a migrated, empty database."""
+    name = f"template_{secrets.token_hex(4)}"
+    with psycopg.connect(places.database_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        migrate(_named(places.database_url, name))
+        yield name
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def _own_database(places: Places, template: str) -> Iterator[str]:
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(places.database_url, autocommit=True) as conn:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+        yield _named(places.database_url, name)
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_url(places: Places, template: str) -> Iterator[str]:
+    """A migrated, empty database of the test's own, as its owner."""
+    with _own_database(places, template) as url:
+        yield url
+
+
+@pytest.fixture
+def nats_url(places: Places) -> str:
+    """NATS, with no stream."""
+    asyncio.run(_without_streams(places.nats_url))
+    return places.nats_url
+
+
+async def _without_streams(nats_url: str) -> None:
+    client = await nats.connect(nats_url)
+    jetstream = client.jetstream()
+    for stream in await jetstream.streams_info():
+        await jetstream.delete_stream(stream.config.name or "")
+    await client.close()
+
+
+@pytest.fixture
+def postgres(database_url: str) -> Iterator[Log]:
+    """The log in PostgreSQL."""
+    with postgres_log(database_url) as log:
+        yield log
+
+
+@pytest.fixture
+def memory() -> Log:
+    """The log in memory."""
+    return Log(MemoryRecorder())
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def log(request: pytest.FixtureRequest) -> Log:
+    """The log, both ways."""
+    found: Log = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
+def showing(places: Places, template: str) -> Iterator[Showing]:
+    """The demonstration, shown once on a database of its own, for all tests that look at it."""
+    with _own_database(places, template) as url:
+        asyncio.run(_without_streams(places.nats_url))
+        told = io.StringIO()
+        with staged(settings(database_url=url, nats_url=places.nats_url), None) as stage:
+            end = Story(stage, Console(file=told, width=160)).tell()
+        yield Showing(told.getvalue(), end, url)

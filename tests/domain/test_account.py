@@ -1,0 +1,134 @@
+import pytest
+from pydantic import ValidationError
+
+from domain.account import ACCOUNT, AccountStands, BillingReceiverStands, UnknownAccount, UnknownBillingReceiver
+from tests.domain.examples import (
+    BUCKET,
+    WONKA,
+    add_receiver,
+    bucket_added,
+    bucket_default,
+    change_receiver,
+    choose_default,
+    open_account,
+    opened,
+    wonka_added,
+    wonka_changed,
+    wonka_default,
+)
+from tests.domain.given import but, given
+
+HISTORY = (opened, wonka_added, wonka_default)
+
+
+def test_an_account_opens_with_its_first_contact_as_the_default() -> None:
+    acme = given(ACCOUNT).when(open_account).then(opened, wonka_added, wonka_default)
+    assert acme.state.default_receiver_id == "wonka"
+    assert acme.state.receiver("wonka") == WONKA
+
+
+def test_an_account_opened_twice_is_opened_once() -> None:
+    given(ACCOUNT, *HISTORY).when(open_account).then_nothing()
+
+
+def test_the_id_of_an_account_is_one_companys() -> None:
+    given(ACCOUNT, *HISTORY).when(but(open_account, name="Slugworth")).then_refused(
+        AccountStands, saying="The account acme is ACME's"
+    )
+
+
+def test_of_two_companies_that_want_an_id_at_once_the_second_is_refused() -> None:
+    slugworth = but(open_account, name="Slugworth")
+    given(ACCOUNT).when(slugworth).losing_to(open_account).then_refused(AccountStands, saying="choose another id")
+
+
+def test_an_account_opened_twice_at_once_is_opened_once() -> None:
+    given(ACCOUNT).when(open_account).losing_to(open_account).then_nothing()
+
+
+def test_a_contact_joins_the_list_and_the_default_stays() -> None:
+    acme = given(ACCOUNT, *HISTORY).when(add_receiver).then(bucket_added)
+    assert list(acme.state.receivers) == ["wonka", "bucket"]
+    assert acme.state.default_receiver_id == "wonka"
+
+
+def test_a_contact_added_twice_is_added_once() -> None:
+    given(ACCOUNT, *HISTORY, bucket_added).when(add_receiver).then_nothing()
+
+
+def test_a_contact_joins_no_list_of_an_unknown_account() -> None:
+    given(ACCOUNT).when(add_receiver).then_refused(UnknownAccount, saying="no account acme")
+
+
+def test_a_contact_does_not_take_the_id_of_another() -> None:
+    given(ACCOUNT, *HISTORY).when(but(add_receiver, receiver_id="wonka")).then_refused(
+        BillingReceiverStands, saying="wonka is another contact"
+    )
+
+
+def test_of_two_contacts_with_one_id_added_at_once_the_second_is_refused() -> None:
+    given(ACCOUNT, *HISTORY).when(add_receiver).losing_to(but(add_receiver, contact=WONKA)).then_refused(
+        BillingReceiverStands, saying="choose a new id"
+    )
+
+
+def test_two_contacts_added_at_once_both_join() -> None:
+    salt = but(add_receiver, receiver_id="salt")
+    given(ACCOUNT, *HISTORY).when(add_receiver).losing_to(salt).then(bucket_added)
+
+
+def test_a_contact_is_corrected() -> None:
+    acme = given(ACCOUNT, *HISTORY).when(change_receiver).then(wonka_changed)
+    assert acme.state.receiver("wonka") == BUCKET
+
+
+def test_a_contact_corrected_twice_is_corrected_once() -> None:
+    given(ACCOUNT, *HISTORY, wonka_changed).when(change_receiver).then_nothing()
+
+
+def test_no_contact_of_an_unknown_account_is_corrected() -> None:
+    given(ACCOUNT).when(change_receiver).then_refused(UnknownAccount, saying="open it first")
+
+
+def test_a_contact_that_the_list_has_not_is_not_corrected() -> None:
+    given(ACCOUNT, *HISTORY).when(but(change_receiver, receiver_id="salt")).then_refused(
+        UnknownBillingReceiver, saying="no billing receiver salt; the account's are: wonka"
+    )
+
+
+def test_of_two_corrections_at_once_the_later_one_holds() -> None:
+    moved = but(change_receiver, contact=but(WONKA, address=("Fudge Lane 3", "20457 Hamburg")))
+    acme = given(ACCOUNT, *HISTORY).when(change_receiver).losing_to(moved).then(wonka_changed)
+    assert acme.state.receiver("wonka") == BUCKET
+
+
+def test_another_contact_becomes_the_default() -> None:
+    acme = given(ACCOUNT, *HISTORY, bucket_added).when(choose_default).then(bucket_default)
+    assert acme.state.default_receiver_id == "bucket"
+
+
+def test_the_default_chosen_twice_is_chosen_once() -> None:
+    given(ACCOUNT, *HISTORY, bucket_added, bucket_default).when(choose_default).then_nothing()
+
+
+def test_an_unknown_account_has_no_default() -> None:
+    given(ACCOUNT).when(choose_default).then_refused(UnknownAccount, saying="no account acme")
+
+
+def test_a_contact_that_the_list_has_not_is_no_default() -> None:
+    given(ACCOUNT, *HISTORY).when(choose_default).then_refused(UnknownBillingReceiver, saying="receiver bucket")
+
+
+def test_of_two_defaults_chosen_at_once_the_later_one_holds() -> None:
+    salt_added = but(bucket_added, receiver_id="salt")
+    salt = but(choose_default, receiver_id="salt")
+    acme = given(ACCOUNT, *HISTORY, bucket_added, salt_added).when(choose_default).losing_to(salt).then(bucket_default)
+    assert acme.state.default_receiver_id == "bucket"
+
+
+@pytest.mark.parametrize(
+    "email", ["wonka", "wonka@", "@acme.example", "wonka@acme", "wonka @acme.example", "wonka@acme.example\n"]
+)
+def test_what_is_no_email_address_is_no_email_address(email: str) -> None:
+    with pytest.raises(ValidationError):
+        but(WONKA, email=email)

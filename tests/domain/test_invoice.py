@@ -1,0 +1,119 @@
+"""The invoice here: 438.00 at 19 % and 21.90 at 7 %, which is 459.90 net, 83.22 + 1.53 tax, and 544.65 in all."""
+
+import pytest
+
+from domain.invoice import INVOICE, UnknownInvoice, credit_of
+from domain.quote import TaxTotal
+from tests.domain.examples import (
+    LATER,
+    NOW,
+    ORDERED,
+    credit_note_issued,
+    emailed,
+    eur,
+    invoice_issued,
+    issue_credit_note,
+    issue_invoice,
+    quoted,
+    record_emailed,
+)
+from tests.domain.given import but, given
+
+
+def test_an_invoice_is_issued() -> None:
+    invoice = given(INVOICE).when(issue_invoice).then(invoice_issued).state
+    assert invoice.issued == invoice_issued
+    assert invoice_issued.number == "YT-2026-000001"
+    assert invoice_issued.issued_at == LATER
+
+
+def test_an_invoice_issued_twice_is_issued_once_and_never_changed() -> None:
+    given(INVOICE, invoice_issued).when(issue_invoice).then_nothing()
+    given(INVOICE, invoice_issued).when(but(issue_invoice, number="YT-2026-000007", at=NOW)).then_nothing()
+
+
+def test_of_two_that_issue_an_invoice_at_once_the_first_one_gives_it_its_number() -> None:
+    invoice = given(INVOICE).when(but(issue_invoice, number="YT-2026-000007")).losing_to(issue_invoice).then_nothing()
+    assert invoice.state.issued == invoice_issued
+
+
+def test_a_mail_of_an_invoice_is_recorded() -> None:
+    assert given(INVOICE, invoice_issued).when(record_emailed).then(emailed).state.emailed == {"link-1"}
+
+
+def test_a_mail_recorded_twice_is_recorded_once() -> None:
+    given(INVOICE, invoice_issued, emailed).when(but(record_emailed, message_id="<2@yt.example>")).then_nothing()
+
+
+def test_a_mail_with_a_new_link_is_another_mail() -> None:
+    given(INVOICE, invoice_issued, emailed).when(but(record_emailed, link_id="link-2")).then(
+        but(emailed, link_id="link-2")
+    )
+
+
+def test_there_is_no_mail_of_an_invoice_that_was_never_issued() -> None:
+    given(INVOICE).when(record_emailed).then_refused(UnknownInvoice, saying="no invoice invoice-1; issue it first")
+
+
+def test_a_mail_recorded_twice_at_once_is_recorded_once() -> None:
+    given(INVOICE, invoice_issued).when(record_emailed).losing_to(record_emailed).then_nothing()
+
+
+def test_a_refund_issues_a_credit_note_that_names_its_invoice() -> None:
+    note = given(INVOICE).when(issue_credit_note).then(credit_note_issued).state
+    assert note.issued == credit_note_issued
+    assert (credit_note_issued.number, credit_note_issued.invoice_number) == ("YT-2026-000002", "YT-2026-000001")
+
+
+def test_a_credit_note_issued_twice_is_issued_once() -> None:
+    given(INVOICE, credit_note_issued).when(issue_credit_note).then_nothing()
+
+
+def test_a_credit_note_issued_twice_at_once_is_issued_once() -> None:
+    again = but(issue_credit_note, number="YT-2026-000003")
+    given(INVOICE).when(again).losing_to(issue_credit_note).then_nothing()
+
+
+# --- what a credit note says ---------------------------------------------------------------------------------------
+
+
+def shares(amount_minor: int) -> list[tuple[int, int]]:
+    """The net and the tax that a refund gives back, by rate: 19 % and 7 %."""
+    _, taxes = credit_of(ORDERED, eur(amount_minor))
+    return [(tax.net_minor, tax.tax_minor) for tax in taxes]
+
+
+def test_a_refund_of_the_whole_gives_back_the_figures_of_the_invoice() -> None:
+    assert credit_of(ORDERED, ORDERED.total) == (ORDERED.net, ORDERED.taxes)
+
+
+def test_a_refund_in_part_is_split_in_the_proportion_of_the_invoice() -> None:
+    assert credit_of(quoted(extensions=50), eur(217_17)) == (
+        eur(182_50),
+        (
+            TaxTotal(category="S", rate_bp=19_00, note="", net_minor=182_50, tax_minor=34_67),
+        ),  # 69.35 x 217.17 / 434.35 = 34.674
+    )
+    # 100.00 of 544.65: tax 15.2795 and 0.2809, gross 95.6981 and the rest
+    assert shares(100_00) == [(80_42, 15_28), (4_02, 28)]
+
+
+def test_a_refund_of_a_cent_is_a_cent() -> None:
+    assert shares(1) == [(1, 0), (0, 0)]
+
+
+def test_a_cent_of_two_equal_halves_is_one_cent_and_not_two() -> None:
+    first, second, _ = ORDERED.lines
+    halves = but(
+        ORDERED,
+        lines=(but(first, amount_minor=1_00), but(second, amount_minor=1_10)),
+        taxes=(but(ORDERED.taxes[0], net_minor=1_00, tax_minor=10), but(ORDERED.taxes[1], net_minor=1_10, tax_minor=0)),
+    )
+    assert credit_of(halves, eur(1))[0] == eur(1)
+
+
+@pytest.mark.parametrize("amount_minor", [1, 2, 3, 99, 100_00, 272_33, 544_64, 544_65])
+def test_what_is_given_back_comes_to_the_refund_exactly(amount_minor: int) -> None:
+    net, taxes = credit_of(ORDERED, eur(amount_minor))
+    assert net.amount_minor + sum(tax.tax_minor for tax in taxes) == amount_minor
+    assert net.amount_minor == sum(tax.net_minor for tax in taxes)

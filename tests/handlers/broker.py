@@ -1,0 +1,148 @@
+"""NATS as somebody from outside sees it: what lies in its streams, and how far each consumer has come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+import nats
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo, RawStreamMsg
+from nats.js.errors import NotFoundError
+
+from infra.embedded_nats import NAME, _program
+from infra.nats import DEAD_LETTERS, EVENTS
+from infra.supervisor import SupervisedProcess, exclusive
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Broker:
+    """NATS at a URL. Each question is a connection of its own."""
+
+    url: str
+
+    def events(self) -> list[RawStreamMsg]:
+        """The messages of all events, in the order in which they came."""
+        return self._do(lambda jetstream: _messages(jetstream, EVENTS))
+
+    def dead_letters(self) -> list[RawStreamMsg]:
+        return self._do(lambda jetstream: _messages(jetstream, DEAD_LETTERS))
+
+    def positions(self) -> list[int]:
+        """The positions that the messages name."""
+        return [json.loads(message.data or b"")["position"] for message in self.events()]
+
+    def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+        """Put a message on a subject of events."""
+
+        async def send(jetstream: JetStreamContext) -> None:
+            await jetstream.publish(subject, body, stream=EVENTS, headers=headers)
+
+        self._do(send)
+
+    def consumer(self, name: str) -> ConsumerInfo:
+        async def ask(jetstream: JetStreamContext) -> ConsumerInfo:
+            info: ConsumerInfo = await jetstream.consumer_info(EVENTS, name)
+            return info
+
+        return self._do(ask)
+
+    def idle(self, *names: str) -> bool:
+        """Whether these consumers have dealt with all that there is."""
+        found = [self.consumer(name) for name in names]
+        return not any(info.num_pending or info.num_ack_pending for info in found)
+
+    def delete_consumer(self, name: str) -> None:
+        self._do(lambda jetstream: jetstream.delete_consumer(EVENTS, name))
+
+    def wipe(self) -> None:
+        """Delete both streams, with their consumers."""
+
+        async def delete(jetstream: JetStreamContext) -> None:
+            for name in (EVENTS, DEAD_LETTERS):
+                await jetstream.delete_stream(name)
+
+        self._do(delete)
+
+    def _do(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+        async def connected() -> T:
+            client = await nats.connect(self.url)
+            try:
+                return await work(client.jetstream())
+            finally:
+                await client.close()
+
+        return asyncio.run(connected())
+
+
+async def _messages(jetstream: JetStreamContext, stream: str) -> list[RawStreamMsg]:
+    try:
+        state = (await jetstream.stream_info(stream)).state
+    except NotFoundError:
+        return []
+    return [await jetstream.get_msg(stream, n) for n in range(state.first_seq, state.last_seq + 1) if n]
+
+
+class OwnNats:
+    """A NATS server of the test's own, which comes back at the same address with what it had stored."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.url = f"nats://127.0.0.1:{port}"
+        self._directory = directory
+        self._port = port
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Run, and wait until JetStream answers."""
+        lock = self._stack.enter_context(exclusive(self._directory, NAME))
+        configuration = self._directory / "nats.conf"
+        configuration.write_text(
+            json.dumps(
+                {
+                    "host": "127.0.0.1",
+                    "port": self._port,
+                    "jetstream": {"store_dir": str(self._directory), "sync_interval": "always"},
+                }
+            )
+        )
+        command = [str(_program()), "--config", str(configuration)]
+        log = self._directory / "nats.log"
+        server = SupervisedProcess(NAME, command, log, lock=lock, stop_signal=signal.SIGTERM)
+        self._stack.enter_context(server).wait_until(self._answers)
+
+    def stop(self) -> None:
+        """End; whoever is connected is cut off."""
+        self._stack.close()
+
+    def _answers(self) -> bool:
+        async def ask() -> None:
+            client = await nats.connect(self.url, allow_reconnect=False, connect_timeout=1, error_cb=_quiet)
+            try:
+                await client.jetstream().account_info()
+            finally:
+                await client.close()
+
+        try:
+            asyncio.run(ask())
+        except (OSError, nats.errors.Error, TimeoutError):
+            return False
+        return True
+
+
+async def _quiet(_error: Exception) -> None:
+    """It is not up yet."""

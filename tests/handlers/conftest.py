@@ -1,0 +1,33 @@
+"""Houses to try handlers in: one in memory, and the real thing on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.handlers.at_work import AtWork, ServerPlaces, at_work, fresh_database, without_streams
+from tests.handlers.in_memory import InMemory
+
+
+@pytest.fixture
+def house() -> InMemory:
+    """A house in memory, in which nothing has happened yet."""
+    return InMemory()
+
+
+@pytest.fixture
+def trunkline(database_url: str, nats_url: str) -> Iterator[AtWork]:
+    """The whole composition on real servers, for one test; ACME and its package are there."""
+    with at_work(database_url, nats_url) as work:
+        yield work
+
+
+@pytest.fixture(scope="module")
+def shop(places: ServerPlaces, template: str) -> Iterator[AtWork]:
+    """The whole composition on real servers, for the tests of a file, each of which orders something of its own."""
+    with (
+        fresh_database(places, template) as database_url,
+        at_work(database_url, without_streams(places.nats_url)) as work,
+    ):
+        yield work

@@ -1,0 +1,169 @@
+"""The command line answers in one sentence where something is wrong, and writes nothing then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from handlers.cli import main
+from tests.handlers.showing import Showing
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line on the database that the demonstration left. Gives exit status, output and errors."""
+    monkeypatch.setenv("TRUNKLINE_DATABASE_URL", showing.database_url)
+    monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
+
+    def run_one(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["trunkline", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return run_one
+
+
+def head(showing: Showing) -> int:
+    with psycopg.connect(showing.database_url) as conn:
+        row = conn.execute("SELECT count(*) FROM log.events").fetchone()
+        assert row
+        return int(row[0])
+
+
+REFUSED = [
+    (("quote", "acme", "pkg-acme", "extension=5"), "There is no service 'extension'; the services are extensions,"),
+    (("quote", "acme", "pkg-acme", "extensions=0"), "0 is no quantity of extensions; it must be from 1 to 1,000,000."),
+    (("quote", "acme", "pkg-acme", "extensions=-4"), "-4 is no quantity of extensions"),
+    (("quote", "acme", "pkg-acme", "extensions=1000001"), "1000001 is no quantity of extensions"),
+    (("quote", "acme", "pkg-acme", "extensions=many"), "extensions=many is no selection"),
+    (("quote", "acme", "pkg-acme", "ultimate_plan=500"), "are more than the package's 135"),
+    (("quote", "acme", "pkg-acme", "custom_domain=1"), "custom_domain is active already"),
+    (("quote", "acme", "pkg-acme", "extensions=1", "extensions=2"), "extensions is selected twice"),
+    (("quote", "wonka", "pkg-acme", "extensions=1"), "There is no account wonka"),
+    (("quote", "acme", "pkg-wonka", "extensions=1"), "There is no package pkg-wonka in account acme"),
+    (("order", "acme", "pkg-acme", "extensions=0"), "0 is no quantity"),
+    (("order", "acme", "pkg-acme", "extensions=1", "--as", "nobody"), "nobody is nobody; write role:name"),
+    (("send", "Upgrade", "{}"), "There is no command Upgrade; the commands are"),
+    (("send", "UpgradePbx", "{"), "This is no JSON"),
+    (("send", "UpgradePbx", "[]"), "A command is a JSON object"),
+    (("send", "UpgradePbx", '{"at": "2026-01-01T00:00:00Z"}'), "leave out its field at"),
+    (("send", "UpgradePbx", '{"pbx": "lab"}'), "UpgradePbx cannot be read: account_id: field required"),
+    (
+        ("send", "CheckOut", '{"order_id": "order-4", "account_id": "acme", "method": "cash"}'),
+        "method: input should be",
+    ),
+    (("send", "WithdrawOrder", '{"order_id": "order-1", "account_id": "acme"}'), "The order is fulfilled"),
+    (("send", "WithdrawOrder", '{"order_id": "order-1", "account_id": "wonka"}'), "There is no order order-1"),
+    (("show", "secrets", "acme"), "There is no view secrets; the views are entitlements,"),
+    (("show", "orders", "acme", "--as-of", "99999999"), "lies ahead"),
+    (("show", "orders", "acme", "--as-of", "yesterday"), "is neither a position nor a moment"),
+    (("invoice", "YT-1999-000001", "x.pdf"), "There is no invoice YT-1999-000001"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written(
+    run: Run, showing: Showing, arguments: tuple[str, ...], sentence: str
+) -> None:
+    before = head(showing)
+
+    status, output, errors = run(*arguments)
+
+    assert status == 1
+    assert output == ""
+    assert sentence in errors
+    assert errors.count("\n") == 1
+    assert "Traceback" not in errors
+    assert head(showing) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("TRUNKLINE_DATABASE_URL", "postgresql://trunkline:hidden-word@127.0.0.1:1/trunkline"),
+        ("TRUNKLINE_DATABASE_URL", "hidden-word"),
+        ("TRUNKLINE_SMTP_PORT", "hidden-word"),
+        ("TRUNKLINE_LINK_SECRET", "hidden-word"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_never_repeated(
+    run: Run, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+) -> None:
+    monkeypatch.setenv(setting, value)
+
+    status, _, errors = run("order", "acme", "pkg-acme", "extensions=1")
+
+    assert status == 1
+    assert setting in errors
+    assert "hidden-word" not in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_missing_link_secret_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRUNKLINE_LINK_SECRET")
+
+    assert run("order", "acme", "pkg-acme", "extensions=1")[2].startswith("TRUNKLINE_LINK_SECRET is missing")
+
+
+def test_without_a_database_the_command_line_asks_where_the_data_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRUNKLINE_DATABASE_URL")
+
+    assert "Say where the data are" in run("show", "orders", "acme")[2]
+    assert "There are no data of Trunkline in" in run("show", "orders", "acme", "--data", "/nowhere/at/all")[2]
+
+
+def test_an_order_is_priced_shown_and_recorded_once(run: Run, showing: Showing) -> None:
+    before = head(showing)
+
+    status, output, _ = run("order", "acme", "pkg-acme", "extensions=2", "--as", "partner:alice")
+
+    assert status == 0
+    assert "Order summary" in output
+    order_id = output.splitlines()[-1]
+    orders = json.loads(run("show", "orders", "acme", "--json")[1])
+    assert [order["state"] for order in orders if order["order_id"] == order_id] == ["requested"]
+    assert head(showing) == before + 2  # ExpansionRequested, BillingContactChosen
+
+
+def test_a_command_is_sent_as_json_and_its_events_are_named(run: Run) -> None:
+    removal = '{"account_id": "acme", "package_id": "pkg-acme", "pbx_id": "sales"}'
+
+    status, output, errors = run("send", "RemovePbx", removal, "--as", "partner:alice")
+
+    assert (status, errors) == (0, "")
+    assert "allocation.PbxRemoved.v1 allocation-pkg-acme" in output
+
+
+def test_a_read_model_is_shown_as_it_was(run: Run) -> None:
+    """Position 6 is the package's activation: 100 extensions, and nothing else."""
+    then = json.loads(run("show", "entitlements", "acme", "--as-of", "6", "--json")[1])
+    by_moment = json.loads(run("show", "entitlements", "acme", "--as-of", "2026-03-01T00:00:00Z", "--json")[1])
+
+    assert [(line["service"], line["total"]) for line in then] == [("extensions", 100), ("enterprise_plan", 100)]
+    assert by_moment == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["entitlements", "allocations", "orders", "billing", "payments", "receivables", "links", "attempts", "timeline"],
+)
+def test_each_view_is_a_table_for_people(run: Run, name: str) -> None:
+    status, output, errors = run("show", name, "acme")
+
+    assert (status, errors) == (0, "")
+    assert output.count("\n") > 4
+
+
+def test_an_invoice_is_written_to_a_file_as_it_was_issued(run: Run, tmp_path: Path) -> None:
+    status, _, _ = run("invoice", "YT-2026-000001", str(tmp_path / "invoice.pdf"))
+
+    assert status == 0
+    assert (tmp_path / "invoice.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,1282 @@
+"""Every request and command: accepted, repeated, refused, conflicting, and not permitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import pytest
+import tenacity
+
+from domain.account import (
+    AccountOpened,
+    AccountStands,
+    AddBillingReceiver,
+    BillingReceiverAdded,
+    BillingReceiverChanged,
+    BillingReceiverStands,
+    ChangeBillingReceiver,
+    ChooseDefaultBillingReceiver,
+    DefaultBillingReceiverChosen,
+    OpenAccount,
+    UnknownAccount,
+    UnknownBillingReceiver,
+)
+from domain.allocation import (
+    AllocateCapacity,
+    AlreadyHighlyAvailable,
+    CapacityAllocated,
+    CapacityGranted,
+    CapacityReleased,
+    CapacityWithdrawn,
+    CreatePbx,
+    GrantCapacity,
+    NotReleasable,
+    PbxCreated,
+    PbxRemoved,
+    PbxStands,
+    PbxUpgraded,
+    PoolExhausted,
+    ReleaseCapacity,
+    RemovePbx,
+    ServiceNotForPbxs,
+    UltimateNotAllocatable,
+    UnitsNotPossible,
+    UnknownPbx,
+    UnknownPool,
+    UpgradePbx,
+    WithdrawCapacity,
+)
+from domain.invoice import (
+    CreditNoteIssued,
+    InvoiceEmailed,
+    InvoiceIssued,
+    IssueCreditNote,
+    IssueInvoice,
+    RecordInvoiceEmailed,
+    UnknownInvoice,
+)
+from domain.invoice_link import (
+    ConsumeLink,
+    IssueLink,
+    LinkConsumed,
+    LinkIssued,
+    LinkRefused,
+    LinkRevoked,
+    RevokeLink,
+    UnknownLink,
+)
+from domain.invoice_series import AssignInvoiceNumber, InvoiceNumberAssigned
+from domain.messages import Command, Event, Message, Refusal
+from domain.money import Money
+from domain.order import (
+    BillingContactChosen,
+    CancelOrder,
+    CapturePayment,
+    ChooseBillingContact,
+    DeclinePayment,
+    ExpansionRequested,
+    ExpireOrder,
+    FulfilOrder,
+    Method,
+    NothingToPay,
+    NotPaid,
+    NotYetExpired,
+    OrderCancelled,
+    OrderClosed,
+    OrderExpired,
+    OrderFulfilled,
+    OrderPlaced,
+    OrderStands,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentRefunded,
+    PaymentSetAside,
+    PiNumberNeedsOffline,
+    PlaceOrder,
+    RefundNotPossible,
+    RefundPayment,
+    RequestExpansion,
+    SetPaymentAside,
+    UnknownOrder,
+    UnknownRefund,
+)
+from domain.payment_reference import ClaimPaymentReference, PaymentReferenceClaimed, PaymentReferenceTaken
+from domain.price_list import (
+    PriceListAmbiguous,
+    PriceListOutOfOrder,
+    PriceListPublished,
+    PriceListVersionStands,
+    PublishPriceList,
+    TaxRule,
+)
+from domain.quote import (
+    NoPriceList,
+    NothingSelected,
+    NotSoldThere,
+    OutsideTheTerm,
+    QuantityNotPossible,
+    Selection,
+    ServiceSelectedTwice,
+    Term,
+    UnknownService,
+)
+from domain.services import Plan
+from domain.subscription import (
+    ActivatePackage,
+    CapacityExpanded,
+    ExpandPackage,
+    GrantReversed,
+    PackageActivated,
+    PackageNotPossible,
+    PackageStands,
+    ReverseGrant,
+    ServiceAlreadyActive,
+    ServiceSubscribed,
+    UltimateExceedsExtensions,
+    UnknownPackage,
+)
+from handlers.commands import COMMANDS, handle
+from handlers.desk import Actor, NotPermitted, Role, again
+from handlers.invoicing import NotFulfilled, credit_note_id_of
+from handlers.payment import NotAnOfflineOrder, UnknownPayment
+from handlers.requests import (
+    BillTo,
+    CreditRefund,
+    FulfilPaidOrder,
+    InvoiceFulfilledOrder,
+    MailCreditNote,
+    MailInvoiceLink,
+    NotePayment,
+    RenewInvoiceLink,
+    Request,
+    ReverseRefundedGrant,
+    TellAccountManager,
+    UseInvoiceLink,
+)
+from infra.log import VersionConflict
+from infra.payments import PaymentNotApproved
+from tests.domain.examples import (
+    BUCKET,
+    DEADLINE,
+    NOW,
+    OFFERS,
+    TAXES,
+    WONKA,
+    YEAR,
+    activate,
+    add_receiver,
+    allocate,
+    change_receiver,
+    choose_default,
+    create_factory,
+    create_shop,
+    eur,
+    open_account,
+    publish,
+    release,
+    remove,
+    upgrade,
+)
+from tests.domain.given import but
+from tests.handlers.in_memory import (
+    ACTORS,
+    ARTHUR,
+    PORTAL,
+    InMemory,
+    check_out,
+    complete,
+    confirm,
+    invoice_of,
+    link_of,
+    order,
+    permitted,
+    refund,
+    token_of,
+    withdraw,
+)
+
+Given = Callable[[InMemory], object]
+
+OOMPA = but(WONKA, name="Oompa Loompa", email="oompa@acme.example")
+bill_to = BillTo(order_id="order-1", account_id="acme", receiver_id="oompa", contact=OOMPA)
+expire = ExpireOrder(at=DEADLINE, order_id="order-1")
+fulfil = FulfilPaidOrder(order_id="order-1")
+issue_invoice = InvoiceFulfilledOrder(order_id="order-1")
+mail_link = MailInvoiceLink(invoice_id=invoice_of(), link_id=link_of())
+use_link = UseInvoiceLink(token=token_of())
+renew_link = RenewInvoiceLink(invoice_id=invoice_of())
+note = NotePayment(capture_id="capture-1")
+reverse = ReverseRefundedGrant(order_id="order-1", refund_id="refund-1")
+credit = CreditRefund(order_id="order-1", refund_id="refund-1")
+mail_credit = MailCreditNote(credit_note_id=credit_note_id_of("order-1", "refund-1"))
+create_lab = but(create_shop, pbx_id="pbx-lab", name="Inventing room", extensions=1)
+
+
+def in_which(given: Given, *messages: Message) -> Given:
+    """A beginning, and what was asked for after it."""
+
+    def so(house: InMemory) -> None:
+        given(house)
+        for message in messages:
+            house.ask(message)
+
+    return so
+
+
+def nothing(_house: InMemory) -> None:
+    """An empty log."""
+
+
+def fulfilled(house: InMemory) -> None:
+    """Paid and granted; nothing was invoiced yet."""
+    house.paid().ask(fulfil)
+
+
+def credited(house: InMemory) -> None:
+    """The credit note of a whole refund stands."""
+    house.refunded().settle()
+
+
+def two_fulfilled(house: InMemory) -> None:
+    """Two orders, both fulfilled, none invoiced."""
+    fulfilled(house)
+    house.ask(order("order-2", extensions=1))
+    house.ask(check_out(Method.PAYPAL, "order-2"))
+    house.provider.approve("checkout-2")
+    house.ask(complete("checkout-2", "order-2"))
+    house.ask(FulfilPaidOrder(order_id="order-2"))
+
+
+# --- accepted, repeated, conflicting -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A request with what follows from it.
+
+    Attributes:
+        given: what happened before.
+        message: the request.
+        events: what it appends.
+        rival: who commits first, between our loading and our commit; none where the request appends nothing.
+        then: what we append after that, or why we are refused.
+    """
+
+    given: Given
+    message: Message
+    events: tuple[type[Event], ...]
+    rival: Message | None
+    then: tuple[type[Event], ...] | type[Refusal] = ()
+
+
+GRANT = (CapacityExpanded, CapacityExpanded, ServiceSubscribed, CapacityGranted)
+ISSUE = (InvoiceNumberAssigned, InvoiceIssued, LinkIssued)
+
+WISHES = (
+    Wish(nothing, publish, (PriceListPublished,), rival=publish, then=()),
+    Wish(
+        nothing,
+        open_account,
+        (AccountOpened, BillingReceiverAdded, DefaultBillingReceiverChosen),
+        rival=but(open_account, name="Slugworth"),
+        then=AccountStands,
+    ),
+    Wish(
+        InMemory.opened,
+        add_receiver,
+        (BillingReceiverAdded,),
+        rival=change_receiver,
+        then=(BillingReceiverAdded,),
+    ),
+    Wish(
+        InMemory.opened,
+        change_receiver,
+        (BillingReceiverChanged,),
+        rival=add_receiver,
+        then=(BillingReceiverChanged,),
+    ),
+    Wish(
+        in_which(InMemory.opened, add_receiver),
+        choose_default,
+        (DefaultBillingReceiverChosen,),
+        rival=change_receiver,
+        then=(DefaultBillingReceiverChosen,),
+    ),
+    Wish(
+        nothing,
+        activate,
+        (PackageActivated, CapacityGranted),
+        rival=but(activate, account_id="slugworth"),
+        then=PackageStands,
+    ),
+    Wish(
+        InMemory.opened,
+        order(),
+        (ExpansionRequested, BillingContactChosen),
+        rival=order(extensions=1),
+        then=OrderStands,
+    ),
+    Wish(
+        InMemory.placed,
+        bill_to,
+        (BillingReceiverAdded, BillingContactChosen),
+        rival=withdraw,
+        then=OrderClosed,
+    ),
+    Wish(
+        InMemory.ordered,
+        check_out(Method.OFFLINE, pi_number="PI-2026-7"),
+        (OrderPlaced, PaymentReferenceClaimed),
+        rival=bill_to,
+        then=(OrderPlaced, PaymentReferenceClaimed),
+    ),
+    Wish(
+        InMemory.approved,
+        complete(),
+        (PaymentReferenceClaimed, PaymentCaptured),
+        rival=withdraw,
+        then=(PaymentReferenceClaimed, PaymentSetAside),
+    ),
+    Wish(
+        InMemory.taken,
+        note,
+        (PaymentReferenceClaimed, PaymentCaptured),
+        rival=complete(),
+        then=(),
+    ),
+    Wish(InMemory.offline, confirm(), (PaymentCaptured,), rival=withdraw, then=(PaymentSetAside,)),
+    Wish(InMemory.placed, withdraw, (OrderCancelled,), rival=bill_to, then=(OrderCancelled,)),
+    Wish(InMemory.taken, expire, (OrderExpired,), rival=note, then=()),
+    Wish(InMemory.paid, fulfil, (OrderFulfilled, *GRANT), rival=create_factory, then=(OrderFulfilled, *GRANT)),
+    Wish(two_fulfilled, issue_invoice, ISSUE, rival=InvoiceFulfilledOrder(order_id="order-2"), then=ISSUE),
+    Wish(
+        in_which(two_fulfilled, issue_invoice),
+        mail_link,
+        (InvoiceEmailed,),
+        rival=mail_link,
+        then=(),
+    ),
+    Wish(InMemory.offline, TellAccountManager(order_id="order-1"), (), rival=None),
+    Wish(InMemory.settled, renew_link, (LinkRevoked, LinkIssued), rival=use_link, then=(LinkIssued,)),
+    Wish(InMemory.paid, refund(), (PaymentRefunded,), rival=fulfil, then=(PaymentRefunded,)),
+    Wish(
+        InMemory.refunded,
+        reverse,
+        (GrantReversed, CapacityWithdrawn),
+        rival=create_factory,
+        then=(GrantReversed, CapacityWithdrawn),
+    ),
+    Wish(
+        in_which(two_fulfilled, issue_invoice, refund()),
+        credit,
+        (InvoiceNumberAssigned, CreditNoteIssued),
+        rival=InvoiceFulfilledOrder(order_id="order-2"),
+        then=(InvoiceNumberAssigned, CreditNoteIssued),
+    ),
+    Wish(credited, mail_credit, (), rival=None),
+    Wish(InMemory.opened, create_factory, (PbxCreated,), rival=but(create_shop, extensions=20), then=(PbxCreated,)),
+    Wish(
+        InMemory.with_factory,
+        allocate,
+        (CapacityAllocated,),
+        rival=but(allocate, allocation_id="allocation-2"),
+        then=PoolExhausted,
+    ),
+    Wish(InMemory.with_factory, release, (CapacityReleased,), rival=remove, then=UnknownPbx),
+    Wish(
+        in_which(InMemory.opened, but(create_factory, extensions=20)),
+        upgrade,
+        (PbxUpgraded,),
+        rival=create_lab,
+        then=PoolExhausted,
+    ),
+    Wish(InMemory.with_factory, remove, (PbxRemoved,), rival=create_lab, then=(PbxRemoved,)),
+)
+"""Every entry of `COMMANDS` but `UseInvoiceLink`, whose point is that it cannot be repeated."""
+
+
+def named(wish: Wish) -> str:
+    return type(wish.message).__name__
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lost, decides again at once."""
+    monkeypatch.setattr(again, "wait", tenacity.wait_none())
+
+
+def test_every_entry_has_a_wish_here() -> None:
+    assert {type(wish.message) for wish in WISHES} | {UseInvoiceLink} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=named)
+def test_a_wish_is_granted(house: InMemory, wish: Wish) -> None:
+    wish.given(house)
+    before = house.head
+
+    outcome = house.ask(wish.message)
+
+    assert tuple(type(event) for event in house.since(before)) == wish.events
+    assert [recorded.event for recorded in outcome.desk.recorded] == house.since(before)
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=named)
+def test_a_wish_is_on_the_record_of_who_had_it_and_why(house: InMemory, wish: Wish) -> None:
+    wish.given(house)
+    before, actor = house.head, permitted(wish.message)
+    handle(wish.message, house.house, actor, correlation_id="golden-ticket-5", causation_id="chocolate-bar")
+
+    for recorded in house.house.log.read(before, limit=100):
+        assert (recorded.cause.actor, recorded.cause.correlation_id) == (str(actor), "golden-ticket-5")
+        assert recorded.cause.causation_id == "chocolate-bar"
+        assert recorded.account_id == (None if recorded.stream.startswith("price_list") else "acme")
+
+
+@pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
+def test_a_wish_repeated_appends_nothing_and_is_answered_alike(house: InMemory, wish: Wish) -> None:
+    wish.given(house)
+    first = house.ask(wish.message)
+    before = house.head
+
+    again = house.ask(wish.message)
+
+    assert house.since(before) == []
+    assert again.answer == first.answer
+
+
+@pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
+def test_a_wish_repeated_three_days_later_appends_nothing(house: InMemory, wish: Wish) -> None:
+    wish.given(house)
+    house.ask(wish.message)
+    before = house.head
+    house.clock.advance(timedelta(days=3))
+
+    house.ask(wish.message)
+
+    assert house.since(before) == []
+
+
+@pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.rival], ids=named)
+def test_a_wish_that_loses_to_another_is_decided_again(house: InMemory, wish: Wish) -> None:
+    wish.given(house)
+    rival = wish.rival
+    assert rival is not None
+    house.recorder.rivals.append(lambda: house.ask(rival))
+
+    before = house.head
+    refusal: type[Refusal] | None = None
+    recorded: tuple[type[Event], ...] = ()
+    try:
+        recorded = tuple(type(fact.event) for fact in house.ask(wish.message).desk.recorded)
+    except Refusal as reason:
+        refusal = type(reason)
+
+    assert house.recorder.conflicts == 1, f"{type(rival).__name__} is no rival"
+    assert (refusal or recorded) == wish.then
+    assert len(house.since(before)) > len(recorded), "the rival's events stand"
+
+
+def test_a_wish_that_loses_all_the_time_is_given_up_and_appends_nothing(house: InMemory) -> None:
+    house.opened()
+    numbers = iter(range(100))
+
+    def add_another() -> None:
+        another = but(add_receiver, receiver_id=f"oompa-{next(numbers)}")
+        house.ask(another)
+        house.recorder.rivals.append(add_another)
+
+    house.recorder.rivals.append(add_another)
+    with pytest.raises(VersionConflict):
+        house.ask(add_receiver)
+
+    assert house.recorder.conflicts == 31
+    assert "bucket" not in {added.receiver_id for added in house.all(BillingReceiverAdded)}
+
+
+def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(house: InMemory) -> None:
+    house.settled()
+    house.ask(renew_link)
+    house.ask(renew_link)
+
+    assert [link.ordinal for link in house.all(LinkIssued)] == [1, 2, 3]
+    assert [link.link_id for link in house.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
+
+
+def test_two_renewals_at_once_give_two_links_of_which_the_last_counts(house: InMemory) -> None:
+    house.settled()
+    house.recorder.rivals.append(lambda: house.ask(renew_link))
+    house.ask(renew_link)
+
+    assert house.recorder.conflicts == 1
+    assert [link.ordinal for link in house.all(LinkIssued)] == [1, 2, 3]
+    assert [link.link_id for link in house.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
+
+
+def test_a_link_is_used_once(house: InMemory) -> None:
+    house.settled()
+    before = house.head
+
+    document = house.ask(use_link).answer
+
+    assert [type(event) for event in house.since(before)] == [LinkConsumed]
+    assert document.sha256 == house.one(InvoiceIssued).document.sha256
+
+
+def test_a_link_used_again_is_refused_and_that_is_recorded(house: InMemory) -> None:
+    house.settled().ask(use_link)
+    before = house.head
+    with pytest.raises(UnknownLink):
+        house.ask(use_link)
+
+    assert [type(event) for event in house.since(before)] == [LinkRefused]
+
+
+def test_of_two_uses_at_once_one_loses_and_both_are_recorded(house: InMemory) -> None:
+    house.settled()
+    house.recorder.rivals.append(lambda: house.ask(use_link))
+    with pytest.raises(UnknownLink):
+        house.ask(use_link)
+
+    assert house.recorder.conflicts == 1
+    assert len(house.all(LinkConsumed)) == 1
+    assert len(house.all(LinkRefused)) == 1
+
+
+def test_a_declined_payment_can_be_tried_again(house: InMemory) -> None:
+    house.placed(Method.CARD).provider.enter_bad_card()
+    house.ask(complete())
+    house.provider.approve()
+    house.ask(complete())
+
+    assert house.names()[-3:] == ["PaymentDeclined", "PaymentReferenceClaimed", "PaymentCaptured"]
+
+
+def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(house: InMemory) -> None:
+    house.placed(Method.CARD).provider.enter_bad_card()
+    house.recorder.rivals.append(lambda: house.ask(withdraw))
+    with pytest.raises(OrderClosed, match=r"The order is cancelled; no money was taken\."):
+        house.ask(complete())
+
+    assert house.recorder.conflicts == 1
+    assert house.all(PaymentDeclined) == []
+    assert house.provider.captures == {}
+
+
+def test_money_that_was_taken_while_the_order_was_cancelled_is_recorded_before_anybody_is_told(
+    house: InMemory,
+) -> None:
+    house.approved()
+    house.recorder.rivals.append(lambda: house.ask(withdraw))
+    house.ask(complete())
+
+    assert house.one(PaymentSetAside).capture_id == "capture-1"
+
+
+# --- refused -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class No:
+    """A request that a rule says no to."""
+
+    given: Given
+    message: Message
+    reason: type[Refusal]
+    sentence: str
+
+
+def free_of_charge(house: InMemory) -> None:
+    """A price list on which the custom domain costs nothing."""
+    offers = tuple(but(offer, unit_price_minor=0) if offer.service == "custom_domain" else offer for offer in OFFERS)
+    for message in (but(publish, offers=offers), open_account, activate):
+        house.ask(message)
+
+
+def after_the_deadline(house: InMemory) -> None:
+    house.ordered()
+    house.clock.at = DEADLINE
+
+
+def after_the_term(house: InMemory) -> None:
+    house.opened()
+    house.clock.advance(timedelta(days=73))
+
+
+def in_austria(house: InMemory) -> None:
+    for message in (publish, but(open_account, country="AT"), activate):
+        house.ask(message)
+
+
+def in_francs(house: InMemory) -> None:
+    for message in (publish, but(open_account, currency="CHF"), activate):
+        house.ask(message)
+
+
+def to_spare(house: InMemory) -> None:
+    """A package whose whole capacity PBXs could have, and a PBX with one unit of High Availability."""
+    house.ask(publish)
+    house.ask(open_account)
+    house.ask(but(activate, quantities={"extensions": 100, "ultimate_plan": 20, "high_availability": 2}))
+    house.ask(create_factory)
+    house.ask(but(allocate, service="high_availability", quantity=1))
+
+
+NOWHERE = {"account_id": "nowhere"}
+NO_TICKET = "golden-ticket"
+NO_ORDER = "There is no order order-1; name one of the account's own orders."
+SPENT = "This link is not valid, or was used already; ask for a new one."
+
+NOES = (
+    No(
+        InMemory.opened,
+        but(publish, valid_from=date(2026, 2, 1)),
+        PriceListVersionStands,
+        "Version 1 of price list YT EUR stands and is never edited; publish the new prices as version 2.",
+    ),
+    No(
+        InMemory.opened,
+        but(publish, version=3),
+        PriceListOutOfOrder,
+        "Version 3 would leave a gap; the next version is 2.",
+    ),
+    No(
+        InMemory.opened,
+        but(publish, version=2),
+        PriceListOutOfOrder,
+        "Version 2 is dated 2026-01-01; it must come after version 1, which holds from 2026-01-01.",
+    ),
+    No(
+        nothing,
+        but(publish, offers=(*OFFERS, OFFERS[0])),
+        PriceListAmbiguous,
+        "The service extensions stands twice in the price list; keep one of them.",
+    ),
+    No(
+        nothing,
+        but(publish, taxes=(*TAXES, TaxRule(country="DE", rate_bp=7_00))),
+        PriceListAmbiguous,
+        "The tax rule DE standard stands twice in the price list; keep one of them.",
+    ),
+    No(
+        InMemory.opened,
+        but(open_account, name="Slugworth"),
+        AccountStands,
+        "The account acme is ACME's; choose another id.",
+    ),
+    No(nothing, add_receiver, UnknownAccount, "There is no account acme; open it first."),
+    No(
+        InMemory.opened,
+        but(add_receiver, receiver_id="wonka"),
+        BillingReceiverStands,
+        "wonka is another contact; change that one, or choose a new id.",
+    ),
+    No(nothing, change_receiver, UnknownAccount, "There is no account acme; open it first."),
+    No(
+        InMemory.opened,
+        but(change_receiver, receiver_id="nobody"),
+        UnknownBillingReceiver,
+        "There is no billing receiver nobody; the account's are: wonka.",
+    ),
+    No(nothing, choose_default, UnknownAccount, "There is no account acme; open it first."),
+    No(
+        InMemory.opened,
+        choose_default,
+        UnknownBillingReceiver,
+        "There is no billing receiver bucket; the account's are: wonka.",
+    ),
+    No(
+        InMemory.opened,
+        but(activate, quantities={"extensions": 1}),
+        PackageStands,
+        "The package pkg-acme stands already; choose another id.",
+    ),
+    No(
+        nothing,
+        but(activate, term=Term(starts_on=YEAR.starts_on, ends_on=YEAR.starts_on)),
+        PackageNotPossible,
+        "A term from 2026-01-01 to 2026-01-01 has no day.",
+    ),
+    No(
+        nothing,
+        but(activate, quantities={"recording_minutes": 5}),
+        PackageNotPossible,
+        "A package needs at least one extension; say how many.",
+    ),
+    No(
+        nothing,
+        but(activate, quantities={"extensions": 10, "ultimate_plan": 11}),
+        UltimateExceedsExtensions,
+        "11 extensions on the Ultimate Plan are more than the package's 10; "
+        "choose at most 10 in all, or add extensions too.",
+    ),
+    No(InMemory.opened, but(order(), **NOWHERE), UnknownAccount, "There is no account nowhere; open it first."),
+    No(
+        InMemory.opened,
+        but(order(), package_id="pkg-nowhere"),
+        UnknownPackage,
+        "There is no package pkg-nowhere in account acme; name one of the account's own packages.",
+    ),
+    No(
+        in_francs,
+        order(),
+        NoPriceList,
+        "There is no price list in CHF on 2026-10-20; choose a currency that has one.",
+    ),
+    No(
+        InMemory.opened,
+        but(order(), selections=()),
+        NothingSelected,
+        "The order has no line; select at least one service.",
+    ),
+    No(
+        after_the_term,
+        order(),
+        OutsideTheTerm,
+        "The package runs from 2026-01-01 to 2027-01-01; it cannot be expanded on 2027-01-01.",
+    ),
+    No(
+        in_austria,
+        order(),
+        NotSoldThere,
+        "Price list YT EUR has no standard tax rate for AT.",
+    ),
+    No(
+        InMemory.opened,
+        order(telegraph=1),
+        UnknownService,
+        "There is no service 'telegraph'; the services are extensions, ultimate_plan, recording_minutes, "
+        "high_availability, transcription_minutes, ycm_white_label, pce_white_label, custom_domain.",
+    ),
+    No(
+        InMemory.opened,
+        order(extensions=0),
+        QuantityNotPossible,
+        "0 is no quantity of extensions; it must be from 1 to 1,000,000.",
+    ),
+    No(
+        InMemory.opened,
+        order(custom_domain=2),
+        QuantityNotPossible,
+        "custom_domain is on or off; select it once, not 2 times.",
+    ),
+    No(
+        InMemory.opened,
+        but(order(), selections=(Selection(service="extensions"), Selection(service="extensions"))),
+        ServiceSelectedTwice,
+        "extensions is selected twice; put the whole quantity into one line.",
+    ),
+    No(
+        InMemory.opened,
+        order(ultimate_plan=81),
+        UltimateExceedsExtensions,
+        "101 extensions on the Ultimate Plan are more than the package's 100; "
+        "choose at most 100 in all, or add extensions too.",
+    ),
+    No(
+        InMemory.settled,
+        order("order-2", custom_domain=1),
+        ServiceAlreadyActive,
+        "custom_domain is active already; it cannot be subscribed to twice.",
+    ),
+    No(
+        free_of_charge,
+        order(custom_domain=1),
+        NothingToPay,
+        "The order comes to 0; there is nothing to pay, so nothing can be ordered.",
+    ),
+    No(
+        InMemory.ordered,
+        order(extensions=1),
+        OrderStands,
+        "The order order-1 stands already, with other lines; choose a new id.",
+    ),
+    No(InMemory.opened, bill_to, UnknownOrder, NO_ORDER),
+    No(
+        InMemory.ordered,
+        but(bill_to, contact=None),
+        UnknownBillingReceiver,
+        "There is no billing receiver oompa; the account's are: wonka.",
+    ),
+    No(
+        InMemory.ordered,
+        but(bill_to, receiver_id="wonka", contact=BUCKET),
+        BillingReceiverStands,
+        "wonka is another contact; change that one, or choose a new id.",
+    ),
+    No(
+        InMemory.paid,
+        bill_to,
+        OrderClosed,
+        "The order is paid; its billing contact can be chosen until it is paid.",
+    ),
+    No(
+        InMemory.opened,
+        check_out(Method.PAYPAL),
+        UnknownOrder,
+        NO_ORDER,
+    ),
+    No(
+        InMemory.ordered,
+        check_out(Method.CARD, pi_number="PI-2026-7"),
+        PiNumberNeedsOffline,
+        "A PI number goes with offline payment; leave it out for card.",
+    ),
+    No(
+        in_which(InMemory.ordered, withdraw),
+        check_out(Method.PAYPAL),
+        OrderClosed,
+        "The order is cancelled; request a new one.",
+    ),
+    No(
+        after_the_deadline,
+        check_out(Method.PAYPAL),
+        OrderClosed,
+        "The order expired at 2026-11-03 09:00 UTC; request a new one.",
+    ),
+    No(
+        in_which(InMemory.offline, order("order-2", extensions=1)),
+        check_out(Method.OFFLINE, "order-2", "pi-2026-7"),
+        PaymentReferenceTaken,
+        "The PI number PI-2026-7 was used before, for another order; give the number of this payment.",
+    ),
+    No(InMemory.opened, complete(), UnknownOrder, NO_ORDER),
+    No(InMemory.ordered, complete(), OrderClosed, "The order is requested; no money was taken."),
+    No(in_which(InMemory.approved, withdraw), complete(), OrderClosed, "The order is cancelled; no money was taken."),
+    No(InMemory.placed, note, UnknownPayment, "The provider knows no such payment."),
+    No(InMemory.opened, confirm(), UnknownOrder, NO_ORDER),
+    No(
+        InMemory.ordered,
+        confirm(),
+        NotAnOfflineOrder,
+        "The order is not to be paid offline; its payment comes from the provider.",
+    ),
+    No(
+        InMemory.placed,
+        confirm(),
+        NotAnOfflineOrder,
+        "The order is not to be paid offline; its payment comes from the provider.",
+    ),
+    No(InMemory.opened, withdraw, UnknownOrder, NO_ORDER),
+    No(
+        InMemory.settled,
+        withdraw,
+        OrderClosed,
+        "The order is fulfilled and cannot be cancelled; a paid order can be refunded.",
+    ),
+    No(InMemory.opened, expire, UnknownOrder, NO_ORDER),
+    No(
+        InMemory.placed,
+        but(expire, at=NOW),
+        NotYetExpired,
+        "The order can be paid until 2026-11-03 09:00 UTC.",
+    ),
+    No(InMemory.opened, fulfil, UnknownOrder, NO_ORDER),
+    No(InMemory.placed, fulfil, NotPaid, "The order is placed; it is fulfilled once it is paid."),
+    No(InMemory.opened, issue_invoice, UnknownOrder, NO_ORDER),
+    No(InMemory.placed, issue_invoice, NotFulfilled, "The order is placed; it is invoiced once it is fulfilled."),
+    No(InMemory.paid, issue_invoice, NotFulfilled, "The order is paid; it is invoiced once it is fulfilled."),
+    No(
+        fulfilled,
+        mail_link,
+        UnknownInvoice,
+        f"There is no invoice {invoice_of()}; name one that was issued.",
+    ),
+    No(
+        InMemory.settled,
+        but(mail_link, link_id=link_of(ordinal=2)),
+        UnknownLink,
+        f"There is no link {link_of(ordinal=2)}; issue it first.",
+    ),
+    No(
+        InMemory.opened,
+        TellAccountManager(order_id="order-1"),
+        UnknownOrder,
+        NO_ORDER,
+    ),
+    No(nothing, use_link, UnknownLink, SPENT),
+    No(InMemory.settled, UseInvoiceLink(token=NO_TICKET), UnknownLink, SPENT),
+    No(InMemory.settled, UseInvoiceLink(token=f"{token_of()[:-1]}!"), UnknownLink, SPENT),
+    No(InMemory.settled, UseInvoiceLink(token=token_of()[:22] + token_of("order-2")[22:]), UnknownLink, SPENT),
+    No(fulfilled, renew_link, UnknownInvoice, f"There is no invoice {invoice_of()}; name one that was issued."),
+    No(
+        credited,
+        RenewInvoiceLink(invoice_id=mail_credit.credit_note_id),
+        UnknownInvoice,
+        f"There is no invoice {mail_credit.credit_note_id}; name one that was issued.",
+    ),
+    No(InMemory.opened, refund(), UnknownOrder, NO_ORDER),
+    No(InMemory.placed, refund(), NotPaid, "The order is placed; only a payment can be refunded."),
+    No(
+        InMemory.settled,
+        refund(eur(544_66)),
+        RefundNotPossible,
+        "54466 EUR cannot be refunded; from 1 to 54465 minor units of EUR can.",
+    ),
+    No(
+        InMemory.settled,
+        refund(Money(amount_minor=1, currency="CHF")),
+        RefundNotPossible,
+        "1 CHF cannot be refunded; from 1 to 54465 minor units of EUR can.",
+    ),
+    No(
+        InMemory.settled,
+        refund(eur(1), "high_availability"),
+        RefundNotPossible,
+        "high_availability is not in the order; its services are extensions, ultimate_plan, custom_domain.",
+    ),
+    No(
+        InMemory.refunded,
+        refund(refund_id="refund-2"),
+        RefundNotPossible,
+        "0 EUR cannot be refunded; from 1 to 0 minor units of EUR can.",
+    ),
+    No(InMemory.opened, reverse, UnknownOrder, NO_ORDER),
+    No(InMemory.settled, reverse, UnknownRefund, "There is no refund refund-1; refund the order first."),
+    No(InMemory.opened, credit, UnknownOrder, NO_ORDER),
+    No(InMemory.settled, credit, UnknownRefund, "There is no refund refund-1; refund the order first."),
+    No(
+        in_which(fulfilled, refund()),
+        credit,
+        UnknownInvoice,
+        f"There is no invoice {invoice_of()} that a credit note could correct; issue it first.",
+    ),
+    No(
+        InMemory.settled,
+        mail_credit,
+        UnknownInvoice,
+        f"There is no credit note {mail_credit.credit_note_id}; issue it first.",
+    ),
+    *(
+        No(
+            InMemory.with_factory,
+            but(message, package_id="pkg-nowhere"),
+            UnknownPool,
+            "There is no package pkg-nowhere in account acme; name one of the account's own packages.",
+        )
+        for message in (create_shop, allocate, release, upgrade, remove)
+    ),
+    *(
+        No(
+            InMemory.with_factory,
+            but(message, pbx_id="pbx-nowhere"),
+            UnknownPbx,
+            "The package has no PBX pbx-nowhere; its PBXs are pbx-factory.",
+        )
+        for message in (allocate, release, upgrade, remove)
+    ),
+    No(
+        InMemory.with_factory,
+        but(create_factory, extensions=1),
+        PbxStands,
+        "The PBX id pbx-factory is taken; choose another.",
+    ),
+    No(
+        InMemory.opened,
+        but(create_factory, extensions=0),
+        UnitsNotPossible,
+        "0 is no quantity of extensions; it must be from 1 to 1,000,000.",
+    ),
+    No(
+        InMemory.opened,
+        but(create_factory, plan=Plan.ULTIMATE),
+        PoolExhausted,
+        "60 ultimate extensions are more than the 20 left in the pool; expand the package, or ask for less.",
+    ),
+    No(
+        InMemory.with_factory,
+        but(allocate, quantity=-1),
+        UnitsNotPossible,
+        "-1 is no quantity of extensions; it must be from 1 to 1,000,000.",
+    ),
+    No(
+        InMemory.with_factory,
+        but(allocate, service="ultimate_plan"),
+        UltimateNotAllocatable,
+        "The Ultimate Plan is a PBX's as a whole; upgrade the PBX instead.",
+    ),
+    No(
+        InMemory.with_factory,
+        but(allocate, service="high_availability"),
+        ServiceNotForPbxs,
+        "The pool has no high_availability; it has extensions, ultimate_plan.",
+    ),
+    No(
+        to_spare,
+        but(allocate, allocation_id="allocation-2", service="high_availability", quantity=1),
+        AlreadyHighlyAvailable,
+        "The PBX pbx-factory takes one unit of High Availability, and no more.",
+    ),
+    No(
+        InMemory.with_factory,
+        but(allocate, quantity=21),
+        PoolExhausted,
+        "21 enterprise extensions are more than the 20 left in the pool; expand the package, or ask for less.",
+    ),
+    No(
+        InMemory.with_factory,
+        but(release, quantity=0),
+        UnitsNotPossible,
+        "0 is no quantity of extensions; it must be from 1 to 1,000,000.",
+    ),
+    No(
+        InMemory.with_factory,
+        but(release, service="recording_minutes"),
+        NotReleasable,
+        "Recording minutes once assigned to a PBX are never reduced.",
+    ),
+    No(
+        InMemory.with_factory,
+        but(release, quantity=60),
+        NotReleasable,
+        "The PBX pbx-factory holds 60 extensions and can give back at most 59.",
+    ),
+    No(
+        InMemory.with_factory,
+        upgrade,
+        PoolExhausted,
+        "The PBX pbx-factory has 60 extensions, and 20 of the Ultimate Plan are left; subscribe to more of it first.",
+    ),
+)
+
+
+def called(case: No) -> str:
+    return f"{type(case.message).__name__}-{case.reason.__name__}"
+
+
+def test_every_entry_is_refused_somehow_here() -> None:
+    assert {type(case.message) for case in NOES} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("case", NOES, ids=called)
+def test_a_refusal_says_why_and_writes_nothing(house: InMemory, case: No) -> None:
+    case.given(house)
+    before = house.head
+
+    actor = PORTAL if getattr(case.message, "account_id", None) == "nowhere" else None
+    with pytest.raises(Refusal) as refused:
+        house.ask(case.message, actor)
+
+    assert (type(refused.value), str(refused.value)) == (case.reason, case.sentence)
+    assert house.head == before
+
+
+def test_a_checkout_that_nobody_approved_takes_no_money_and_writes_nothing(house: InMemory) -> None:
+    house.placed()
+    before = house.head
+    with pytest.raises(PaymentNotApproved):
+        house.ask(complete())
+
+    assert house.head == before
+
+
+@pytest.mark.parametrize("spent", [use_link, renew_link], ids=["used", "revoked"])
+def test_a_spent_link_is_refused_as_a_stranger_is_and_recorded_with_its_reason(house: InMemory, spent: Message) -> None:
+    house.settled().ask(spent)
+    with pytest.raises(UnknownLink, match=SPENT):
+        house.ask(use_link)
+
+    assert house.one(LinkRefused).reason == ("used" if spent is use_link else "revoked")
+
+
+def test_a_link_expires_after_24_hours_to_the_second(house: InMemory) -> None:
+    house.settled()
+    house.clock.advance(timedelta(hours=24))
+    with pytest.raises(UnknownLink, match=SPENT):
+        house.ask(use_link)
+    assert house.one(LinkRefused).reason == "expired"
+
+    house.clock.advance(timedelta(seconds=-1))
+    assert house.ask(use_link).answer.content.startswith(b"%PDF")
+
+
+# --- who may ask ---------------------------------------------------------------------------------------------------
+
+EXAMPLES: dict[type[Message], Message] = {type(wish.message): wish.message for wish in WISHES} | {
+    UseInvoiceLink: use_link
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "role"),
+    [(EXAMPLES[kind], role) for kind, entry in COMMANDS.items() for role in Role if role not in entry.roles],
+    ids=lambda value: value if isinstance(value, Role) else type(value).__name__,
+)
+def test_a_role_that_is_not_named_may_not_ask(house: InMemory, message: Message, role: Role) -> None:
+    house.settled()
+    before = house.head
+
+    with pytest.raises(NotPermitted, match=f"{role}:{ACTORS[role].name} may not ask for {type(message).__name__}"):
+        house.ask(message, ACTORS[role])
+
+    assert house.head == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind, entry in COMMANDS.items() if Role.PARTNER in entry.roles])
+def test_a_partner_asks_for_its_own_account_only_and_learns_of_no_other(house: InMemory, kind: type[Message]) -> None:
+    house.settled()
+    before = house.head
+    sentences = set()
+    for account_id in ("acme", "nowhere"):
+        with pytest.raises(NotPermitted) as refused:
+            house.ask(but(EXAMPLES[kind], account_id=account_id), ARTHUR)
+        sentences.add(str(refused.value))
+
+    assert len(sentences) == 1
+    assert house.head == before
+
+
+def test_a_partner_without_an_account_asks_for_nothing(house: InMemory) -> None:
+    house.opened()
+    with pytest.raises(NotPermitted):
+        house.ask(order(), Actor(Role.PARTNER, "nobody"))
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Arthur, of Slugworth, names something of ACME's."""
+
+    message: Message
+    what: str
+    unknown: str = "unknown"
+
+
+SLUGWORTH = {"account_id": "slugworth"}
+FOREIGN = (
+    Foreign(but(order("order-2", extensions=1), **SLUGWORTH), "package_id"),
+    Foreign(but(bill_to, **SLUGWORTH), "order_id"),
+    Foreign(but(check_out(Method.CARD), **SLUGWORTH), "order_id"),
+    Foreign(but(complete(), **SLUGWORTH), "order_id"),
+    Foreign(but(withdraw, **SLUGWORTH), "order_id"),
+    Foreign(but(create_shop, **SLUGWORTH), "package_id"),
+    Foreign(but(allocate, **SLUGWORTH), "package_id"),
+    Foreign(but(release, **SLUGWORTH), "package_id"),
+    Foreign(but(upgrade, **SLUGWORTH), "package_id"),
+    Foreign(but(remove, **SLUGWORTH), "package_id"),
+    Foreign(but(change_receiver, receiver_id="wonka", **SLUGWORTH), "receiver_id"),
+    Foreign(but(choose_default, receiver_id="wonka", **SLUGWORTH), "receiver_id"),
+)
+
+
+def test_every_request_of_a_partner_that_names_something_is_among_the_foreign_ones() -> None:
+    partners = {kind for kind, entry in COMMANDS.items() if Role.PARTNER in entry.roles}
+    assert {type(case.message) for case in FOREIGN} == partners - {AddBillingReceiver}
+
+
+@pytest.mark.parametrize("case", FOREIGN, ids=lambda case: type(case.message).__name__)
+@pytest.mark.parametrize("stage", [InMemory.approved, InMemory.settled], ids=["open", "fulfilled"])
+def test_what_is_anothers_is_as_unknown_as_what_is_nobodys(house: InMemory, case: Foreign, stage: Given) -> None:
+    stage(house)
+    house.ask(create_factory)
+    house.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
+    before, mine = house.head, str(getattr(case.message, case.what))
+
+    answers = []
+    for name in (mine, case.unknown):
+        with pytest.raises(Refusal) as refused:
+            house.ask(but(case.message, **{case.what: name}), ARTHUR)
+        answers.append((type(refused.value), str(refused.value).replace(name, "...")))
+
+    assert answers[0] == answers[1]
+    assert house.head == before
+    assert len(house.provider.captures) == len(house.all(PaymentCaptured))
+
+
+def test_another_accounts_checkout_is_told_to_nobody_and_its_money_is_recorded_where_it_belongs(
+    house: InMemory,
+) -> None:
+    """The provider takes what its customer approved, whoever asks; the answer is not for a stranger."""
+    house.approved()
+    slugworth(house)
+
+    with pytest.raises(UnknownPayment, match=r"The provider knows no such payment of this order\."):
+        house.ask(but(complete("checkout-1", "order-2"), **SLUGWORTH), ARTHUR)
+
+    assert house.one(PaymentCaptured).order_id == "order-1"
+
+
+def slugworth(house: InMemory) -> None:
+    """Slugworth has a package, too, and an order that is placed."""
+    house.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
+    house.ask(but(activate, package_id="pkg-slug", account_id="slugworth"))
+    house.ask(but(order("order-2", extensions=1), account_id="slugworth", package_id="pkg-slug"), ARTHUR)
+    house.ask(but(check_out(Method.PAYPAL, "order-2"), account_id="slugworth"), ARTHUR)
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+INTERNAL = {
+    # decided in the course of a request, which knows what these have to carry
+    RequestExpansion,
+    ChooseBillingContact,
+    PlaceOrder,
+    CapturePayment,
+    SetPaymentAside,
+    DeclinePayment,
+    FulfilOrder,
+    CancelOrder,
+    RefundPayment,
+    ClaimPaymentReference,
+    ExpandPackage,
+    ReverseGrant,
+    GrantCapacity,
+    WithdrawCapacity,
+    AssignInvoiceNumber,
+    IssueInvoice,
+    RecordInvoiceEmailed,
+    IssueCreditNote,
+    IssueLink,
+    ConsumeLink,
+    RevokeLink,
+}
+ASKED = {
+    # domain commands that need no more than the time, so they are asked for as they are
+    PublishPriceList,
+    OpenAccount,
+    AddBillingReceiver,
+    ChangeBillingReceiver,
+    ChooseDefaultBillingReceiver,
+    ActivatePackage,
+    ExpireOrder,
+    CreatePbx,
+    AllocateCapacity,
+    ReleaseCapacity,
+    UpgradePbx,
+    RemovePbx,
+}
+
+
+def test_every_request_can_be_asked_for() -> None:
+    assert {kind for kind in COMMANDS if issubclass(kind, Request)} == set(Request.__subclasses__())
+
+
+def test_every_domain_command_is_asked_for_or_internal() -> None:
+    assert {kind for kind in COMMANDS if issubclass(kind, Command)} == ASKED
+    assert set(Command.__subclasses__()) == ASKED | INTERNAL
+    assert not ASKED & INTERNAL
+
+
+def test_what_is_internal_cannot_be_asked_for_by_anybody(house: InMemory) -> None:
+    for kind in INTERNAL:
+        assert kind not in COMMANDS
+
+
+def test_only_the_system_may_ask_for_what_follows(house: InMemory) -> None:
+    ours = {kind for kind, entry in COMMANDS.items() if entry.roles == {Role.SYSTEM}}
+    assert ours == {
+        NotePayment,
+        ExpireOrder,
+        FulfilPaidOrder,
+        InvoiceFulfilledOrder,
+        MailInvoiceLink,
+        TellAccountManager,
+        UseInvoiceLink,
+        ReverseRefundedGrant,
+        CreditRefund,
+        MailCreditNote,
+    }
+
+
+def test_no_customer_and_no_system_confirms_money_that_was_collected_by_hand() -> None:
+    assert COMMANDS[type(confirm())].roles == {Role.DISTRIBUTOR, Role.ACCOUNT_MANAGER}

@@ -1,0 +1,274 @@
+"""The worker: what it says when something is away, and that it goes on when that is back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+import handlers.worker
+import infra.nats
+from domain.invoice import InvoiceEmailed, InvoiceIssued
+from domain.order import Method, OrderExpired, OrderFulfilled
+from handlers.requests import WithdrawOrder
+from handlers.worker import expire_orders, working
+from infra.log import Log
+from infra.nats import BrokerUnavailable
+from projections.billing import BILLING
+from projections.orders import ORDERS
+from projections.runner import bring_up_to_date, running
+from tests.domain.examples import DEADLINE
+from tests.handlers.at_work import SOON_S, AtWork, ServerPlaces, at_work, eventually
+from tests.handlers.broker import Broker, OwnNats
+from tests.handlers.in_memory import InMemory, check_out, complete, order
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@pytest.fixture(autouse=True)
+def _watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is away is noticed soon."""
+    monkeypatch.setattr(handlers.worker, "WATCH_EVERY_S", 0.1)
+
+
+@pytest.fixture(name="broker")
+def _broker(trunkline: AtWork, nats_url: str) -> Broker:
+    return Broker(nats_url)
+
+
+# --- NATS ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_nats_nothing_begins_and_the_setting_is_named(
+    postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infra.nats, "CONNECT_S", 0.5)
+    port = free_port()
+    with (
+        pytest.raises(BrokerUnavailable, match=rf"TRUNKLINE_NATS_URL \(127\.0\.0\.1:{port}\) does not serve"),
+        working(InMemory(log=postgres).house, database_url, f"nats://wonka:everlasting@127.0.0.1:{port}"),
+    ):
+        pytest.fail("it began")
+    assert not [thread for thread in threading.enumerate() if thread.name == "worker"]
+
+
+def test_a_password_that_nats_does_not_know_is_said_without_repeating_it(
+    postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infra.nats, "CONNECT_S", 0.5)
+    wrong = f"nats://slugworth:stolen-recipe@{nats_url.rpartition('@')[2]}"
+    with (
+        pytest.raises(BrokerUnavailable, match="TRUNKLINE_NATS_URL") as unavailable,
+        working(InMemory(log=postgres).house, database_url, wrong),
+    ):
+        pytest.fail("it began")
+    assert "stolen-recipe" not in str(unavailable.value)
+
+
+@pytest.fixture(name="own_nats")
+def _own_nats(tmp_path: Path) -> Iterator[OwnNats]:
+    with OwnNats(tmp_path / "nats", free_port()) as server:
+        yield server
+
+
+def test_while_nats_is_away_orders_are_taken_and_health_says_so_and_afterwards_nothing_is_missing(
+    database_url: str, own_nats: OwnNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infra.nats, "PUBLISH_S", 0.5)
+    monkeypatch.setattr(infra.nats, "CONNECT_S", 0.5)
+    with at_work(database_url, own_nats.url) as trunkline:
+        before = trunkline.buy()
+        trunkline.until(InvoiceEmailed, before)
+
+        own_nats.stop()
+        meanwhile = trunkline.buy()
+        report = eventually(lambda: not (found := trunkline.running.health())["ok"] and found, "a bad report")
+        assert isinstance(report, dict)
+        assert trunkline.all(OrderFulfilled, meanwhile) == []
+
+        own_nats.start()
+        trunkline.until(InvoiceEmailed, meanwhile)
+        eventually(lambda: trunkline.running.health()["ok"], "a good report")
+        broker = Broker(own_nats.url)
+        eventually(lambda: len(broker.events()) == len(trunkline.history()), "every event on its stream")
+
+        assert broker.positions() == [recorded.position for recorded in trunkline.history()]
+        assert len(trunkline.mails("Invoice")) == 2
+
+
+def test_a_consumer_that_was_deleted_is_noticed_and_made_anew(trunkline: AtWork, broker: Broker) -> None:
+    broker.delete_consumer("fulfil_order")
+    order_id = trunkline.buy()
+
+    trunkline.until(InvoiceEmailed, order_id)
+    eventually(lambda: trunkline.running.health()["ok"], "a good report")
+
+
+def test_streams_that_were_wiped_are_rebuilt_and_what_was_to_be_done_is_done(trunkline: AtWork, broker: Broker) -> None:
+    """The mail server is down, so that something is still to be done when the broker forgets about it."""
+    trunkline.around.catcher.refusal = "451 4.3.0 the post office is closed"
+    order_id = trunkline.buy()
+    trunkline.until(InvoiceIssued, order_id)
+    eventually(lambda: len(broker.events()) == len(trunkline.history()), "every event on its stream")
+
+    broker.wipe()
+    trunkline.around.catcher.refusal = None
+
+    trunkline.until(InvoiceEmailed, order_id)
+    eventually(lambda: broker.positions() == [recorded.position for recorded in trunkline.history()], "all of it again")
+    assert len(trunkline.all(OrderFulfilled, order_id)) == len(trunkline.all(InvoiceIssued, order_id)) == 1
+
+
+# --- PostgreSQL ----------------------------------------------------------------------------------------------------
+
+
+def cut_all_lines(owner: psycopg.Connection, name: object) -> int:
+    """End every session on a database; gives how many there were."""
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+    return len(owner.execute(query, (name,)).fetchall())
+
+
+def test_after_its_database_lines_were_cut_everything_goes_on(trunkline: AtWork) -> None:
+    first = trunkline.buy()
+    trunkline.until(InvoiceEmailed, first)
+    with psycopg.connect(trunkline.running.database_url) as owner:
+        assert cut_all_lines(owner, owner.info.dbname) > 5
+
+    second = trunkline.buy()
+    trunkline.until(InvoiceEmailed, second)
+    eventually(lambda: trunkline.running.health()["ok"], "a good report")
+    head = trunkline.house.log.head()
+    eventually(lambda: set(trunkline.running.health()["projections"].values()) == {head}, "all projections")
+    assert httpx.get(f"{trunkline.url}/health", trust_env=False).status_code == 200
+
+
+def test_while_its_database_is_away_health_fails_and_says_so_and_later_everything_goes_on(
+    trunkline: AtWork, places: ServerPlaces
+) -> None:
+    """Nobody is let in, which is what a restart of PostgreSQL looks like from here."""
+    name = psycopg.conninfo.conninfo_to_dict(trunkline.running.database_url)["dbname"]
+    trunkline.house.log._recorder.datastore.pool.timeout = 0.1  # type: ignore[attr-defined]  # the library tries ten times
+    with psycopg.connect(places.database_url, autocommit=True) as owner:
+        owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+        cut_all_lines(owner, name)
+        answer = httpx.get(f"{trunkline.url}/health", trust_env=False)
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:trunkline:problem:unavailable")
+        eventually(lambda: trunkline.running.worker.failing, "a worker that says so")
+        owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
+
+    eventually(lambda: trunkline.running.health()["ok"], "a good report")
+    order_id = trunkline.buy()
+    trunkline.until(InvoiceEmailed, order_id)
+
+
+def test_a_worker_that_fails_says_what_is_wrong_until_it_works_again(
+    trunkline: AtWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_conn: object, _name: str) -> int:
+        raise psycopg.OperationalError("the database is having its tea")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(infra.nats, "position_of", away)
+        report = eventually(lambda: not (found := trunkline.running.health())["ok"] and found, "a bad report")
+        assert isinstance(report, dict)
+        assert report["worker"] == "the database is having its tea"
+        answer = httpx.get(f"{trunkline.url}/health", trust_env=False)
+        assert (answer.status_code, answer.json()["ok"]) == (503, False)
+
+    eventually(lambda: trunkline.running.health()["worker"] == "working", "a good report")
+    order_id = trunkline.buy()
+    trunkline.until(InvoiceEmailed, order_id)
+
+
+def test_a_halted_projection_makes_health_fail_and_is_named_while_everything_else_goes_on(
+    trunkline: AtWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(_rows: object, _recorded: object) -> None:
+        raise ValueError("the gobstopper is not everlasting")
+
+    runner = next(runner for runner in trunkline.running.runners if runner.projection is BILLING)
+    monkeypatch.setattr(runner, "projection", replace(BILLING, fold=poisoned))
+    order_id = trunkline.buy()
+
+    eventually(lambda: httpx.get(f"{trunkline.url}/health", trust_env=False).status_code == 503, "a 503")
+    report = httpx.get(f"{trunkline.url}/health", trust_env=False).json()
+    assert report["ok"] is False
+    assert report["halted"] == {"billing": "ValueError: the gobstopper is not everlasting"}
+    trunkline.until(InvoiceEmailed, order_id)
+    head = trunkline.house.log.head()
+    eventually(lambda: trunkline.running.health()["projections"]["orders"] >= head, "the orders' projection")
+    assert trunkline.running.health()["projections"]["billing"] < head
+
+
+# --- time ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="on_postgres")
+def _on_postgres(postgres: Log) -> InMemory:
+    """A house whose log is on PostgreSQL; its mail and its provider are in memory."""
+    return InMemory(log=postgres)
+
+
+def test_orders_that_nobody_paid_in_time_are_closed_and_no_others(on_postgres: InMemory, database_url: str) -> None:
+    on_postgres.paid()
+    for number in (2, 3, 4):
+        on_postgres.ask(order(f"order-{number}", extensions=1))
+    on_postgres.ask(check_out(Method.OFFLINE, "order-3"))
+    on_postgres.ask(WithdrawOrder(order_id="order-4", account_id="acme"))
+    bring_up_to_date(database_url, on_postgres.house.log, SOON_S)
+
+    expire_orders(on_postgres.house, database_url)
+    assert on_postgres.all(OrderExpired) == [], "there is still time"
+
+    on_postgres.clock.at = DEADLINE
+    expire_orders(on_postgres.house, database_url)
+    expire_orders(on_postgres.house, database_url)
+    assert {event.order_id for event in on_postgres.all(OrderExpired)} == {"order-2", "order-3"}
+    assert len(on_postgres.all(OrderExpired)) == 2
+
+
+def test_an_order_that_was_paid_while_the_read_model_lagged_is_not_closed(
+    on_postgres: InMemory, database_url: str
+) -> None:
+    """The order itself decides; the read model only says which to ask."""
+    on_postgres.approved()
+    bring_up_to_date(database_url, on_postgres.house.log, SOON_S)
+    on_postgres.ask(complete())
+    on_postgres.clock.at = DEADLINE
+    expire_orders(on_postgres.house, database_url)
+
+    assert on_postgres.all(OrderExpired) == []
+
+
+def test_an_order_that_the_read_model_knows_and_the_log_does_not_is_left_alone(
+    on_postgres: InMemory, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_postgres.ordered()
+    on_postgres.clock.at = DEADLINE
+    monkeypatch.setattr(handlers.worker, "unpaid_in_time", lambda _conn, _at: ["order-4711", "order-1"])
+    expire_orders(on_postgres.house, database_url)
+
+    assert on_postgres.one(OrderExpired).order_id == "order-1"
+
+
+def test_the_worker_closes_orders_by_itself(
+    on_postgres: InMemory, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers.worker, "EXPIRY_EVERY_S", 0.1)
+    on_postgres.ordered()
+    with (
+        running(database_url, on_postgres.house.log, [ORDERS]),
+        working(on_postgres.house, database_url, nats_url),
+    ):
+        on_postgres.clock.at = DEADLINE
+        eventually(lambda: on_postgres.all(OrderExpired), "the end of the order")

@@ -1,0 +1,145 @@
+"""One stored event of every topic, as it stood in the log when the topic was new. They are read for ever.
+
+A golden is the bytes of ``log.events.state``, and is never written over: what it no longer fits is a new topic. Those
+of new topics are written by ``python -m tests.infra.test_golden_events``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from domain.invoice_link import LinkRefused, RefusalReason
+from domain.messages import Event
+from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
+from infra.topics import topics
+from tests.domain import examples as an
+
+REPOSITORY = Path(__file__).parents[2]
+GOLDEN = Path(__file__).with_name("golden")
+
+READ_AND_WRITE_AGAIN = """
+import json, sys
+from pathlib import Path
+from eventsourcing.persistence import StoredEvent
+from infra.pydantic_mapper import PydanticMapper
+
+def outcome(path):
+    stored = StoredEvent("golden-" + path.stem, 1, path.stem, path.read_bytes())
+    try:
+        recorded = PydanticMapper().to_domain_event(stored)
+    except Exception as error:
+        return f"{path.name}: {error}"
+    if recorded.event.TOPIC != path.stem:
+        return f"{path.name}: it is read as {recorded.event.TOPIC}"
+    written = PydanticMapper().to_stored_event(recorded)
+    return "read and written" if written == stored else f"{path.name}: it is written as {written.state!r}"
+
+print(json.dumps({path.stem: outcome(path) for path in Path(sys.argv[1]).iterdir()}))
+"""
+
+
+def outcomes(folder: Path) -> dict[str, str]:
+    """What becomes of each golden of a folder in a process that has imported nothing but the mapper."""
+    process = subprocess.run(
+        [sys.executable, "-c", READ_AND_WRITE_AGAIN, folder],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    found: dict[str, str] = json.loads(process.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def fresh() -> dict[str, str]:
+    """The outcome by golden."""
+    return outcomes(GOLDEN)
+
+
+@pytest.mark.parametrize("topic", sorted(topics()))
+def test_a_golden_event_is_read_in_a_fresh_process_and_written_again_byte_by_byte(
+    fresh: dict[str, str], topic: str
+) -> None:
+    assert fresh.get(topic, f"there is no {topic}.json") == "read and written"
+
+
+def test_every_topic_has_a_golden_event_and_every_golden_event_a_topic() -> None:
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(f"{topic}.json" for topic in topics())
+
+
+def test_a_golden_event_that_fails_is_named(tmp_path: Path) -> None:
+    fulfilled = (GOLDEN / "order.OrderFulfilled.v1.json").read_bytes()
+    broken = {
+        "order.OrderExpired.v1": (b"golden ticket", "Invalid JSON"),
+        "order.OrderPlaced.v1": (fulfilled, "event.fulfilled_at"),
+        "order.OrderFulfilled.v1": (fulfilled + b"\n", "it is written as"),
+        "order.TicketFound.v1": (b"{}", "'order.TicketFound.v1' is not one that"),
+    }
+    for topic, (state, _) in broken.items():
+        (tmp_path / f"{topic}.json").write_bytes(state)
+    said = outcomes(tmp_path)
+    assert said.keys() == broken.keys()
+    for topic, (_, why) in broken.items():
+        assert said[topic].startswith(f"{topic}.json: ")
+        assert why in said[topic]
+
+
+# --- new ones ------------------------------------------------------------------------------------------------------
+
+EXAMPLES: tuple[Event, ...] = (
+    an.opened,
+    an.wonka_added,
+    an.wonka_changed,
+    an.wonka_default,
+    an.published,
+    an.activated,
+    an.expanded("extensions", 50),
+    an.subscribed("custom_domain"),
+    an.reversed_("order-1", "custom_domain", extensions=50, ultimate_plan=20),
+    an.granted,
+    an.withdrawn,
+    an.factory_created,
+    an.allocated,
+    an.released,
+    an.factory_upgraded,
+    an.factory_removed,
+    an.requested,
+    an.contact_chosen,
+    an.placed_offline,
+    an.captured,
+    an.declined,
+    an.no_longer_fits,
+    an.fulfilled,
+    an.cancelled,
+    an.expired,
+    an.refunded,
+    an.claimed,
+    an.assigned,
+    an.invoice_issued,
+    an.emailed,
+    an.credit_note_issued,
+    an.link_issued,
+    an.consumed,
+    LinkRefused(link_id="link-1", reason=RefusalReason.USED, refused_at=an.LATER),
+    an.revoked,
+)
+
+
+def write_missing() -> None:
+    """Write the goldens that are not there yet; those that are, stay as they are."""
+    cause = Cause("distributor:dora", "c0441e1a-0000-4000-8000-000000000001", "ca05a1e0-0000-4000-8000-000000000002")
+    for event in EXAMPLES:
+        path = GOLDEN / f"{event.TOPIC}.json"
+        if not path.exists():
+            recorded = Recorded(f"golden-{event.TOPIC}", 1, event, "acme", cause, an.LATER)
+            path.write_bytes(PydanticMapper().to_stored_event(recorded).state)
+
+
+if __name__ == "__main__":
+    write_missing()

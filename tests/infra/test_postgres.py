@@ -1,0 +1,358 @@
+"""PostgreSQL: what the program's role may not do, migrations by many at once, and addresses that do not serve."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+from threading import Barrier
+from typing import Any, Protocol
+
+import psycopg
+import pytest
+from psycopg import Connection, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import InsufficientPrivilege
+
+from infra.log import Change, Kept
+from infra.postgres import (
+    APP_ROLE,
+    DatabaseUnavailable,
+    connect,
+    migrate,
+    move_position,
+    only_one,
+    position_of,
+    postgres_log,
+)
+from infra.pydantic_mapper import Cause
+from tests.domain.examples import NOW, opened, requested
+
+SCRIPTS = sorted(path.name for path in files("infra").joinpath("migrations").iterdir() if path.name.endswith(".sql"))
+
+
+class Server(Protocol):
+    """The server's own address, as `tests.conftest.Places` has it."""
+
+    @property
+    def database_url(self) -> str: ...
+
+
+@contextmanager
+def a_database(server: Server, template: str = "template1") -> Iterator[str]:
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server.database_url, autocommit=True) as conn:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+        yield make_conninfo(server.database_url, dbname=name)
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def empty_database(places: Server) -> Iterator[str]:
+    """A database in which nothing was migrated yet."""
+    with a_database(places) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def written(places: Server, template: str) -> Iterator[str]:
+    """A database with two events and a document. Whatever is tried on it, is refused."""
+    with a_database(places, template) as url, postgres_log(url) as log:
+        log.append(
+            [Change("account-acme", 0, [opened]), Change("order-order-1", 0, [requested])],
+            account_id="acme",
+            cause=Cause("distributor:dora", "wish-1"),
+            at=NOW,
+            documents=[Kept("d0c", "application/pdf", b"%PDF-1.7 ACME")],
+        )
+        yield url
+
+
+@pytest.fixture(scope="module")
+def program(written: str) -> Iterator[Connection[Any]]:
+    """Who works as the program's role."""
+    with connect(written) as conn:
+        yield conn
+
+
+@pytest.fixture(scope="module")
+def owner(written: str) -> Iterator[Connection[Any]]:
+    """Who made the tables, and may do with them what he likes."""
+    with psycopg.connect(written, autocommit=True) as conn:
+        yield conn
+
+
+def contents(conn: Connection[Any]) -> list[Any]:
+    events = conn.execute("SELECT * FROM log.events ORDER BY notification_id").fetchall()
+    return events + conn.execute("SELECT * FROM log.documents").fetchall()
+
+
+# --- least privilege -----------------------------------------------------------------------------------------------
+
+TAMPERING = pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE log.events SET state = 'forged'",
+        "UPDATE log.events SET notification_id = notification_id + 10 WHERE originator_id = 'account-acme'",
+        "UPDATE log.events SET topic = topic WHERE false",
+        "DELETE FROM log.events",
+        "DELETE FROM log.events WHERE notification_id = 2",
+        "TRUNCATE log.events",
+        "MERGE INTO log.events USING (VALUES (1)) AS one ON true WHEN MATCHED THEN DELETE",
+        "INSERT INTO log.events SELECT * FROM log.events ON CONFLICT (notification_id) DO UPDATE SET state = 'forged'",
+        "UPDATE log.documents SET content = 'forged'",
+        "DELETE FROM log.documents",
+        "TRUNCATE log.documents",
+        "UPDATE log.history SET topic = 'forged'",
+        "DELETE FROM log.history",
+    ],
+)
+
+
+@TAMPERING
+def test_the_program_cannot_change_what_happened(program: Connection[Any], statement: str) -> None:
+    before = contents(program)
+    with pytest.raises(InsufficientPrivilege, match="permission denied"):  # so the trigger is not even asked
+        program.execute(statement.encode())
+    assert contents(program) == before
+    assert len(before) == 3
+
+
+@TAMPERING
+def test_nor_can_the_owner_of_the_tables(owner: Connection[Any], statement: str) -> None:
+    before = contents(owner)
+    with pytest.raises(InsufficientPrivilege, match="is only ever added to"):
+        owner.execute(statement.encode())
+    assert contents(owner) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE log.aside (id int)",
+        "CREATE TABLE read.aside (id int)",
+        "CREATE TABLE public.aside (id int)",
+        "CREATE SCHEMA aside",
+        "CREATE VIEW read.aside AS SELECT 1",
+        "CREATE FUNCTION log.aside() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "DROP TABLE log.events",
+        "DROP TRIGGER only_added_to ON log.events",
+        "ALTER TABLE log.events DISABLE TRIGGER only_added_to",
+        "ALTER TABLE read.orders ADD COLUMN aside int",
+        "SET session_replication_role = replica",
+        "SELECT setval('log.events_notification_id_seq', 1)",
+        "SELECT * FROM public.trunkline_migrations",
+        "INSERT INTO public.trunkline_migrations (name) VALUES ('0003_forged.sql')",
+        "TRUNCATE read.orders",
+        "CREATE ROLE aside",
+        "ALTER SYSTEM SET fsync = off",
+        "COPY log.events TO PROGRAM 'cat'",
+    ],
+)
+def test_the_program_cannot_do_what_is_the_owners(program: Connection[Any], statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        program.execute(statement.encode())
+
+
+def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connection[Any]) -> None:
+    relations = owner.execute(
+        "SELECT oid::regclass::text AS name, oid FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'p', 'f') "
+        "AND relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, "
+        "'pg_toast'::regnamespace)"
+    ).fetchall()
+    kinds = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
+    may = {}
+    for name, oid in relations:
+        asked = (
+            (kind, owner.execute("SELECT has_table_privilege(%s, %s, %s)", (APP_ROLE, oid, kind))) for kind in kinds
+        )
+        may[name] = {kind for kind, answer in asked if answer.fetchone() == (True,)}
+
+    assert may.pop("log.events") == {"SELECT", "INSERT", "MAINTAIN"}
+    assert may.pop("log.documents") == {"SELECT", "INSERT"}
+    assert may.pop("log.history") == {"SELECT"}
+    assert may.pop("trunkline_migrations") == set()
+    assert all(name.startswith("read.") for name in may)
+    assert set(map(frozenset, may.values())) == {frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
+
+
+def test_the_program_is_no_superuser_and_nobodys_member(owner: Connection[Any]) -> None:
+    role = owner.execute(
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, "
+        "(SELECT count(*) FROM pg_auth_members WHERE member = pg_roles.oid) FROM pg_roles WHERE rolname = %s",
+        (APP_ROLE,),
+    ).fetchone()
+    assert role == (False, False, False, False, False, False, 0)
+
+
+def test_who_connects_is_the_programs_role_with_our_limits(program: Connection[Any]) -> None:
+    names = ("role", "timezone", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    settings = {name: program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names}
+    assert [found and found["it"] for found in settings.values()] == [APP_ROLE, "UTC", "5s", "1min", "30s"]
+
+
+def test_a_person_can_read_the_log_with_sql(program: Connection[Any]) -> None:
+    asked = program.execute(
+        "SELECT position, stream, version, topic, state->>'actor' AS actor, state#>>'{event,account_id}' AS account "
+        "FROM log.history ORDER BY position"
+    )
+    assert [tuple(row.values()) for row in asked] == [
+        (1, "account-acme", 1, "account.AccountOpened.v1", "distributor:dora", "acme"),
+        (2, "order-order-1", 1, "order.ExpansionRequested.v1", "distributor:dora", "acme"),
+    ]
+
+
+# --- migrations ----------------------------------------------------------------------------------------------------
+
+
+def applied(url: str) -> list[str]:
+    with psycopg.connect(url) as conn:
+        rows = conn.execute("SELECT name FROM public.trunkline_migrations ORDER BY name").fetchall()
+    return [name for (name,) in rows]
+
+
+def shape(url: str) -> list[Any]:
+    with psycopg.connect(url) as conn:
+        return conn.execute(
+            "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema IN ('log', 'read') ORDER BY 1, 2, ordinal_position"
+        ).fetchall()
+
+
+def test_migrating_twice_is_migrating_once(empty_database: str) -> None:
+    assert migrate(empty_database) == SCRIPTS
+    first = shape(empty_database)
+    assert migrate(empty_database) == []
+    assert shape(empty_database) == first
+    assert applied(empty_database) == SCRIPTS
+
+
+def test_of_eight_threads_that_migrate_at_once_exactly_one_applies_each_file(empty_database: str) -> None:
+    begin = Barrier(8)
+
+    def one() -> list[str]:
+        begin.wait()
+        return migrate(empty_database)
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [future.result() for future in [pool.submit(one) for _ in range(8)]]
+    assert sorted(outcomes) == [*[[]] * 7, SCRIPTS]
+    assert applied(empty_database) == SCRIPTS
+
+
+def test_a_migration_that_fails_leaves_nothing_behind_and_can_be_tried_again(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(empty_database) as conn:
+        conn.execute("CREATE SCHEMA read")  # in the way of the second file
+    with pytest.raises(DatabaseUnavailable, match="already exists"):
+        migrate(empty_database)
+    assert shape(empty_database) == []
+    with psycopg.connect(empty_database) as conn:
+        conn.execute("DROP SCHEMA read")
+    assert migrate(empty_database) == SCRIPTS
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+PASSWORD = "0mpa/l00mpa"  # noqa: S105 - nobody's
+QUOTED = "0mpa%2Fl00mpa"
+
+
+def nobody_listens() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def opening(url: str) -> None:
+    with postgres_log(url):
+        pass
+
+
+WAYS_IN = pytest.mark.parametrize("way_in", [connect, migrate, opening], ids=["connect", "migrate", "postgres_log"])
+
+
+def refusal(way_in: Callable[[str], object], url: str) -> str:
+    """What is said of an address; the password is neither in that nor in the traceback."""
+    with pytest.raises(DatabaseUnavailable) as caught:
+        way_in(url)
+    said, all_of_it = str(caught.value), "".join(traceback.format_exception(caught.value))
+    assert said.startswith("TRUNKLINE_DATABASE_URL ")
+    assert "\n" not in said
+    for piece in (PASSWORD, QUOTED, "0mpa", "l00mpa"):
+        assert piece not in all_of_it
+    return said
+
+
+@WAYS_IN
+def test_a_wrong_password_is_refused_and_not_repeated(places: Server, way_in: Callable[[str], object]) -> None:
+    at = conninfo_to_dict(places.database_url)
+    where = f"{at['host']}:{at['port']}"
+    said = refusal(way_in, f"postgresql://{at['user']}:{QUOTED}@{where}/{at['dbname']}")
+    assert f"({where}/{at['dbname']})" in said
+    assert "password authentication failed" in said
+
+
+@WAYS_IN
+def test_a_port_where_nobody_listens_is_named(way_in: Callable[[str], object]) -> None:
+    port = nobody_listens()
+    said = refusal(way_in, f"postgresql://wonka:{QUOTED}@127.0.0.1:{port}/factory")
+    assert f"(127.0.0.1:{port}/factory) does not serve" in said
+    assert "Connection refused" in said
+
+
+@WAYS_IN
+def test_a_database_that_is_not_there_is_named(places: Server, way_in: Callable[[str], object]) -> None:
+    said = refusal(way_in, make_conninfo(places.database_url, dbname="factory"))
+    assert 'database "factory" does not exist' in said
+
+
+@WAYS_IN
+@pytest.mark.parametrize(
+    "url",
+    [
+        "0mpa",
+        f"mysql://wonka:{QUOTED}@127.0.0.1:1/factory",
+        f"postgresql://wonka:{QUOTED}@127.0.0.1:five/factory",
+        f"postgresql://wonka:{QUOTED}@[::1/factory",
+        f"postgresql://wonka:{QUOTED}%zz@127.0.0.1:1/factory",
+        f"postgresql://127.0.0.1:1/factory?passwort={QUOTED}",
+        "postgresql://wonka:l00mpa",
+        f"postgresql://wonka:{PASSWORD}@127.0.0.1:1/factory",
+        f"postgresql://wonka:5432/{PASSWORD}@127.0.0.1:1/factory",
+        "postgresql://wonka:x@0mpa@127.0.0.1:1/factory",
+        f"host=127.0.0.1 password={QUOTED} port",
+    ],
+)
+def test_what_is_no_address_is_called_so_and_not_repeated(way_in: Callable[[str], object], url: str) -> None:
+    assert "is no PostgreSQL address; write postgresql://user:password@host:port/database" in refusal(way_in, url)
+
+
+# --- positions, and the only one -----------------------------------------------------------------------------------
+
+
+def test_a_position_is_0_before_the_first_and_then_what_it_was_moved_to(database_url: str) -> None:
+    with connect(database_url) as conn:
+        assert position_of(conn, "orders") == 0
+        move_position(conn, "orders", 7)
+        move_position(conn, "relay", 3)
+        move_position(conn, "orders", 9)
+        assert (position_of(conn, "orders"), position_of(conn, "relay")) == (9, 3)
+
+
+def test_of_two_one_is_the_only_one_until_its_connection_ends(database_url: str) -> None:
+    with connect(database_url) as second:
+        with connect(database_url) as first:
+            assert only_one(first, "relay")
+            assert not only_one(second, "relay")
+            assert only_one(second, "projection orders")
+        deadline = time.monotonic() + 10
+        while not only_one(second, "relay"):  # the server takes a moment to notice
+            assert time.monotonic() < deadline

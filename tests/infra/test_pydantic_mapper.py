@@ -1,0 +1,193 @@
+"""From events to bytes and back; and what is said of bytes that are none of ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta, timezone
+from typing import Any, get_args
+
+import hypothesis
+import pytest
+from eventsourcing.persistence import Notification, StoredEvent
+from eventsourcing.utils import resolve_topic
+from hypothesis import strategies as st
+
+from domain.messages import Event
+from infra.log import Change, Log
+from infra.pydantic_mapper import Cause, PydanticMapper, Recorded, UnreadableEvent
+from infra.topics import AGGREGATES, topics
+from tests.domain.examples import NOW, activated, captured, opened, wonka_added
+from tests.domain.given import given
+from tests.domain.strategies import AGGREGATES as LIVES
+from tests.domain.strategies import Aggregate
+
+MAPPER = PydanticMapper()
+DORA = Cause("distributor:dora", "wish-1", "click-1")
+WONKA_ADDED = Recorded("account-acme", 2, wonka_added, "acme", DORA, NOW)
+STORED = MAPPER.to_stored_event(WONKA_ADDED)
+
+
+def tampered(**changes: object) -> StoredEvent:
+    """The stored event with another envelope."""
+    return StoredEvent(
+        STORED.originator_id, STORED.originator_version, STORED.topic, json.dumps(envelope() | changes).encode()
+    )
+
+
+def envelope() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(STORED.state)
+    return found
+
+
+def unreadable(stored: StoredEvent) -> str:
+    with pytest.raises(UnreadableEvent) as caught:
+        MAPPER.to_domain_event(stored)
+    said = str(caught.value)
+    assert said.startswith("Event account-acme version 2 cannot be read: ")
+    return said
+
+
+def test_the_bytes_are_the_events_json_and_the_record_of_it() -> None:
+    assert (STORED.originator_id, STORED.originator_version) == ("account-acme", 2)
+    assert STORED.topic == "account.BillingReceiverAdded.v1"
+    assert STORED.state == (
+        b'{"account_id":"acme","actor":"distributor:dora","correlation_id":"wish-1","causation_id":"click-1",'
+        b'"recorded_at":"2026-10-20T09:00:00Z","event":{"account_id":"acme","receiver_id":"wonka","contact":{'
+        b'"name":"Willy Wonka","email":"wonka@acme.example","company":"ACME GmbH",'
+        b'"address":["Chocolate Street 1","10115 Berlin"],"country":"DE","phone":null,"vat_id":"DE123456789"}}}'
+    )
+
+
+def test_what_was_stored_is_read_back_with_its_position_where_it_has_one() -> None:
+    assert MAPPER.to_domain_event(STORED) == WONKA_ADDED
+    notification = Notification(
+        id=7,
+        originator_id=STORED.originator_id,
+        originator_version=STORED.originator_version,
+        topic=STORED.topic,
+        state=STORED.state,
+    )
+    assert MAPPER.to_domain_event(notification).position == 7
+
+
+@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
+@hypothesis.settings(deadline=None, max_examples=10, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(data=st.data())
+def test_whatever_is_decided_is_read_back_as_it_was_and_written_again_the_same(
+    life: Aggregate, data: st.DataObject
+) -> None:
+    outcome = given(life.decider)
+    for command in data.draw(life.sequences(6)):
+        decided = outcome.when(command)
+        for event in decided.events:
+            stored = MAPPER.to_stored_event(Recorded("account-acme", 1, event, None, DORA, NOW))
+            read = MAPPER.to_domain_event(stored)
+            assert (type(read.event), read.event) == (type(event), event)
+            assert MAPPER.to_stored_event(read) == stored
+        outcome = decided.after
+
+
+def test_what_stands_in_the_table_is_what_the_mapper_wrote(postgres: Log) -> None:
+    postgres.append([Change("account-acme", 0, [opened])], account_id="acme", cause=DORA, at=NOW)
+    (stored,) = postgres._recorder.select_events("account-acme")
+    assert stored == MAPPER.to_stored_event(Recorded("account-acme", 1, opened, "acme", DORA, NOW))
+
+
+def test_a_moment_keeps_its_offset_and_is_the_same_moment() -> None:
+    kathmandu = NOW.astimezone(timezone(timedelta(hours=5, minutes=45)))
+    stored = MAPPER.to_stored_event(Recorded("account-acme", 2, wonka_added, "acme", DORA, kathmandu))
+    assert b'"2026-10-20T14:45:00+05:45"' in stored.state
+    assert MAPPER.to_domain_event(stored).recorded_at == NOW
+
+
+def test_every_event_of_the_domain_has_a_topic_of_its_own() -> None:
+    classes = [event for union in AGGREGATES for event in get_args(union) or (union,)]
+    assert len(topics()) == len(classes)
+    assert set(topics().values()) == set(classes)
+    for topic, event in topics().items():
+        assert re.fullmatch(r"[a-z_]+\.[A-Z][A-Za-z]+\.v[1-9]", topic)
+        assert topic.split(".")[0] == event.__module__.removeprefix("domain.")
+
+
+def test_every_event_class_is_registered() -> None:
+    ours = {event for event in Event.__subclasses__() if event.__module__.startswith("domain.")}
+    assert ours == set(topics().values())
+
+
+def test_the_librarys_own_tools_find_the_class_of_a_topic() -> None:
+    assert resolve_topic("order.PaymentCaptured.v1") is type(captured)
+    assert resolve_topic("subscription.PackageActivated.v1") is type(activated)
+
+
+def test_an_unknown_topic_is_named() -> None:
+    stored = StoredEvent("account-acme", 2, "account.TicketFound.v1", STORED.state)
+    assert "'account.TicketFound.v1' is not one that this version of Trunkline knows" in unreadable(stored)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"golden ticket",
+        STORED.state[:-1],
+        STORED.state + b"}",
+        b"\xff" + STORED.state,
+        STORED.state.replace(b"Willy", b"W\xffilly"),
+        b"null",
+        b"[]",
+    ],
+)
+def test_broken_json_is_unreadable(state: bytes) -> None:
+    unreadable(StoredEvent("account-acme", 2, STORED.topic, state))
+
+
+def test_a_field_that_nobody_knows_is_unreadable_on_every_level() -> None:
+    event = envelope()["event"]
+    assert "ticket" in unreadable(tampered(ticket="golden"))
+    assert "event.ticket" in unreadable(tampered(event=event | {"ticket": "golden"}))
+    assert "event.contact.ticket" in unreadable(tampered(event=event | {"contact": event["contact"] | {"ticket": 1}}))
+
+
+def test_a_field_that_is_missing_is_unreadable() -> None:
+    event = envelope()["event"]
+    assert "event.receiver_id" in unreadable(tampered(event={k: v for k, v in event.items() if k != "receiver_id"}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("recorded_at", "2026-10-20T09:00:00"),
+        ("recorded_at", "yesterday"),
+        ("actor", None),
+        ("actor", 7),
+        ("event", "BillingReceiverAdded"),
+        ("event", {}),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_unreadable(field: str, value: object) -> None:
+    assert field in unreadable(tampered(**{field: value}))
+
+
+def test_an_amount_that_is_no_whole_number_is_unreadable() -> None:
+    stored = MAPPER.to_stored_event(Recorded("account-acme", 2, captured, "acme", DORA, NOW))
+    forged = stored.state.replace(b'"amount_minor":54465', b'"amount_minor":"54465"')
+    assert "event.amount.amount_minor" in unreadable(StoredEvent("account-acme", 2, stored.topic, forged))
+
+
+def test_what_is_said_of_an_unreadable_event_repeats_nothing_of_it() -> None:
+    """It goes to health and logs, which more may see than may see a billing contact."""
+    event = envelope()["event"]
+    said = unreadable(tampered(event=event | {"contact": event["contact"] | {"email": "wonka at acme"}}))
+    assert "event.contact.email" in said
+    assert "wonka at acme" not in said
+
+
+def test_the_log_names_what_it_cannot_read(memory: Log) -> None:
+    memory.append([Change("account-acme", 0, [opened])], account_id="acme", cause=DORA, at=NOW)
+    memory._recorder.insert_events([StoredEvent("account-acme", 2, "account.TicketFound.v1", b"{}")])
+    with pytest.raises(UnreadableEvent, match="account-acme version 2"):
+        memory.load("account-acme")
+    with pytest.raises(UnreadableEvent, match="account-acme version 2"):
+        memory.read(0, limit=10)
+    assert [fact.event for fact in memory.read(0, limit=1)] == [opened]

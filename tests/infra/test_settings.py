@@ -1,0 +1,135 @@
+"""What can be set from outside, and what is said of what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+
+import pytest
+from pydantic import ValidationError
+
+from domain.invoice import Seller
+from infra.settings import Settings, WrongSetting, settings
+from infra.smtp import Security
+
+SECRET = "oompa-loompa-doompety-doo"  # noqa: S105 - nobody's, and shorter than a secret has to be
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("TRUNKLINE_")]:
+        monkeypatch.delenv(name)
+
+
+def test_nothing_has_to_be_set() -> None:
+    ours = settings()
+    assert (ours.database_url, ours.nats_url, ours.public_url, ours.link_secret) == (None, None, None, None)
+    assert (ours.smtp_host, ours.smtp_port, ours.smtp_security) == ("127.0.0.1", 25, Security.NONE)
+    assert (ours.http_port, ours.link_hours, ours.order_days) == (8000, 24, 14)
+    assert ours.paypal_url == "https://api-m.sandbox.paypal.com"
+
+
+def test_the_environment_overrides_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_DATABASE_URL", "postgresql://wonka@factory/chocolate")
+    monkeypatch.setenv("TRUNKLINE_HTTP_PORT", "0")
+    monkeypatch.setenv("TRUNKLINE_SMTP_SECURITY", "starttls")
+    monkeypatch.setenv("TRUNKLINE_SELLER_ADDRESS", json.dumps(["Harbour Road 7", "20457 Hamburg"]))
+    monkeypatch.setenv("TRUNKLINE_LINK_SECRET", 2 * SECRET)
+    monkeypatch.setenv("trunkline_order_days", "30")
+    monkeypatch.setenv("HTTP_PORT", "1")
+    ours = settings()
+    assert ours.database_url == "postgresql://wonka@factory/chocolate"
+    assert (ours.http_port, ours.order_days) == (0, 30)
+    assert ours.smtp_security is Security.STARTTLS
+    assert ours.seller_address == ("Harbour Road 7", "20457 Hamburg")
+    assert ours.link_secret is not None
+    assert ours.link_secret.get_secret_value() == 2 * SECRET
+
+
+def test_what_is_given_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_HTTP_PORT", "8001")
+    monkeypatch.setenv("TRUNKLINE_SMTP_PORT", "2525")
+    ours = settings(http_port=8002)
+    assert (ours.http_port, ours.smtp_port) == (8002, 2525)
+
+
+def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError):
+        settings().http_port = 1  # type: ignore[misc]  # that is the point
+
+
+def test_the_seller_is_put_together_from_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_SELLER_NAME", "Yonder Telephony")
+    monkeypatch.setenv("TRUNKLINE_MAIL_FROM", "billing@yt.example")
+    assert settings().seller == Seller(
+        code="YT",
+        name="Yonder Telephony",
+        address=("1 Exchange Street", "10115 Berlin"),
+        country="DE",
+        vat_id="DE123456788",
+        email="billing@yt.example",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SMTP_PORT", "0"),
+        ("SMTP_PORT", "65536"),
+        ("HTTP_PORT", "-1"),
+        ("HTTP_PORT", "eighty"),
+        ("HTTP_PORT", ""),
+        ("SMTP_SECURITY", "ssl"),
+        ("MAIL_FROM", "Wonka <wonka@acme.example>"),
+        ("LINK_SECRET", SECRET),
+        ("LINK_HOURS", "0"),
+        ("LINK_HOURS", "721"),
+        ("ORDER_DAYS", "0"),
+        ("ORDER_DAYS", "1.5"),
+        ("SELLER_CODE", "y"),
+        ("SELLER_NAME", " "),
+        ("SELLER_COUNTRY", "Germany"),
+        ("SELLER_VAT_ID", "DE\n1"),
+        ("SELLER_ADDRESS", "1 Exchange Street"),
+        ("SELLER_ADDRESS", '"1 Exchange Street"'),
+        ("SELLER_ADDRESS", '["1 Exchange Street", ""]'),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_sentence_that_does_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"TRUNKLINE_{name}", value)
+    with pytest.raises(WrongSetting, match=rf"\bTRUNKLINE_{name}\b") as caught:
+        settings()
+    said = str(caught.value)
+    assert said.count("TRUNKLINE_") == 1
+    assert said.endswith(".")
+    assert "\n" not in said
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_each_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_HTTP_PORT", "eighty")
+    monkeypatch.setenv("TRUNKLINE_LINK_SECRET", SECRET)
+    with pytest.raises(WrongSetting) as caught:
+        settings(order_days=0)
+    for name in ("TRUNKLINE_HTTP_PORT", "TRUNKLINE_LINK_SECRET", "TRUNKLINE_ORDER_DAYS"):
+        assert str(caught.value).count(name) == 1
+
+
+def test_a_pattern_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_SELLER_COUNTRY", "de")
+    with pytest.raises(WrongSetting, match=r"\^\[A-Z\]\{2\}\$"):
+        settings()
+
+
+def test_secrets_are_not_shown() -> None:
+    ours = settings(link_secret=2 * SECRET, smtp_password=SECRET, paypal_secret=SECRET)
+    assert SECRET not in repr(ours)
+    assert SECRET not in str(ours)
+    assert SECRET not in ours.model_dump_json()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

@@ -1,0 +1,197 @@
+"""One commit over several aggregates, on the log in memory and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+from eventsourcing.persistence import StoredEvent
+
+from domain.account import ACCOUNT
+from domain.allocation import ALLOCATION
+from domain.messages import Refusal
+from domain.order import ORDER, NoBillingContact, Status
+from domain.subscription import SUBSCRIPTION
+from infra.log import Kept, Log, MemoryRecorder, VersionConflict
+from infra.pydantic_mapper import Cause, Recorded
+from infra.unit_of_work import UnitOfWork
+from tests.domain.examples import (
+    NOW,
+    activate,
+    activated,
+    add_receiver,
+    bucket_added,
+    cancel,
+    capture,
+    change_receiver,
+    choose_contact,
+    contact_chosen,
+    grant,
+    granted,
+    open_account,
+    opened,
+    place,
+    placed,
+    request,
+    requested,
+    wonka_added,
+    wonka_default,
+)
+
+DORA = Cause("distributor:dora", "wish-1")
+INVOICE = Kept("d0c", "application/pdf", b"%PDF-1.7 ACME")
+
+
+def commit(work: UnitOfWork, account_id: str | None = "acme") -> list[Recorded]:
+    return work.commit(account_id=account_id, cause=DORA, at=NOW)
+
+
+def told(log: Log) -> list[tuple[str, int, object]]:
+    return [(fact.stream, fact.version, fact.event) for fact in log.history()]
+
+
+class CountingRecorder(MemoryRecorder):
+    """The log in memory, which counts how often each stream is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+
+    def select_events(self, originator_id: UUID | str, **rest: Any) -> Sequence[StoredEvent]:  # noqa: ANN401 - passed on
+        self.loaded.append(str(originator_id))
+        return super().select_events(originator_id, **rest)
+
+
+def test_each_aggregate_is_loaded_once() -> None:
+    recorder = CountingRecorder()
+    work = UnitOfWork(Log(recorder))
+    assert work.account_of(ACCOUNT, "acme") is None
+    assert work.state(ACCOUNT, "acme").opened is None
+    work.do(ACCOUNT, "acme", open_account)
+    work.do(ACCOUNT, "acme", add_receiver)
+    work.do(ORDER, "order-1", request)
+    assert work.state(ACCOUNT, "acme").opened == opened
+    assert work.account_of(ORDER, "order-1") is None
+    commit(work)
+    assert recorder.loaded == ["account-acme", "order-order-1"]
+
+
+def test_what_is_decided_shows_in_the_state_at_once_and_in_the_log_after_the_commit(memory: Log) -> None:
+    work = UnitOfWork(memory)
+    assert work.do(ORDER, "order-1", request) == [requested]
+    assert work.state(ORDER, "order-1").requested == requested
+    assert work.do(ORDER, "order-1", choose_contact) == [contact_chosen]
+    assert work.do(ORDER, "order-1", place) == [placed]
+    assert work.state(ORDER, "order-1").status is Status.PLACED
+    assert memory.head() == 0
+    commit(work)
+    assert told(memory) == [
+        ("order-order-1", 1, requested),
+        ("order-order-1", 2, contact_chosen),
+        ("order-order-1", 3, placed),
+    ]
+
+
+def test_several_streams_are_committed_at_once_with_the_document(log: Log) -> None:
+    work = UnitOfWork(log)
+    work.do(ACCOUNT, "acme", open_account)
+    work.do(SUBSCRIPTION, "pkg-acme", activate)
+    work.do(ALLOCATION, "pkg-acme", grant)
+    work.keep(INVOICE)
+    recorded = commit(work)
+    assert recorded == list(log.history())
+    assert {(fact.account_id, fact.cause, fact.recorded_at) for fact in recorded} == {("acme", DORA, NOW)}
+    assert told(log) == [
+        ("account-acme", 1, opened),
+        ("account-acme", 2, wonka_added),
+        ("account-acme", 3, wonka_default),
+        ("subscription-pkg-acme", 1, activated),
+        ("allocation-pkg-acme", 1, granted),
+    ]
+    assert log.document(INVOICE.sha256) == INVOICE
+
+
+def test_a_later_unit_of_work_goes_on_where_the_first_one_ended(memory: Log) -> None:
+    first = UnitOfWork(memory)
+    first.do(ACCOUNT, "acme", open_account)
+    commit(first)
+    second = UnitOfWork(memory)
+    assert second.state(ACCOUNT, "acme").receivers == {"wonka": wonka_added.contact}
+    second.do(ACCOUNT, "acme", add_receiver)
+    commit(second)
+    assert told(memory)[-1] == ("account-acme", 4, bucket_added)
+
+
+def test_the_account_of_an_aggregate_is_the_one_that_it_began_with(memory: Log) -> None:
+    first = UnitOfWork(memory)
+    first.do(ORDER, "order-1", request)
+    commit(first, "acme")
+    second = UnitOfWork(memory)
+    second.do(ORDER, "order-1", choose_contact)
+    commit(second, "slugworth")
+    assert UnitOfWork(memory).account_of(ORDER, "order-1") == "acme"
+    assert UnitOfWork(memory).account_of(ORDER, "order-2") is None
+
+
+def test_where_nothing_is_decided_nothing_is_appended(log: Log) -> None:
+    work = UnitOfWork(log)
+    assert commit(work) == []
+    work.do(ACCOUNT, "acme", open_account)
+    commit(work)
+    again = UnitOfWork(log)
+    assert again.do(ACCOUNT, "acme", open_account) == []
+    again.state(ORDER, "order-1")
+    assert commit(again) == []
+    assert log.head() == 3
+
+
+def test_a_refusal_leaves_what_was_decided_before_it(memory: Log) -> None:
+    work = UnitOfWork(memory)
+    work.do(ORDER, "order-1", request)
+    with pytest.raises(NoBillingContact):
+        work.do(ORDER, "order-1", place)
+    assert work.state(ORDER, "order-1").status is Status.REQUESTED
+    commit(work)
+    assert told(memory) == [("order-order-1", 1, requested)]
+
+
+def test_who_was_too_slow_leaves_nothing_and_may_do_it_again(log: Log) -> None:
+    given = UnitOfWork(log)
+    given.do(ACCOUNT, "acme", open_account)
+    given.do(ORDER, "order-1", request)
+    commit(given)
+
+    def wish(work: UnitOfWork) -> None:
+        work.do(SUBSCRIPTION, "pkg-acme", activate)
+        work.do(ORDER, "order-1", choose_contact)
+        work.do(ACCOUNT, "acme", change_receiver)
+        work.keep(INVOICE)
+
+    slow, fast = UnitOfWork(log), UnitOfWork(log)
+    wish(slow)
+    fast.do(ORDER, "order-1", cancel)
+    commit(fast)
+    before = told(log)
+    with pytest.raises(VersionConflict, match="order-order-1"):
+        commit(slow)
+    assert told(log) == before
+    assert log.load("subscription-pkg-acme") == []
+    assert log.document(INVOICE.sha256) is None
+
+    again = UnitOfWork(log)
+    with pytest.raises(Refusal, match="cancelled"):
+        wish(again)
+
+
+def test_a_conflict_on_one_aggregate_is_none_on_another(memory: Log) -> None:
+    first, second = UnitOfWork(memory), UnitOfWork(memory)
+    first.do(ACCOUNT, "acme", open_account)
+    second.do(ORDER, "order-1", request)
+    second.do(ORDER, "order-1", choose_contact)
+    second.do(ORDER, "order-1", place)
+    second.do(ORDER, "order-1", capture)
+    commit(first)
+    commit(second)
+    assert [stream for stream, _, _ in told(memory)] == ["account-acme"] * 3 + ["order-order-1"] * 4

@@ -1,0 +1,67 @@
+"""Which PBX holds what?"""
+
+from __future__ import annotations
+
+from projections.allocations import ALLOCATIONS, AllocationRow
+from tests.domain.examples import (
+    activated,
+    allocated,
+    factory_created,
+    factory_removed,
+    factory_upgraded,
+    granted,
+    released,
+    shop_created,
+)
+from tests.domain.given import but
+from tests.projections.given import given
+
+FACTORY = "pkg-acme/pbx-factory"
+minutes_allocated = but(allocated, allocation_id="allocation-2", service="recording_minutes", quantity=700, drawn=200)
+
+
+def row(service: str, assigned: int, drawn: int) -> AllocationRow:
+    return AllocationRow("pkg-acme", "pbx-factory", service, "acme", "Chocolate factory", "enterprise", assigned, drawn)
+
+
+def test_a_pbx_is_created_with_extensions() -> None:
+    given(ALLOCATIONS, activated, granted).when(factory_created).then(
+        {f"{FACTORY}/extensions": row("extensions", 60, 60)}
+    )
+
+
+def test_a_pbx_is_given_more_and_gives_some_back() -> None:
+    shown = given(ALLOCATIONS, factory_created)
+    shown = shown.when(allocated).then({f"{FACTORY}/extensions": {"assigned": 80, "drawn": 80}})
+    shown.when(released).then({f"{FACTORY}/extensions": {"assigned": 70, "drawn": 70}})
+
+
+def test_a_service_that_a_pbx_had_not_is_a_row_of_its_own_with_the_free_minutes_apart() -> None:
+    shown = given(ALLOCATIONS, factory_created)
+    shown.when(minutes_allocated).then({f"{FACTORY}/recording_minutes": row("recording_minutes", 700, 200)})
+
+
+def test_what_was_given_back_whole_stays_as_a_row_of_nothing() -> None:
+    availability = but(allocated, service="high_availability", quantity=1, drawn=1)
+    shown = given(ALLOCATIONS, factory_created, availability)
+    shown.when(but(released, service="high_availability", quantity=1)).then(
+        {f"{FACTORY}/high_availability": {"assigned": 0, "drawn": 0}}
+    )
+
+
+def test_an_upgrade_shows_on_every_row_of_the_pbx_and_on_no_other() -> None:
+    enterprise_shop = but(shop_created, plan="enterprise")
+    given(ALLOCATIONS, factory_created, minutes_allocated, enterprise_shop).when(factory_upgraded).then(
+        {f"{FACTORY}/extensions": {"plan": "ultimate"}, f"{FACTORY}/recording_minutes": {"plan": "ultimate"}}
+    )
+
+
+def test_what_a_pbx_is_given_after_its_upgrade_is_of_its_new_plan() -> None:
+    shown = given(ALLOCATIONS, factory_created, factory_upgraded).after([but(minutes_allocated, plan="ultimate")])
+    assert {row.plan for row in shown.rows.values() if isinstance(row, AllocationRow)} == {"ultimate"}
+
+
+def test_a_removed_pbx_holds_nothing_and_the_others_hold_what_they_held() -> None:
+    given(ALLOCATIONS, factory_created, minutes_allocated, shop_created).when(factory_removed).then(
+        {f"{FACTORY}/extensions": None, f"{FACTORY}/recording_minutes": None}
+    )
