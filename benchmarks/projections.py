@@ -13,7 +13,8 @@ from domain.services import Plan
 from domain.subscription import SUBSCRIPTION, ActivatePackage
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.log import Log
-from infra.postgres import connect, migrate, postgres_log
+from infra.postgres import connect, migrate
+from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
 from infra.unit_of_work import UnitOfWork
 from projections.engine import catch_up, stored

@@ -22,7 +22,7 @@ from rich.console import Console
 from domain.messages import Command, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, database, house_of, link_secret, mailer_of, servers
+from handlers.composition import Outside, database, house_of, link_secret, mailer_of, prepared, servers
 from handlers.composition import trunkline as whole
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
@@ -36,7 +36,8 @@ from infra.log import Log, LogUnavailable
 from infra.nats import BrokerUnavailable
 from infra.payments import PaymentProviderError
 from infra.paypal import PayPal
-from infra.postgres import DatabaseUnavailable, connect, postgres_log
+from infra.postgres import DatabaseUnavailable, connect
+from infra.postgres_recorder import postgres_log
 from infra.settings import Settings, WrongSetting, settings
 from infra.smtp import MailNotSent
 from infra.supervisor import ServerDidNotStart
@@ -109,6 +110,18 @@ def up(
                 signal.signal(number, lambda *_: stopping.set())
             _console().print(f"Trunkline serves at {running.url}; stop it by Ctrl-C.", highlight=False)
             stopping.wait()
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database of TRUNKLINE_OWNER_URL up to date, and make the login of TRUNKLINE_DATABASE_URL there."""
+    given = settings()
+    if not (given.owner_url and given.database_url):
+        raise WrongSetting(
+            "Set TRUNKLINE_OWNER_URL to the database as its owner, and TRUNKLINE_DATABASE_URL to the same with the "
+            "login that the program is to have."
+        )
+    prepared(given)
 
 
 @app.command()

@@ -20,7 +20,8 @@ from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
 from infra.payments import PaymentProvider
-from infra.postgres import DatabaseUnavailable, connect, migrate, postgres_log
+from infra.postgres import DatabaseUnavailable, admit, connect, migrate, program_login
+from infra.postgres_recorder import postgres_log
 from infra.settings import Settings, WrongSetting
 from infra.smtp import Mailer, SmtpMailer
 from infra.uvicorn_thread import listening, serving, url_of
@@ -31,7 +32,7 @@ RUNNING = "running.json"
 
 @dataclass(frozen=True)
 class Servers:
-    """Where PostgreSQL and NATS are."""
+    """Where PostgreSQL and NATS are. The database is migrated, and the address that of the program's login."""
 
     database_url: str
     nats_url: str
@@ -46,7 +47,7 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         places = Servers(
-            settings.database_url or stack.enter_context(embedded_postgres(directory / "postgres")),
+            prepared(settings) if settings.database_url else stack.enter_context(_embedded(directory)),
             settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
         )
         running = directory / RUNNING
@@ -54,6 +55,25 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
         stack.callback(running.unlink)
         running.write_bytes(to_json(places))
         yield places
+
+
+def prepared(settings: Settings) -> str:
+    """The database that the settings name; migrated, with its login, where they also name its owner."""
+    assert settings.database_url is not None
+    if settings.owner_url:
+        migrate(settings.owner_url)
+        admit(settings.owner_url, settings.database_url)
+    return settings.database_url
+
+
+@contextmanager
+def _embedded(directory: Path) -> Iterator[str]:
+    """A server of our own, which only ever serves us: so it is migrated at each start, and the login is made anew."""
+    with embedded_postgres(directory / "postgres") as owner_url:
+        database_url = program_login(owner_url)
+        migrate(owner_url)
+        admit(owner_url, database_url)
+        yield database_url
 
 
 def _running_in(directory: Path) -> str | None:
@@ -76,7 +96,7 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
     """
     with ExitStack() as stack:
         if settings.database_url:
-            database_url = settings.database_url
+            database_url = prepared(settings)
         elif directory is None:
             raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
         elif not (directory / "postgres").is_dir():
@@ -84,8 +104,7 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
                 f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
             )
         else:
-            database_url = _running_in(directory) or stack.enter_context(embedded_postgres(directory / "postgres"))
-        migrate(database_url)
+            database_url = _running_in(directory) or stack.enter_context(_embedded(directory))
         yield database_url
 
 
@@ -168,7 +187,6 @@ def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: by
     Raises:
         DatabaseUnavailable, BrokerUnavailable: names the setting.
     """
-    migrate(servers.database_url)
     with ExitStack() as stack:
         log = stack.enter_context(postgres_log(servers.database_url))
         listener = stack.enter_context(listening(settings.http_port))

@@ -30,7 +30,7 @@ from handlers.requests import (
     UseInvoiceLink,
 )
 from infra import link_tokens, mails
-from infra.log import Kept
+from infra.recorder import Kept
 from infra.settings import WrongSetting
 from infra.typst_invoice import CreditNoteDraft, InvoiceDraft, kept, render_credit_note, render_invoice
 from infra.unit_of_work import UnitOfWork

@@ -1,31 +1,23 @@
 """The event log: append to several streams in one commit, load a stream, read on from a position, wait for news.
 
-It stands on the eventsourcing library's recorder and mapper, whichever they are: on PostgreSQL (`infra.postgres`) or in
-memory. Nothing else in Trunkline knows the library.
+It stands on a recorder and a mapper behind the eventsourcing library's interfaces: on PostgreSQL
+(`infra.postgres_recorder`) or memory. Nothing else in Trunkline knows the library.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from eventsourcing.persistence import (
-    ApplicationRecorder,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    StoredEvent,
-)
-from eventsourcing.popo import POPOApplicationRecorder
+from eventsourcing.persistence import IntegrityError, OperationalError
 
 from domain.messages import Event
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
+from infra.recorder import Kept, Received, Recorder
 
 POLL_S = 0.5
 """How often a waiter looks by itself: notifications are a hint, and hints get lost."""
@@ -43,17 +35,8 @@ class LogUnavailable(Exception):
 def _available() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, InternalError) as error:
+    except OperationalError as error:
         raise LogUnavailable(f"The log does not answer: {' '.join(str(error).split())}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A document whose bytes are to be kept in the same commit as the events that name it."""
-
-    sha256: str
-    media_type: str
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +61,11 @@ class News:
             self._count += 1
             self._condition.notify_all()
 
+    def next(self, timeout_s: float) -> None:
+        """Wait for the next piece of news, or until time is up."""
+        with self._condition:
+            self._condition.wait(timeout_s)
+
     def wait(self, timeout_s: float, *, until: Callable[[], bool]) -> bool:
         """Wait until ``until()`` holds: asked at each piece of news and every `POLL_S`. False where time is up."""
         deadline = time.monotonic() + timeout_s
@@ -91,35 +79,6 @@ class News:
                 return False
             with self._condition:
                 self._condition.wait_for(lambda: self._count != seen, min(POLL_S, left))  # noqa: B023 - used at once
-
-
-class Recorder(ApplicationRecorder, ABC):
-    """A recorder of the library that keeps documents in the commit of the events.
-
-    ``insert_events`` takes them as ``documents=``, a sequence of `Kept`.
-    """
-
-    @abstractmethod
-    def document(self, sha256: str) -> Kept | None:
-        """A document by the SHA-256 of its bytes."""
-
-
-class MemoryRecorder(POPOApplicationRecorder, Recorder):
-    """The log in this process's memory: for tests, and for runs that leave nothing behind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._documents: dict[str, Kept] = {}
-
-    def _update_table(
-        self, stored_events: Sequence[StoredEvent], documents: Sequence[Kept] = (), **_: object
-    ) -> Sequence[int] | None:
-        self._documents.update({document.sha256: document for document in documents})
-        return super()._update_table(stored_events)
-
-    def document(self, sha256: str) -> Kept | None:
-        """A document by the SHA-256 of its bytes."""
-        return self._documents.get(sha256)
 
 
 class Log:
@@ -138,11 +97,13 @@ class Log:
         cause: Cause,
         at: datetime,
         documents: Sequence[Kept] = (),
+        received: Received | None = None,
     ) -> list[Recorded]:
-        """Write all changes, and keep all documents, in one commit, or none of them.
+        """Write all changes, keep all documents, and note the message they follow from, in one commit, or nothing.
 
         Raises:
             VersionConflict: one of the streams is not at its expected version.
+            AlreadyHandled, MessageIdReused: the message was dealt with before, or another one with its id was.
             LogUnavailable: as do all methods here, where the database does not answer.
         """
         recorded = [
@@ -150,12 +111,12 @@ class Log:
             for change in changes
             for n, event in enumerate(change.events, start=1)
         ]
-        if not recorded:
+        if not recorded and received is None:
             return []
         stored = [self._mapper.to_stored_event(event) for event in recorded]
         try:
             with _available():
-                positions = self._recorder.insert_events(stored, documents=documents)
+                positions = self._recorder.insert_events(stored, received=received, documents=documents)
         except IntegrityError as error:
             streams = ", ".join(change.stream for change in changes)
             raise VersionConflict(f"One of the streams {streams} has moved on.") from error
@@ -175,6 +136,17 @@ class Log:
             found = self._recorder.select_notifications(after, limit, stop=upto, inclusive_of_start=False)
         return [self._mapper.to_domain_event(notification) for notification in found]
 
+    def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
+        """Every event of an account, up to and with ``upto``, page by page."""
+        after = 0
+        while True:
+            with _available():
+                found = self._recorder.select_account(account_id, after, page, upto)
+            yield from map(self._mapper.to_domain_event, found)
+            if len(found) < page:
+                return
+            after = found[-1].id
+
     def history(self, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
         """Every event, up to and with ``upto``, page by page: memory stays flat in the length of the log."""
         after = 0
@@ -191,6 +163,15 @@ class Log:
         """Wait until there is an event behind ``after``; false where none came in time, or ``unless`` was set."""
         self._news.wait(timeout_s, until=lambda: (unless is not None and unless.is_set()) or self.head() > after)
         return self.head() > after
+
+    def handled(self, received: Received) -> range | None:
+        """The positions of the events that a message led to; none where it was not dealt with yet.
+
+        Raises:
+            MessageIdReused: another message with its id was.
+        """
+        with _available():
+            return self._recorder.handled(received)
 
     def document(self, sha256: str) -> Kept | None:
         """A kept document by the SHA-256 of its bytes (hexadecimal)."""

@@ -1,31 +1,34 @@
-"""PostgreSQL: connections with limits of ours, numbered migrations, and the log's recorder on it."""
+"""PostgreSQL: the roles that work on it, connections with limits of ours, and numbered migrations."""
 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from typing import Final, LiteralString
 
 import psycopg
-from eventsourcing.persistence import StoredEvent
-from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from psycopg import Connection, Cursor
+from psycopg import Connection, sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import ConnectionPool
 
-from infra.log import Kept, Log, News, Recorder
+WRITER: Final = "trunkline_writer"
+"""Adds to the log and reads it, and cannot change or delete an event."""
 
-APP_ROLE = "trunkline_app"
-"""The role that the program works as; it can read and append to the log, and cannot change or delete an event."""
+PROJECTOR: Final = "trunkline_projector"
+"""Reads the log, and writes the read models."""
 
-SESSION = (
-    f"-c role={APP_ROLE} -c timezone=UTC -c lock_timeout=5s -c statement_timeout=60s "
-    "-c idle_in_transaction_session_timeout=30s"
-)
+AUDITOR: Final = "trunkline_auditor"
+"""Reads the log and the read models; the keys of personal data are not for it, nor are the documents."""
+
 MIGRATION_LOCK = 7_286_131
 CHANNEL = "events"
+NEVER_SET = "POSTGRES_ENABLE_DB_FUNCTIONS"
+"""A setting of the eventsourcing library under which appends take no lock, and readers lose events."""
 _USUAL = {"host": "localhost", "port": "5432", "dbname": ""}
 logger = logging.getLogger(__name__)
 
@@ -34,14 +37,63 @@ class DatabaseUnavailable(Exception):
     """The database cannot be reached or used. The text names the setting and the reason, and never the password."""
 
 
-def connect(database_url: str) -> Connection[DictRow]:
-    """A connection as the program's role, in autocommit, with rows as dicts.
+def session(role: str) -> str:
+    """The options of a connection that works as ``role``: its limits, so that nobody holds up the others for long."""
+    return (
+        f"-c role={role} -c timezone=UTC -c lock_timeout=5s -c statement_timeout=60s "
+        "-c idle_in_transaction_session_timeout=30s"
+    )
+
+
+def connect(database_url: str, role: str = PROJECTOR) -> Connection[DictRow]:
+    """A connection as a role, in autocommit, with rows as dicts.
 
     Raises:
         DatabaseUnavailable: names the setting.
     """
     with _named(database_url):
-        return psycopg.connect(database_url, autocommit=True, row_factory=dict_row, connect_timeout=5, options=SESSION)
+        return psycopg.connect(
+            database_url, autocommit=True, row_factory=dict_row, connect_timeout=5, options=session(role)
+        )
+
+
+def wary(database_url: str) -> None:
+    """See that the program can work there, and cannot do what nobody should.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached; or the program's login could change or delete what happened; or the
+            library's unsafe functions are switched on.
+    """
+    if os.environ.get(NEVER_SET):
+        raise DatabaseUnavailable(
+            f"{NEVER_SET} is set: with it appends take no lock, and readers lose events. Unset it, and start again."
+        )
+    with _named(database_url), connect(database_url, WRITER) as conn:
+        known = {row["name"] for row in conn.execute("SELECT name FROM public.trunkline_migrations")}
+        if missing := _scripts().keys() - known:
+            raise DatabaseUnavailable(
+                f"TRUNKLINE_DATABASE_URL ({_where(database_url)}) lacks {', '.join(sorted(missing))}; set "
+                "TRUNKLINE_OWNER_URL, and run trunkline migrate."
+            )
+        found = conn.execute(_TOO_MUCH).fetchone()
+    if found and found["why"]:
+        raise DatabaseUnavailable(
+            f"TRUNKLINE_DATABASE_URL ({_where(database_url)}) logs in as {found['login']}, who {found['why']}: whoever "
+            "runs the program could rewrite history. Give that address as TRUNKLINE_OWNER_URL, and as "
+            "TRUNKLINE_DATABASE_URL the same server with a login of its own; trunkline migrate makes it."
+        )
+
+
+_TOO_MUCH: LiteralString = """
+    SELECT session_user AS login,
+           CASE WHEN r.rolsuper THEN 'is a superuser'
+                WHEN r.rolreplication THEN 'may replicate'
+                WHEN pg_has_role(session_user, c.relowner, 'MEMBER') THEN 'owns the log'
+                WHEN has_table_privilege(session_user, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+                THEN 'may write to the log past its chain' END AS why
+      FROM pg_roles AS r, pg_class AS c
+     WHERE r.rolname = session_user AND c.oid = 'log.events'::regclass
+"""
 
 
 @contextmanager
@@ -56,6 +108,8 @@ def _named(database_url: str) -> Iterator[None]:
                 "with %2F for / and %40 for @ in the password."
             ) from None  # the library's error repeats what stands there
         reason = " ".join(str(error).split())
+        if 'role "trunkline_' in reason:  # of ours, and there is none: nobody has migrated yet
+            reason += "; TRUNKLINE_OWNER_URL and trunkline migrate make it"
         raise DatabaseUnavailable(f"TRUNKLINE_DATABASE_URL ({where}) does not serve: {reason}") from error
 
 
@@ -69,87 +123,67 @@ def _where(database_url: str) -> str | None:
     return f"{host}:{port}/{name}" if port.replace(",", "").isdecimal() and "@" not in host + name else None
 
 
-def migrate(database_url: str) -> list[str]:
-    """Bring the schema up to date; several processes may do so at once, and one does it. Gives the files applied.
+def _scripts() -> dict[str, bytes]:
+    folder = files("infra").joinpath("migrations")
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith(".sql")}
+    return dict(sorted(found.items()))
+
+
+def migrate(owner_url: str) -> list[str]:
+    """Bring the schema up to date, as its owner; several may do so at once, and one does it. Gives the files applied.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached, or its user may not create what is needed.
     """
     applied = []
-    folder = files("infra").joinpath("migrations")
-    scripts = sorted((path for path in folder.iterdir() if path.name.endswith(".sql")), key=lambda path: path.name)
-    with _named(database_url), psycopg.connect(database_url, connect_timeout=5) as conn:
+    with _named(owner_url), psycopg.connect(owner_url, connect_timeout=5) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         conn.execute(
             "CREATE TABLE IF NOT EXISTS public.trunkline_migrations "
             "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
         known = {name for (name,) in conn.execute("SELECT name FROM public.trunkline_migrations")}
-        for script in scripts:
-            if script.name not in known:
-                conn.execute(script.read_bytes())
-                conn.execute("INSERT INTO public.trunkline_migrations (name) VALUES (%s)", (script.name,))
-                applied.append(script.name)
+        for name, script in _scripts().items():
+            if name not in known:
+                conn.execute(script)
+                conn.execute("INSERT INTO public.trunkline_migrations (name) VALUES (%s)", (name,))
+                applied.append(name)
+        conn.execute(sql.SQL("GRANT SELECT ON public.trunkline_migrations TO {}").format(sql.Identifier(WRITER)))
     return applied
 
 
-class _Datastore(PostgresDatastore):
-    """The library's datastore on one address, with our limits in place of its defaults."""
-
-    def __init__(self, database_url: str, pool_size: int) -> None:
-        super().__init__(dbname="", host="", port="", user="", password="", schema="log", originator_id_type="text")
-        self.lock_timeout = 5
-        self.pool = ConnectionPool(  # type: ignore[assignment]  # the library's subclass adds nothing that we use
-            database_url,
-            connection_class=Connection[DictRow],
-            kwargs={"row_factory": dict_row, "autocommit": True, "connect_timeout": 5, "options": SESSION},
-            min_size=1,
-            max_size=pool_size,
-            open=False,
-            timeout=1,  # the library tries ten times: so long, and not a hundred seconds, does who asks have to wait
-            reconnect_timeout=2,  # and whoever asks after that begins anew, rather than wait for pauses that double
-        )
+def program_login(owner_url: str) -> str:
+    """An address for the program beside the owner's, with a login of its own and a new password; see `admit`."""
+    at = conninfo_to_dict(owner_url)
+    return f"postgresql://trunkline_service:{secrets.token_hex(24)}@{at['host']}:{at['port']}/{at['dbname']}"
 
 
-class PostgresRecorder(PostgresApplicationRecorder, Recorder):
-    """The library's recorder, keeping documents in the transaction of their events."""
+def admit(owner_url: str, database_url: str) -> None:
+    """Make the login that ``database_url`` names, with its password, and let it work as the program's roles.
 
-    def _insert_events(
-        self,
-        curs: Cursor[DictRow],
-        stored_events: Sequence[StoredEvent],  # noqa: ARG002 - the library's signature
-        documents: Sequence[Kept] = (),
-        **_: object,
-    ) -> None:
-        for document in documents:
-            curs.execute(
-                "INSERT INTO log.documents (sha256, media_type, content) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                (document.sha256, document.media_type, document.content),
-            )
-
-    def document(self, sha256: str) -> Kept | None:
-        """A document by the SHA-256 of its bytes."""
-        with self.datastore.get_connection() as conn:
-            found = conn.execute("SELECT * FROM log.documents WHERE sha256 = %s", (sha256,)).fetchone()
-        return Kept(found["sha256"], found["media_type"], bytes(found["content"])) if found else None
-
-
-@contextmanager
-def postgres_log(database_url: str, pool_size: int = 8) -> Iterator[Log]:
-    """The log in a migrated database, with somebody listening for news.
+    Of itself it may do nothing: each connection takes on the role of what it is for.
 
     Raises:
-        DatabaseUnavailable: names the setting.
+        DatabaseUnavailable: the database cannot be reached, or its owner may not make logins.
     """
-    connect(database_url).close()  # so that what is wrong is said by name, and not by a pool that gives up
-    news = News()
-    with _Datastore(database_url, pool_size) as datastore, _listening(database_url, news.tell):
-        datastore.pool.open(wait=True, timeout=10)
-        yield Log(PostgresRecorder(datastore, events_table_name="events"), news)
+    login = conninfo_to_dict(database_url)
+    with _named(owner_url), psycopg.connect(owner_url, connect_timeout=5) as conn:
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        name, given = str(login["user"]), str(login.get("password", ""))
+        known = conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone()
+        # What is sent is the verifier, so that no log of the server's has the password.
+        verifier = conn.pgconn.encrypt_password(given.encode(), name.encode(), b"scram-sha-256").decode()
+        conn.execute(
+            sql.SQL("{} ROLE {} LOGIN NOINHERIT PASSWORD {}").format(
+                sql.SQL("ALTER" if known else "CREATE"), sql.Identifier(name), sql.Literal(verifier)
+            )
+        )
+        for role in (WRITER, PROJECTOR, AUDITOR):
+            conn.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(name)))
 
 
 @contextmanager
-def _listening(database_url: str, tell: Callable[[], None]) -> Iterator[None]:
+def listening(database_url: str, tell: Callable[[], None]) -> Iterator[None]:
     """Tell of each notification, on a connection of its own that is made anew when it breaks.
 
     Notifications are a hint: whoever waits also looks by itself, so one that is lost costs half a second.
@@ -159,7 +193,7 @@ def _listening(database_url: str, tell: Callable[[], None]) -> Iterator[None]:
     def listen() -> None:
         while not stopped.is_set():
             try:
-                with connect(database_url) as conn:
+                with connect(database_url, WRITER) as conn:
                     conn.execute(f"LISTEN {CHANNEL}")
                     while not stopped.is_set():
                         for _ in conn.notifies(timeout=0.2, stop_after=1):

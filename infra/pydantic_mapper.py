@@ -1,25 +1,23 @@
-"""Events to stored bytes and back: validated pydantic models behind the eventsourcing library's `Mapper`.
+"""Events to rows of the log and back: validated pydantic models behind the eventsourcing library's `Mapper`.
 
 The library's own mapper does not validate; this one goes from bytes to a validated model in one step (`validate_json`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Generic, TypeVar
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 from eventsourcing.domain import DomainEventProtocol
-from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, StoredEvent
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
+from pydantic import ValidationError
 
 from domain.messages import Event
+from infra.recorder import LogRow, event_id
 from infra.topics import topics
-
-EventT = TypeVar("EventT", bound=Event)
-EVENT_IDS = uuid5(NAMESPACE_URL, "urn:trunkline:event")
 
 
 class UnreadableEvent(Exception):
@@ -43,10 +41,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An event with its place in the log, and the record of who caused it.
-
-    ``position`` is 0 where the event was read as part of its stream rather than of the whole log.
-    """
+    """An event with its place in the log, and the record of who caused it. ``position`` is 0 before it is appended."""
 
     stream: str
     version: int
@@ -69,29 +64,15 @@ class Recorded:
     @property
     def event_id(self) -> UUID:
         """The event's own id: it follows from its place in its stream, so it is the same wherever it is computed."""
-        return uuid5(EVENT_IDS, f"{self.stream}/{self.version}")
-
-
-class _Envelope(BaseModel, Generic[EventT]):
-    """What `state` holds: the event, and its record."""
-
-    # What is wrong is reported to many more than may see what stands there.
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    account_id: str | None
-    actor: str
-    correlation_id: str
-    causation_id: str | None
-    recorded_at: AwareDatetime
-    event: EventT
+        return event_id(self.stream, self.version)
 
 
 @cache
-def _envelope(topic: str) -> type[_Envelope[Any]]:
+def _reader(topic: str) -> Callable[[bytes], Event]:
     event = topics().get(topic)
     if event is None:
         raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows")
-    return _Envelope[event]  # type: ignore[valid-type]  # the class comes from the registry
+    return event.model_validate_json
 
 
 class PydanticMapper(Mapper[str]):
@@ -101,42 +82,46 @@ class PydanticMapper(Mapper[str]):
         super().__init__(transcoder=JSONTranscoder())
         topics()
 
-    def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> StoredEvent:
-        """The bytes of a `Recorded` event."""
+    def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> LogRow:
+        """The row of a `Recorded` event."""
         assert isinstance(domain_event, Recorded)
         cause = domain_event.cause
-        envelope = _envelope(domain_event.event.TOPIC)(
-            account_id=domain_event.account_id,
-            actor=cause.actor,
-            correlation_id=cause.correlation_id,
-            causation_id=cause.causation_id,
-            recorded_at=domain_event.recorded_at,
-            event=domain_event.event,
-        )
-        return StoredEvent(
-            originator_id=domain_event.stream,
-            originator_version=domain_event.version,
-            topic=domain_event.event.TOPIC,
-            state=envelope.model_dump_json().encode(),
+        return LogRow.of(
+            {
+                "originator_id": domain_event.stream,
+                "originator_version": domain_event.version,
+                "topic": domain_event.event.TOPIC,
+                "state": domain_event.event.model_dump_json().encode(),
+                "id": domain_event.position,
+                "recorded_at": domain_event.recorded_at,
+                "account_id": domain_event.account_id,
+                "correlation_id": cause.correlation_id,
+                "causation_id": cause.causation_id,
+                "actor": cause.actor,
+            }
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> Recorded:
-        """The event of some bytes.
+        """The event of a row.
 
         Raises:
-            UnreadableEvent: names the stream, the version, and what is wrong.
+            UnreadableEvent: names the stream, the version, the position, and what is wrong; repeats nothing of it.
         """
+        row = LogRow.of_stored(stored_event)
         try:
-            envelope = _envelope(stored_event.topic).model_validate_json(stored_event.state)
+            event = _reader(row.topic)(row.state)
         except (UnreadableEvent, ValidationError) as error:
-            where = f"{stored_event.originator_id} version {stored_event.originator_version}"
-            raise UnreadableEvent(f"Event {where} cannot be read: {error}") from error
+            where = f"{row.originator_id} version {row.originator_version}, at position {row.id},"
+            raise UnreadableEvent(f"Event {where} cannot be read: {_said(error)}") from None
+        cause = Cause(row.actor, row.correlation_id, row.causation_id)
         return Recorded(
-            stream=str(stored_event.originator_id),
-            version=stored_event.originator_version,
-            event=envelope.event,
-            account_id=envelope.account_id,
-            cause=Cause(envelope.actor, envelope.correlation_id, envelope.causation_id),
-            recorded_at=envelope.recorded_at,
-            position=stored_event.id if isinstance(stored_event, Notification) else 0,
+            str(row.originator_id), row.originator_version, event, row.account_id, cause, row.recorded_at, row.id
         )
+
+
+def _said(error: UnreadableEvent | ValidationError) -> str:
+    """What is wrong, without what stands there: it is reported to many more than may see that."""
+    if isinstance(error, UnreadableEvent):
+        return str(error)
+    issues = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, issue['loc'])) or 'the whole'}: {issue['msg']}" for issue in issues)

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: str | None = Field(None, description="PostgreSQL 18: postgresql://user:password@host:port/database")
+    owner_url: str | None = Field(None, description="the same database as its owner, for migrations alone")
     nats_url: str | None = Field(None, description="NATS with JetStream: nats://user:password@host:port")
     smtp_host: str = Field("127.0.0.1", description="the mail server that takes our mail")
     smtp_port: Annotated[int, Field(ge=1, le=65535)] = Field(25, description="its port")

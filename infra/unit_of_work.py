@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from domain.messages import Decider, Event
-from infra.log import Change, Kept, Log
+from infra.log import Change, Log
 from infra.pydantic_mapper import Cause, Recorded
+from infra.recorder import Kept
 
 C = TypeVar("C")
 S = TypeVar("S")

@@ -9,24 +9,25 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import nats
-import psycopg
 import pytest
-from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.log import Log, MemoryRecorder
-from infra.postgres import migrate, postgres_log
+from infra.log import Log
+from infra.postgres import admit, migrate
+from infra.postgres_recorder import postgres_log
+from infra.recorder import MemoryRecorder
 from infra.settings import settings
+from tests.databases import as_program, fresh_database
 from tests.handlers.showing import Showing
 
 _GIVEN = pytest.StashKey[dict[str, str]]()
@@ -104,36 +105,26 @@ def _containers(stack: ExitStack) -> Places:
     return Places(postgres.get_connection_url(), nats_url)
 
 
-def _named(database_url: str, name: str) -> str:
-    return psycopg.conninfo.make_conninfo(database_url, dbname=name)
-
-
 @pytest.fixture(scope="session")
 def template(places: Places) -> Iterator[str]:
-    """The name of a migrated, empty database."""
-    name = f"template_{secrets.token_hex(4)}"
-    with psycopg.connect(places.database_url, autocommit=True) as conn:
-        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        migrate(_named(places.database_url, name))
-        yield name
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-@contextmanager
-def _own_database(places: Places, template: str) -> Iterator[str]:
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(places.database_url, autocommit=True) as conn:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-        yield _named(places.database_url, name)
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    """The name of a migrated, empty database, where the program has a login."""
+    with fresh_database(places) as owner_url:
+        migrate(owner_url)
+        admit(owner_url, as_program(owner_url))
+        yield str(conninfo_to_dict(owner_url)["dbname"])
 
 
 @pytest.fixture
-def database_url(places: Places, template: str) -> Iterator[str]:
+def owner_url(places: Places, template: str) -> Iterator[str]:
     """A migrated, empty database of the test's own, as its owner."""
-    with _own_database(places, template) as url:
+    with fresh_database(places, template) as url:
         yield url
+
+
+@pytest.fixture
+def database_url(owner_url: str) -> str:
+    """The same, with the program's login."""
+    return as_program(owner_url)
 
 
 @pytest.fixture
@@ -174,7 +165,8 @@ def log(request: pytest.FixtureRequest) -> Log:
 @pytest.fixture(scope="session")
 def showing(places: Places, template: str) -> Iterator[Showing]:
     """The demonstration, shown once on a database of its own, for all tests that look at it."""
-    with _own_database(places, template) as url:
+    with fresh_database(places, template) as owner_url:
+        url = as_program(owner_url)
         asyncio.run(_without_streams(places.nats_url))
         told = io.StringIO()
         with staged(settings(database_url=url, nats_url=places.nats_url), None) as stage:

@@ -1,40 +1,64 @@
--- The event log, in the table that the eventsourcing library's recorder writes, and the bytes of issued documents.
+-- The event log: who may do what with it, its table, and the one function that adds to it.
 
-DO $$ BEGIN
-  CREATE ROLE trunkline_app NOLOGIN;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN
-  NULL;  -- roles belong to the whole server: another of its databases has made this one already
-END $$;
-DO $$ BEGIN
-  EXECUTE format('GRANT trunkline_app TO %I', current_user);
-EXCEPTION WHEN unique_violation THEN
-  NULL;  -- another database is granting the same at this moment
+-- Roles belong to the whole server: another of its databases may have made them, or be making them at this moment.
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOREACH name IN ARRAY ARRAY['trunkline_writer', 'trunkline_projector', 'trunkline_auditor'] LOOP
+    BEGIN
+      EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN
+      NULL;
+    END;
+  END LOOP;
 END $$;
 
 CREATE SCHEMA log;
 COMMENT ON SCHEMA log IS 'What happened. Only ever added to.';
 
 CREATE TABLE log.events (
-  originator_id      text      NOT NULL,
-  originator_version bigint    NOT NULL CHECK (originator_version > 0),
-  topic              text      NOT NULL,
-  state              bytea     NOT NULL,
-  notification_id    bigserial NOT NULL UNIQUE,
-  PRIMARY KEY (originator_id, originator_version)
+  position       bigint      PRIMARY KEY,
+  stream         text        NOT NULL,
+  version        bigint      NOT NULL CHECK (version >= 0),
+  topic          text        NOT NULL,
+  state          bytea       NOT NULL,
+  recorded_at    timestamptz NOT NULL,
+  account_id     text,
+  event_id       uuid        NOT NULL,
+  correlation_id text        NOT NULL,
+  causation_id   text,
+  actor          text        NOT NULL,
+  hash           bytea       NOT NULL CHECK (octet_length(hash) = 32),
+  UNIQUE (stream, version)
 );
-COMMENT ON TABLE  log.events IS 'Every event, with the column names of the eventsourcing library.';
-COMMENT ON COLUMN log.events.originator_id IS 'The stream: kind of aggregate, hyphen, its id.';
-COMMENT ON COLUMN log.events.originator_version IS 'The place in the stream, from 1, without a gap.';
-COMMENT ON COLUMN log.events.state IS 'UTF-8 JSON: the event, and who caused it, when and why.';
-COMMENT ON COLUMN log.events.notification_id IS 'The position in the one order of all events.';
+CREATE INDEX events_of_an_account ON log.events (account_id, position);
+CREATE INDEX events_by_time ON log.events USING brin (recorded_at);
+COMMENT ON TABLE  log.events IS 'Every event, in the one order of all events.';
+COMMENT ON COLUMN log.events.position IS 'The place in the log: from 1, in commit order, without a gap.';
+COMMENT ON COLUMN log.events.stream IS 'Kind of aggregate, hyphen, its id.';
+COMMENT ON COLUMN log.events.version IS 'The place in the stream, from 1, without a gap.';
+COMMENT ON COLUMN log.events.topic IS 'The pinned name of what happened: aggregate, event, version of its shape.';
+COMMENT ON COLUMN log.events.state IS 'The event as UTF-8 JSON; personal fields are ciphertext.';
+COMMENT ON COLUMN log.events.hash IS 'sha256(hash of the position before, every other column of this row).';
 
-CREATE TYPE log.stored_event_text AS (originator_id text, originator_version bigint, topic text, state bytea);
+-- One row. Whoever adds to the log locks it, so positions are given in the order of the commits.
+CREATE TABLE log.head (
+  one      bool   PRIMARY KEY DEFAULT true CHECK (one),
+  position bigint NOT NULL,
+  hash     bytea  NOT NULL
+) WITH (fillfactor = 20);
+INSERT INTO log.head (position, hash) VALUES (0, decode(repeat('00', 32), 'hex'));
+COMMENT ON TABLE log.head IS 'Where the log ends: the last position, and its hash.';
 
-CREATE VIEW log.history AS
-  SELECT notification_id AS position, originator_id AS stream, originator_version AS version, topic,
-         convert_from(state, 'UTF8')::jsonb AS state
-    FROM log.events;
-COMMENT ON VIEW log.history IS 'The log with its JSON decoded, for people.';
+CREATE TABLE log.inbox (
+  message_id     text        PRIMARY KEY,
+  body_sha256    bytea       NOT NULL,
+  first_position bigint      NOT NULL,
+  last_position  bigint      NOT NULL,
+  received_at    timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE log.inbox IS 'Messages that were dealt with, and the events that they led to (none: last < first).';
 
 CREATE TABLE log.documents (
   sha256     text        PRIMARY KEY,
@@ -43,6 +67,155 @@ CREATE TABLE log.documents (
   kept_at    timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE log.documents IS 'The bytes of invoices and credit notes; their SHA-256 stands in the event of their issue.';
+
+CREATE TABLE log.tracking (
+  application_name text   PRIMARY KEY,
+  notification_id  bigint NOT NULL
+);
+COMMENT ON TABLE log.tracking IS 'How far a process application of the eventsourcing library has read another one.';
+
+CREATE VIEW log.history AS
+  SELECT position, stream, version, topic, recorded_at, account_id, event_id, correlation_id, causation_id, actor,
+         convert_from(state, 'UTF8')::jsonb AS state
+    FROM log.events;
+COMMENT ON VIEW log.history IS 'The log with its JSON decoded, for people.';
+
+-- A text as the chain sees it: its length in bytes, then the bytes; -1 where there is none.
+CREATE FUNCTION log.canonical(value text) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(int4send(octet_length(value)) || convert_to(value, 'UTF8'), int4send(-1));
+
+-- Adds a group of commands to the log, in one commit: each command's events are all there, or none of them.
+--
+-- The arrays come in four sets. One element a command: its record, and its message where it has one. One a stream that
+-- a command writes to: the version that it expects there. One an event. One a document to be kept.
+-- No two commands of a group may write to one stream, or bear one message id: the caller parts them.
+--
+-- outcome: 'appended'; 'stale', a stream is not at the version that the command expects; 'known', the message was dealt
+-- with before, and these are the positions of then; 'reused', it was, with another body; 'tracked', the library's
+-- process application has come further than that.
+CREATE FUNCTION log.append(
+  recorded_at timestamptz[], account_id text[], correlation_id text[], causation_id text[], actor text[],
+  message_id text[], body_sha256 bytea[], application_name text[], notification_id bigint[],
+  on_command int[], on_stream text[], on_version bigint[],
+  of_command int[], stream text[], version bigint[], topic text[], state bytea[], event_id uuid[],
+  kept_command int[], kept_sha256 text[], kept_media_type text[], kept_content bytea[],
+  OUT outcomes text[], OUT firsts bigint[], OUT counts bigint[]
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  commands  int := cardinality(recorded_at);
+  head      log.head;
+  accepted  bool := true;
+  found     record;
+  rows      bytea[];
+  canonical bytea;
+  hashes    bytea[];
+  link      int := 0;
+BEGIN
+  SELECT * INTO STRICT head FROM log.head AS h FOR UPDATE;
+  outcomes := array_fill('appended'::text, ARRAY[commands]);
+  firsts := array_fill(0::bigint, ARRAY[commands]);
+  counts := array_fill(0::bigint, ARRAY[commands]);
+
+  FOR found IN
+    SELECT expected.command
+      FROM unnest(on_command, on_stream, on_version) AS expected (command, stream, version)
+     WHERE expected.version IS DISTINCT FROM
+           coalesce((SELECT max(e.version) FROM log.events AS e WHERE e.stream = expected.stream),
+                    least(expected.version, 0))
+  LOOP
+    outcomes[found.command] := 'stale';
+    accepted := false;
+  END LOOP;
+
+  IF num_nonnulls(VARIADIC application_name) > 0 THEN
+    FOR found IN
+      SELECT asked.command::int
+        FROM unnest(application_name, notification_id) WITH ORDINALITY AS asked (name, id, command)
+        JOIN log.tracking AS t ON t.application_name = asked.name AND t.notification_id >= asked.id
+    LOOP
+      outcomes[found.command] := 'tracked';
+      accepted := false;
+    END LOOP;
+  END IF;
+
+  IF num_nonnulls(VARIADIC message_id) > 0 THEN
+    -- After the versions, so that a message that is known is never called stale.
+    FOR found IN
+      SELECT asked.command::int, i.body_sha256 = asked.body AS same, i.first_position, i.last_position
+        FROM unnest(message_id, body_sha256) WITH ORDINALITY AS asked (id, body, command)
+        JOIN log.inbox AS i ON i.message_id = asked.id
+    LOOP
+      outcomes[found.command] := CASE WHEN found.same THEN 'known' ELSE 'reused' END;
+      firsts[found.command] := found.first_position;
+      counts[found.command] := found.last_position - found.first_position + 1;
+      accepted := false;
+    END LOOP;
+  END IF;
+
+  IF NOT accepted THEN  -- from here on, what is not appended is not there
+    SELECT coalesce(array_agg(e.command ORDER BY e.place), '{}'), coalesce(array_agg(e.stream ORDER BY e.place), '{}'),
+           coalesce(array_agg(e.version ORDER BY e.place), '{}'), coalesce(array_agg(e.topic ORDER BY e.place), '{}'),
+           coalesce(array_agg(e.state ORDER BY e.place), '{}'), coalesce(array_agg(e.id ORDER BY e.place), '{}')
+      INTO of_command, stream, version, topic, state, event_id
+      FROM unnest(of_command, stream, version, topic, state, event_id) WITH ORDINALITY
+        AS e (command, stream, version, topic, state, id, place)
+     WHERE outcomes[e.command] = 'appended';
+  END IF;
+
+  SELECT array_agg(int8send(head.position + e.place)
+                   || log.canonical(e.stream) || int8send(e.version) || log.canonical(e.topic)
+                   || int4send(octet_length(e.state)) || e.state
+                   || timestamptz_send(recorded_at[e.command]) || log.canonical(account_id[e.command])
+                   || uuid_send(e.id) || log.canonical(correlation_id[e.command])
+                   || log.canonical(causation_id[e.command]) || log.canonical(actor[e.command]) ORDER BY e.place)
+    INTO rows
+    FROM unnest(of_command, stream, version, topic, state, event_id) WITH ORDINALITY
+      AS e (command, stream, version, topic, state, id, place);
+
+  IF rows IS NOT NULL THEN
+    FOREACH canonical IN ARRAY rows LOOP
+      link := link + 1;
+      head.hash := sha256(head.hash || canonical);
+      hashes[link] := head.hash;
+    END LOOP;
+    INSERT INTO log.events
+      SELECT head.position + e.place, e.stream, e.version, e.topic, e.state, recorded_at[e.command],
+             account_id[e.command], e.id, correlation_id[e.command], causation_id[e.command], actor[e.command], e.hash
+        FROM unnest(of_command, stream, version, topic, state, event_id, hashes) WITH ORDINALITY
+          AS e (command, stream, version, topic, state, id, hash, place);
+    FOR found IN
+      SELECT e.command, min(e.place) AS first, count(*) AS count
+        FROM unnest(of_command) WITH ORDINALITY AS e (command, place) GROUP BY e.command
+    LOOP
+      firsts[found.command] := head.position + found.first;
+      counts[found.command] := found.count;
+    END LOOP;
+    UPDATE log.head AS h SET position = head.position + link, hash = head.hash;
+    PERFORM pg_notify('events', '');
+  END IF;
+
+  IF num_nonnulls(VARIADIC message_id) > 0 THEN
+    INSERT INTO log.inbox (message_id, body_sha256, first_position, last_position)
+      SELECT m.id, m.body, m.first, m.first + m.count - 1
+        FROM unnest(message_id, body_sha256, firsts, counts, outcomes) AS m (id, body, first, count, outcome)
+       WHERE m.id IS NOT NULL AND m.outcome = 'appended';
+  END IF;
+  IF num_nonnulls(VARIADIC application_name) > 0 THEN
+    INSERT INTO log.tracking AS t (application_name, notification_id)
+      SELECT a.name, a.id
+        FROM unnest(application_name, notification_id, outcomes) AS a (name, id, outcome)
+       WHERE a.name IS NOT NULL AND a.outcome = 'appended'
+      ON CONFLICT ON CONSTRAINT tracking_pkey DO UPDATE SET notification_id = excluded.notification_id;
+  END IF;
+  IF cardinality(kept_command) > 0 THEN
+    INSERT INTO log.documents (sha256, media_type, content)
+      SELECT k.sha256, k.media_type, k.content
+        FROM unnest(kept_command, kept_sha256, kept_media_type, kept_content) AS k (command, sha256, media_type, content)
+       WHERE outcomes[k.command] = 'appended'
+      ON CONFLICT ON CONSTRAINT documents_pkey DO NOTHING;
+  END IF;
+END $$;
 
 CREATE FUNCTION log.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -54,9 +227,10 @@ CREATE TRIGGER only_added_to BEFORE UPDATE OR DELETE OR TRUNCATE ON log.events
 CREATE TRIGGER only_added_to BEFORE UPDATE OR DELETE OR TRUNCATE ON log.documents
   FOR EACH STATEMENT EXECUTE FUNCTION log.refuse_change();
 
--- MAINTAIN permits the lock that puts appends into one order; it changes no row.
-GRANT USAGE ON SCHEMA log TO trunkline_app;
-GRANT SELECT, INSERT, MAINTAIN ON log.events TO trunkline_app;
-GRANT SELECT, INSERT ON log.documents TO trunkline_app;
-GRANT SELECT ON log.history TO trunkline_app;
-GRANT USAGE ON SEQUENCE log.events_notification_id_seq TO trunkline_app;
+-- Nobody inserts into the log: the function does, as its owner, and leaves no row without its link in the chain.
+REVOKE ALL ON FUNCTION log.append FROM PUBLIC;
+GRANT USAGE ON SCHEMA log TO trunkline_writer, trunkline_projector, trunkline_auditor;
+GRANT EXECUTE ON FUNCTION log.append TO trunkline_writer;
+GRANT SELECT ON log.events, log.head TO trunkline_writer, trunkline_projector, trunkline_auditor;
+GRANT SELECT ON log.history TO trunkline_projector, trunkline_auditor;
+GRANT SELECT ON log.inbox, log.documents, log.tracking TO trunkline_writer;

@@ -146,5 +146,7 @@ CREATE TABLE read.timeline (
 );
 CREATE INDEX ON read.timeline (account_id, position);
 
-GRANT USAGE ON SCHEMA read TO trunkline_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO trunkline_app;
+GRANT USAGE ON SCHEMA read TO trunkline_projector;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO trunkline_projector;
+GRANT USAGE ON SCHEMA read TO trunkline_auditor;
+GRANT SELECT ON ALL TABLES IN SCHEMA read TO trunkline_auditor;

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from itertools import count
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import nats
-import psycopg
-from psycopg import sql
 
 from domain.invoice import InvoiceIssued
 from domain.messages import Event, Message
@@ -43,15 +40,6 @@ SOON_S = 120.0
 POLL_S = 0.01
 
 
-class ServerPlaces(Protocol):
-    """Where the servers of this run are: `tests.conftest.Places`."""
-
-    @property
-    def database_url(self) -> str: ...
-    @property
-    def nats_url(self) -> str: ...
-
-
 def eventually(condition: Callable[[], T], what: str = "what was waited for", within_s: float = SOON_S) -> T:
     """What ``condition`` gives, once it gives something that is true.
 
@@ -63,17 +51,6 @@ def eventually(condition: Callable[[], T], what: str = "what was waited for", wi
         assert time.monotonic() < deadline, f"{what} did not come within {within_s} s"
         time.sleep(POLL_S)
     return found
-
-
-@contextmanager
-def fresh_database(places: ServerPlaces, template: str) -> Iterator[str]:
-    """A migrated, empty database for as long as it is needed."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(places.database_url, autocommit=True) as conn:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-        yield psycopg.conninfo.make_conninfo(places.database_url, dbname=name)
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def without_streams(nats_url: str) -> str:

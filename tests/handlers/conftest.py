@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.handlers.at_work import AtWork, ServerPlaces, at_work, fresh_database, without_streams
+from tests.databases import ServerPlaces, as_program, fresh_database
+from tests.handlers.at_work import AtWork, at_work, without_streams
 from tests.handlers.in_memory import InMemory
 
 
@@ -27,7 +28,7 @@ def trunkline(database_url: str, nats_url: str) -> Iterator[AtWork]:
 def shop(places: ServerPlaces, template: str) -> Iterator[AtWork]:
     """The whole composition on real servers, for the tests of a file, each of which orders something of its own."""
     with (
-        fresh_database(places, template) as database_url,
-        at_work(database_url, without_streams(places.nats_url)) as work,
+        fresh_database(places, template) as owner_url,
+        at_work(as_program(owner_url), without_streams(places.nats_url)) as work,
     ):
         yield work

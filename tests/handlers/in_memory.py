@@ -37,9 +37,10 @@ from handlers.requests import (
 )
 from infra import link_tokens
 from infra.cloudevents import CloudEvent, cloud_event
-from infra.log import Log, MemoryRecorder
+from infra.log import Log
 from infra.payments import Capture, Checkout, Decline, PaymentNotApproved, PaymentProviderRefused
 from infra.pydantic_mapper import Recorded
+from infra.recorder import MemoryRecorder
 from infra.smtp import MailNotSent
 from tests.domain.examples import (
     NOW,

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from handlers.cli import main
+from infra.postgres import connect
 from tests.handlers.showing import Showing
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,10 +32,10 @@ def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def head(showing: Showing) -> int:
-    with psycopg.connect(showing.database_url) as conn:
-        row = conn.execute("SELECT count(*) FROM log.events").fetchone()
+    with connect(showing.database_url) as conn:
+        row = conn.execute("SELECT count(*) AS events FROM log.events").fetchone()
         assert row
-        return int(row[0])
+        return int(row["events"])
 
 
 REFUSED = [

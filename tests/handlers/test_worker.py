@@ -23,8 +23,9 @@ from infra.nats import BrokerUnavailable
 from projections.billing import BILLING
 from projections.orders import ORDERS
 from projections.runner import bring_up_to_date, running
+from tests.databases import ServerPlaces, as_owner
 from tests.domain.examples import DEADLINE
-from tests.handlers.at_work import SOON_S, AtWork, ServerPlaces, at_work, eventually
+from tests.handlers.at_work import SOON_S, AtWork, at_work, eventually
 from tests.handlers.broker import Broker, OwnNats
 from tests.handlers.in_memory import InMemory, check_out, complete, order
 
@@ -138,10 +139,10 @@ def cut_all_lines(owner: psycopg.Connection, name: object) -> int:
     return len(owner.execute(query, (name,)).fetchall())
 
 
-def test_after_its_database_lines_were_cut_everything_goes_on(trunkline: AtWork) -> None:
+def test_after_its_database_lines_were_cut_everything_goes_on(trunkline: AtWork, places: ServerPlaces) -> None:
     first = trunkline.buy()
     trunkline.until(InvoiceEmailed, first)
-    with psycopg.connect(trunkline.running.database_url) as owner:
+    with psycopg.connect(as_owner(places, trunkline.running.database_url)) as owner:
         assert cut_all_lines(owner, owner.info.dbname) > 5
 
     second = trunkline.buy()
@@ -157,7 +158,6 @@ def test_while_its_database_is_away_health_fails_and_says_so_and_later_everythin
 ) -> None:
     """Nobody is let in, which is what a restart of PostgreSQL looks like from here."""
     name = psycopg.conninfo.conninfo_to_dict(trunkline.running.database_url)["dbname"]
-    trunkline.house.log._recorder.datastore.pool.timeout = 0.1  # type: ignore[attr-defined]  # the library tries ten times
     with psycopg.connect(places.database_url, autocommit=True) as owner:
         owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
         cut_all_lines(owner, name)

@@ -11,12 +11,17 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from eventsourcing.persistence import StoredEvent
 
 from domain.account import BillingReceiverAdded
 from domain.messages import Event
-from infra.log import Change, Kept, Log, LogUnavailable, VersionConflict
-from infra.postgres import postgres_log
+from infra.group_commit import _APPEND, Append, _parameters
+from infra.log import Change, Log, LogUnavailable, VersionConflict
+from infra.packed_arrays import take_packed_arrays
+from infra.postgres import WRITER, connect
+from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
+from infra.recorder import Kept
 from tests.domain.examples import (
     LATER,
     NOW,
@@ -201,9 +206,9 @@ def waiting(log: Log, after: int, unless: threading.Event | None = None) -> Iter
         yield pool.submit(log.wait, after, 30, unless)
 
 
-def listeners(database_url: str) -> list[int]:
+def listeners(owner_url: str) -> list[int]:
     """The backends that listen for news."""
-    with psycopg.connect(database_url) as conn:
+    with psycopg.connect(owner_url) as conn:
         found = conn.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
         ).fetchall()
@@ -211,10 +216,10 @@ def listeners(database_url: str) -> list[int]:
 
 
 def test_an_append_of_another_process_is_heard_of(
-    postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Log, database_url: str, owner_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.log.POLL_S", 60)
-    assert eventually(lambda: len(listeners(database_url)) == 1)
+    assert eventually(lambda: len(listeners(owner_url)) == 1)
     with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
@@ -230,14 +235,14 @@ def test_a_notification_that_is_lost_is_made_up_for_by_looking(
 
 
 def test_whose_line_is_cut_listens_anew(
-    postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    postgres: Log, database_url: str, owner_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("infra.log.POLL_S", 60)
-    assert eventually(lambda: len(listeners(database_url)) == 1)
-    (before,) = listeners(database_url)
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    assert eventually(lambda: len(listeners(owner_url)) == 1)
+    (before,) = listeners(owner_url)
+    with psycopg.connect(owner_url, autocommit=True) as conn:
         conn.execute("SELECT pg_terminate_backend(%s)", (before,))
-    assert eventually(lambda: listeners(database_url) not in ([], [before]))
+    assert eventually(lambda: listeners(owner_url) not in ([], [before]))
     assert "begins anew" in caplog.text
     with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
@@ -300,14 +305,15 @@ def test_eight_writers_of_one_stream_lose_nothing_and_whoever_reads_along_sees_a
     assert seen == seen_elsewhere == list(postgres.history())
 
 
-def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(postgres: Log, database_url: str) -> None:
-    """A transaction of any length that has inserted holds up later appends; so no reader skips what it wrote."""
+def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(
+    postgres: Log, database_url: str, owner_url: str
+) -> None:
+    """A transaction of any length that has appended holds up later ones; so no reader skips what it wrote."""
     append(postgres, account(0, opened))
-    with psycopg.connect(database_url) as slow, psycopg.connect(database_url, autocommit=True) as onlooker:
-        slow.execute(
-            "INSERT INTO log.events (originator_id, originator_version, topic, state) "
-            "SELECT 'account-slow', 1, topic, state FROM log.events"
-        )
+    with connect(database_url, WRITER) as slow, psycopg.connect(owner_url, autocommit=True) as onlooker:
+        slow.autocommit = False
+        take_packed_arrays(slow)
+        slow.execute(_APPEND, _parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]))
         with ThreadPoolExecutor(1) as pool:
             overtaker = pool.submit(append, postgres, order(0, requested))
             waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -315,7 +321,8 @@ def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(postgre
             assert [fact.stream for fact in postgres.history()] == ["account-acme"]
             slow.commit()
             overtaker.result()
-    assert [fact.stream for fact in postgres.history()] == ["account-acme", "account-slow", "order-order-1"]
+    rows = postgres._recorder.select_notifications(None, 10)
+    assert [row.originator_id for row in rows] == ["account-acme", "account-slow", "order-order-1"]
 
 
 # --- away ----------------------------------------------------------------------------------------------------------
@@ -323,10 +330,10 @@ def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(postgre
 
 @pytest.mark.usefixtures("no_rest_between_attempts")
 def test_while_the_database_is_away_the_log_says_so_and_afterwards_it_works_again(
-    postgres: Log, database_url: str
+    postgres: Log, owner_url: str
 ) -> None:
     five_events(postgres)
-    with away(database_url):
+    with away(owner_url):
         for attempt in (
             lambda: append(postgres, account(2, bucket_added)),
             lambda: postgres.load("account-acme"),
@@ -343,15 +350,14 @@ def test_while_the_database_is_away_the_log_says_so_and_afterwards_it_works_agai
 
 @pytest.fixture
 def no_rest_between_attempts(postgres: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventsourcing.utils.sleep", lambda _: None)
-    monkeypatch.setattr(postgres._recorder.datastore.pool, "timeout", 0.02)  # type: ignore[attr-defined]  # on PostgreSQL
+    monkeypatch.setattr(postgres._recorder._pool, "timeout", 0.02)  # type: ignore[attr-defined]  # on PostgreSQL
 
 
 @contextmanager
-def away(database_url: str) -> Iterator[None]:
+def away(owner_url: str) -> Iterator[None]:
     """A database that throws everybody out and lets nobody in."""
-    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
-    with psycopg.connect(database_url, dbname="postgres", autocommit=True) as conn:
+    name = psycopg.conninfo.conninfo_to_dict(owner_url)["dbname"]
+    with psycopg.connect(owner_url, dbname="postgres", autocommit=True) as conn:
         conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
         try:

@@ -2,68 +2,53 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.resources import files
 from threading import Barrier
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 import pytest
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import InsufficientPrivilege
 
-from infra.log import Change, Kept
+from infra.log import Change
 from infra.postgres import (
-    APP_ROLE,
+    AUDITOR,
+    PROJECTOR,
+    WRITER,
     DatabaseUnavailable,
     connect,
     migrate,
     move_position,
     only_one,
     position_of,
-    postgres_log,
 )
+from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
+from infra.recorder import Kept
+from tests.databases import PROGRAM, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, opened, requested
 
 SCRIPTS = sorted(path.name for path in files("infra").joinpath("migrations").iterdir() if path.name.endswith(".sql"))
 
 
-class Server(Protocol):
-    """The server's own address, as `tests.conftest.Places` has it."""
-
-    @property
-    def database_url(self) -> str: ...
-
-
-@contextmanager
-def a_database(server: Server, template: str = "template1") -> Iterator[str]:
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(server.database_url, autocommit=True) as conn:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-        yield make_conninfo(server.database_url, dbname=name)
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
 @pytest.fixture
-def empty_database(places: Server) -> Iterator[str]:
+def empty_database(places: ServerPlaces) -> Iterator[str]:
     """A database in which nothing was migrated yet."""
-    with a_database(places) as url:
+    with fresh_database(places) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def written(places: Server, template: str) -> Iterator[str]:
-    """A database with two events and a document. Whatever is tried on it, is refused."""
-    with a_database(places, template) as url, postgres_log(url) as log:
+def written(places: ServerPlaces, template: str) -> Iterator[str]:
+    """A database with two events and a document, as its owner. Whatever is tried on it, is refused."""
+    with fresh_database(places, template) as url, postgres_log(as_program(url)) as log:
         log.append(
             [Change("account-acme", 0, [opened]), Change("order-order-1", 0, [requested])],
             account_id="acme",
@@ -74,10 +59,10 @@ def written(places: Server, template: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def program(written: str) -> Iterator[Connection[Any]]:
-    """Who works as the program's role."""
-    with connect(written) as conn:
+@pytest.fixture(scope="module", params=[WRITER, PROJECTOR, AUDITOR])
+def program(written: str, request: pytest.FixtureRequest) -> Iterator[Connection[Any]]:
+    """Who works as one of the program's roles."""
+    with connect(as_program(written), request.param) as conn:
         yield conn
 
 
@@ -89,8 +74,7 @@ def owner(written: str) -> Iterator[Connection[Any]]:
 
 
 def contents(conn: Connection[Any]) -> list[Any]:
-    events = conn.execute("SELECT * FROM log.events ORDER BY notification_id").fetchall()
-    return events + conn.execute("SELECT * FROM log.documents").fetchall()
+    return conn.execute("SELECT * FROM log.events ORDER BY position").fetchall()
 
 
 # --- least privilege -----------------------------------------------------------------------------------------------
@@ -99,13 +83,13 @@ TAMPERING = pytest.mark.parametrize(
     "statement",
     [
         "UPDATE log.events SET state = 'forged'",
-        "UPDATE log.events SET notification_id = notification_id + 10 WHERE originator_id = 'account-acme'",
+        "UPDATE log.events SET position = position + 10 WHERE stream = 'account-acme'",
         "UPDATE log.events SET topic = topic WHERE false",
         "DELETE FROM log.events",
-        "DELETE FROM log.events WHERE notification_id = 2",
+        "DELETE FROM log.events WHERE position = 2",
         "TRUNCATE log.events",
         "MERGE INTO log.events USING (VALUES (1)) AS one ON true WHEN MATCHED THEN DELETE",
-        "INSERT INTO log.events SELECT * FROM log.events ON CONFLICT (notification_id) DO UPDATE SET state = 'forged'",
+        "INSERT INTO log.events SELECT * FROM log.events ON CONFLICT (position) DO UPDATE SET state = 'forged'",
         "UPDATE log.documents SET content = 'forged'",
         "DELETE FROM log.documents",
         "TRUNCATE log.documents",
@@ -121,7 +105,7 @@ def test_the_program_cannot_change_what_happened(program: Connection[Any], state
     with pytest.raises(InsufficientPrivilege, match="permission denied"):  # so the trigger is not even asked
         program.execute(statement.encode())
     assert contents(program) == before
-    assert len(before) == 3
+    assert len(before) == 2
 
 
 @TAMPERING
@@ -146,8 +130,9 @@ def test_nor_can_the_owner_of_the_tables(owner: Connection[Any], statement: str)
         "ALTER TABLE log.events DISABLE TRIGGER only_added_to",
         "ALTER TABLE read.orders ADD COLUMN aside int",
         "SET session_replication_role = replica",
-        "SELECT setval('log.events_notification_id_seq', 1)",
-        "SELECT * FROM public.trunkline_migrations",
+        "INSERT INTO log.events SELECT * FROM log.events",
+        "UPDATE log.head SET position = 0",
+        "DELETE FROM log.inbox",
         "INSERT INTO public.trunkline_migrations (name) VALUES ('0003_forged.sql')",
         "TRUNCATE read.orders",
         "CREATE ROLE aside",
@@ -167,41 +152,76 @@ def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connecti
         "'pg_toast'::regnamespace)"
     ).fetchall()
     kinds = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
-    may = {}
-    for name, oid in relations:
-        asked = (
-            (kind, owner.execute("SELECT has_table_privilege(%s, %s, %s)", (APP_ROLE, oid, kind))) for kind in kinds
-        )
-        may[name] = {kind for kind, answer in asked if answer.fetchone() == (True,)}
+    may: dict[str, dict[str, set[str]]] = {WRITER: {}, PROJECTOR: {}, AUDITOR: {}, PROGRAM["user"]: {}}
+    for role, found in may.items():
+        for name, oid in relations:
+            query = "SELECT kind FROM unnest(%s) AS kind WHERE has_table_privilege(%s, %s::oid, kind)"
+            if kinds_of := {kind for (kind,) in owner.execute(query, (list(kinds), role, oid))}:
+                found[name] = kinds_of
 
-    assert may.pop("log.events") == {"SELECT", "INSERT", "MAINTAIN"}
-    assert may.pop("log.documents") == {"SELECT", "INSERT"}
-    assert may.pop("log.history") == {"SELECT"}
-    assert may.pop("trunkline_migrations") == set()
-    assert all(name.startswith("read.") for name in may)
-    assert set(map(frozenset, may.values())) == {frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
+    read = {"SELECT"}
+    assert may.pop(PROGRAM["user"]) == {}  # of itself the login may do nothing
+    ours = {name: kinds_of for name, kinds_of in may[PROJECTOR].items() if name.startswith("read.")}
+    assert set(map(frozenset, ours.values())) == {frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
+    assert may == {
+        WRITER: dict.fromkeys(
+            ("log.events", "log.head", "log.inbox", "log.documents", "log.tracking", "trunkline_migrations"), read
+        ),
+        PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours,
+        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours), read),
+    }
 
 
-def test_the_program_is_no_superuser_and_nobodys_member(owner: Connection[Any]) -> None:
-    role = owner.execute(
-        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, "
-        "(SELECT count(*) FROM pg_auth_members WHERE member = pg_roles.oid) FROM pg_roles WHERE rolname = %s",
-        (APP_ROLE,),
+@pytest.mark.parametrize("role", [WRITER, PROJECTOR, AUDITOR, PROGRAM["user"]])
+def test_no_role_of_the_program_is_a_superuser_or_may_become_one(owner: Connection[Any], role: str) -> None:
+    row = owner.execute(
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls, rolinherit AND rolcanlogin, "
+        "ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = pg_roles.oid ORDER BY 1) "
+        "FROM pg_roles WHERE rolname = %s",
+        (role,),
     ).fetchone()
-    assert role == (False, False, False, False, False, False, 0)
+    roles = [AUDITOR, PROJECTOR, WRITER] if role == PROGRAM["user"] else []
+    assert row == (False, False, False, False, False, False, roles)
 
 
-def test_who_connects_is_the_programs_role_with_our_limits(program: Connection[Any]) -> None:
+def test_who_connects_has_the_role_and_our_limits(program: Connection[Any], request: pytest.FixtureRequest) -> None:
     names = ("role", "timezone", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
     settings = {name: program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names}
-    assert [found and found["it"] for found in settings.values()] == [APP_ROLE, "UTC", "5s", "1min", "30s"]
+    role = request.node.callspec.params["program"]
+    assert [found and found["it"] for found in settings.values()] == [role, "UTC", "5s", "1min", "30s"]
 
 
-def test_a_person_can_read_the_log_with_sql(program: Connection[Any]) -> None:
-    asked = program.execute(
-        "SELECT position, stream, version, topic, state->>'actor' AS actor, state#>>'{event,account_id}' AS account "
-        "FROM log.history ORDER BY position"
-    )
+def test_who_may_do_too_much_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"logs in as .*, who is a superuser: .*TRUNKLINE_OWNER_URL"):
+        opening(written)
+    owner.execute("CREATE ROLE augustus LOGIN PASSWORD 'gloop'")
+    try:
+        for role in (WRITER, PROJECTOR):
+            owner.execute(f"GRANT {role} TO augustus".encode())
+        augustus = make_conninfo(written, user="augustus", password="gloop")  # noqa: S106 - nobody's
+        opening(augustus)
+        owner.execute("GRANT DELETE ON log.events TO augustus")
+        with pytest.raises(DatabaseUnavailable, match="logs in as augustus, who may write to the log past its chain"):
+            opening(augustus)
+    finally:
+        owner.execute("DROP OWNED BY augustus")
+        owner.execute("DROP ROLE augustus")
+
+
+def test_with_the_librarys_unsafe_functions_switched_on_nothing_opens(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_ENABLE_DB_FUNCTIONS", "y")
+    with pytest.raises(DatabaseUnavailable, match=r"POSTGRES_ENABLE_DB_FUNCTIONS is set: .* Unset it"):
+        opening(as_program(written))
+
+
+def test_a_person_can_read_the_log_with_sql(written: str) -> None:
+    with connect(as_program(written), AUDITOR) as auditor:
+        asked = auditor.execute(
+            "SELECT position, stream, version, topic, actor, state->>'account_id' AS account "
+            "FROM log.history ORDER BY position"
+        )
     assert [tuple(row.values()) for row in asked] == [
         (1, "account-acme", 1, "account.AccountOpened.v1", "distributor:dora", "acme"),
         (2, "order-order-1", 1, "order.ExpansionRequested.v1", "distributor:dora", "acme"),
@@ -292,7 +312,7 @@ def refusal(way_in: Callable[[str], object], url: str) -> str:
 
 
 @WAYS_IN
-def test_a_wrong_password_is_refused_and_not_repeated(places: Server, way_in: Callable[[str], object]) -> None:
+def test_a_wrong_password_is_refused_and_not_repeated(places: ServerPlaces, way_in: Callable[[str], object]) -> None:
     at = conninfo_to_dict(places.database_url)
     where = f"{at['host']}:{at['port']}"
     said = refusal(way_in, f"postgresql://{at['user']}:{QUOTED}@{where}/{at['dbname']}")
@@ -309,7 +329,7 @@ def test_a_port_where_nobody_listens_is_named(way_in: Callable[[str], object]) -
 
 
 @WAYS_IN
-def test_a_database_that_is_not_there_is_named(places: Server, way_in: Callable[[str], object]) -> None:
+def test_a_database_that_is_not_there_is_named(places: ServerPlaces, way_in: Callable[[str], object]) -> None:
     said = refusal(way_in, make_conninfo(places.database_url, dbname="factory"))
     assert 'database "factory" does not exist' in said
 

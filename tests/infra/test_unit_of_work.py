@@ -14,8 +14,9 @@ from domain.allocation import ALLOCATION
 from domain.messages import Refusal
 from domain.order import ORDER, NoBillingContact, Status
 from domain.subscription import SUBSCRIPTION
-from infra.log import Kept, Log, MemoryRecorder, VersionConflict
+from infra.log import Log, VersionConflict
 from infra.pydantic_mapper import Cause, Recorded
+from infra.recorder import Kept, MemoryRecorder
 from infra.unit_of_work import UnitOfWork
 from tests.domain.examples import (
     NOW,

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import Connection, sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from infra.postgres import connect
+from tests.databases import ServerPlaces, as_program, fresh_database
 
 pytest.register_assert_rewrite("tests.projections.given")
 
 
-class Server(Protocol):
-    """The server's own address, as `tests.conftest.Places` has it."""
-
-    @property
-    def database_url(self) -> str: ...
-
-
 @pytest.fixture(scope="session")
-def tables_url(places: Server, template: str) -> Iterator[str]:
-    """A migrated database that these tests share."""
-    name = f"tables_{secrets.token_hex(4)}"
-    with psycopg.connect(places.database_url, autocommit=True) as conn:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-        # Here processes die, and no machine does: nothing is proved by waiting for the disk.
-        conn.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(sql.Identifier(name)))
-        yield make_conninfo(places.database_url, dbname=name)
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+def tables_url(places: ServerPlaces, template: str) -> Iterator[str]:
+    """A migrated database that these tests share, with the program's login."""
+    with fresh_database(places, template) as owner_url:
+        name = sql.Identifier(str(conninfo_to_dict(owner_url)["dbname"]))
+        with psycopg.connect(owner_url, autocommit=True) as conn:
+            # Here processes die, and no machine does: nothing is proved by waiting for the disk.
+            conn.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
+        yield as_program(owner_url)
 
 
 @pytest.fixture

@@ -48,8 +48,9 @@ from domain.payment_reference import PAYMENT_REFERENCE, ClaimPaymentReference, c
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ExpandPackage, ReverseGrant
-from infra.log import Log, MemoryRecorder
+from infra.log import Log
 from infra.pydantic_mapper import Cause, Recorded
+from infra.recorder import MemoryRecorder
 from infra.unit_of_work import UnitOfWork
 from tests.domain import examples as an
 from tests.domain.given import but

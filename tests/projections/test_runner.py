@@ -15,7 +15,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from domain.messages import Event
 from infra.log import Change, Log
-from infra.postgres import connect, only_one, position_of, postgres_log
+from infra.postgres import connect, only_one, position_of
+from infra.postgres_recorder import postgres_log
 from projections.billing import BILLING
 from projections.engine import Projection, stored
 from projections.orders import ORDERS, OrderRow
@@ -42,9 +43,9 @@ def conn(database_url: str) -> Iterator[Connection[Any]]:
 
 
 @pytest.fixture
-def owner(database_url: str) -> Iterator[Connection[Any]]:
+def owner(owner_url: str) -> Iterator[Connection[Any]]:
     """Who may end others' sessions."""
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    with psycopg.connect(owner_url, autocommit=True) as conn:
         yield conn
 
 
@@ -131,13 +132,13 @@ def test_what_there_is_and_what_comes_is_projected_although_lines_are_cut(
 
 @pytest.mark.usefixtures("no_rest_between_attempts")
 def test_while_the_database_is_away_nobody_gives_up(
-    postgres: Log, database_url: str, conn: Connection[Any], owner: Connection[Any], caplog: pytest.LogCaptureFixture
+    postgres: Log, database_url: str, owner_url: str, conn: Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     append(postgres, "order-1", requested)
     with running(database_url, postgres) as runners:
         assert wait(conn, 1, WELL_S)
         name = conninfo_to_dict(database_url)["dbname"]
-        with psycopg.connect(database_url, dbname="postgres", autocommit=True) as server:
+        with psycopg.connect(owner_url, dbname="postgres", autocommit=True) as server:
             server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
             server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
             assert eventually(lambda: "The log does not answer" in caplog.text)
@@ -151,8 +152,7 @@ def test_while_the_database_is_away_nobody_gives_up(
 
 @pytest.fixture
 def no_rest_between_attempts(postgres: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventsourcing.utils.sleep", lambda _: None)
-    monkeypatch.setattr(postgres._recorder.datastore.pool, "timeout", 0.02)  # type: ignore[attr-defined]  # on PostgreSQL
+    monkeypatch.setattr(postgres._recorder._pool, "timeout", 0.02)  # type: ignore[attr-defined]  # on PostgreSQL
 
 
 # --- one at a time -------------------------------------------------------------------------------------------------

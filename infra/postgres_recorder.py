@@ -1,0 +1,235 @@
+"""The log's recorder on PostgreSQL, behind the interfaces of the eventsourcing library.
+
+Appends go through one writer, in groups (`infra.group_commit`); reads through a pool of connections. Both work as
+`infra.postgres.WRITER`, which can add to the log and cannot change what stands there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Self
+from uuid import UUID
+
+import psycopg
+from eventsourcing.persistence import (
+    ListenNotifySubscription,
+    Notification,
+    OperationalError,
+    ProgrammingError,
+    StoredEvent,
+    Tracking,
+)
+from psycopg import Connection, Cursor
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool
+
+from infra.group_commit import Append, GroupCommit
+from infra.log import Log, News
+from infra.postgres import WRITER, connect, listening, session, wary
+from infra.recorder import Kept, LogRow, Received, Recorder
+
+_SELECT: Final = (
+    "SELECT stream AS originator_id, version AS originator_version, topic, state, position AS id, "
+    "recorded_at, account_id, correlation_id, causation_id, actor FROM log.events "
+)
+POOL_WAIT_S = 2.0
+_LAST: Final = 2**62
+Parameters = dict[str, Any]
+
+
+class PostgresRecorder(Recorder):
+    """A recorder on a migrated database.
+
+    Args:
+        database_url: where; its user has to be a member of `WRITER`.
+        pool_size: how many can read at once.
+
+    Raises:
+        DatabaseUnavailable: names the setting.
+    """
+
+    def __init__(self, database_url: str, pool_size: int = 8) -> None:
+        wary(database_url)
+        self._writer = GroupCommit(lambda: connect(database_url, WRITER))
+        self._pool = ConnectionPool(
+            database_url,
+            connection_class=Connection[DictRow],
+            kwargs={"row_factory": dict_row, "autocommit": True, "connect_timeout": 5, "options": session(WRITER)},
+            min_size=1,
+            max_size=pool_size,
+            open=True,
+            timeout=POOL_WAIT_S,
+            reconnect_timeout=2,  # whoever asks after that begins anew, rather than wait for pauses that double
+        )
+        self._news = News()
+        self._listening = listening(database_url, self._news.tell)
+        self._listening.__enter__()
+
+    @property
+    def news(self) -> News:
+        """Tells of what anybody appends."""
+        return self._news
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End, after what was asked before."""
+        self._writer.close()
+        self._listening.__exit__(None, None, None)
+        self._pool.close()
+
+    # --- appending
+
+    def insert_events(
+        self,
+        stored_events: Sequence[StoredEvent],
+        received: Received | None = None,
+        documents: Sequence[Kept] = (),
+        tracking: Tracking | None = None,
+        **_: object,
+    ) -> Sequence[int]:
+        """Append all of it in one commit, or nothing. Gives the positions."""
+        if not stored_events and received is None and tracking is None:
+            return []
+        positions = self._writer.append(Append(stored_events, received, documents, tracking))
+        self._news.tell()
+        return list(positions)
+
+    def insert_tracking(self, tracking: Tracking) -> None:
+        """Record how far an application of the library has read."""
+        self.insert_events([], tracking=tracking)
+
+    # --- reading
+
+    def _rows(self, query: str, parameters: Parameters) -> list[DictRow]:
+        """The rows of a query; asked again where a line of the pool turns out to be cut."""
+        try:
+            try:
+                return self._asked(query, parameters)
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                self._pool.check()  # the others of the pool may be cut as well
+                return self._asked(query, parameters)
+        except psycopg.ProgrammingError as error:
+            raise ProgrammingError(str(error)) from error
+        except psycopg.Error as error:
+            raise OperationalError(str(error)) from error
+
+    def _asked(self, query: str, parameters: Parameters) -> list[DictRow]:
+        with self._pool.connection() as conn:
+            cursor: Cursor[DictRow] = conn.cursor(binary=True)
+            return cursor.execute(query.encode(), parameters, prepare=True).fetchall()
+
+    def select_events(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[Notification]:
+        """The events of a stream, in the order of versions."""
+        query = (
+            _SELECT
+            + "WHERE stream = %(stream)s AND version > %(gt)s AND version <= %(lte)s ORDER BY version "
+            + ("DESC LIMIT %(limit)s" if desc else "ASC LIMIT %(limit)s")
+        )
+        bounds = {"gt": -1 if gt is None else gt, "lte": _LAST if lte is None else lte, "limit": limit or _LAST}
+        return [LogRow.of(row) for row in self._rows(query, {"stream": str(originator_id), **bounds})]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        """Events behind a position, in the order of positions; of some topics, where any are named."""
+        query = (
+            _SELECT
+            + "WHERE position > %(after)s AND position <= %(stop)s "
+            + ("AND topic = ANY(%(topics)s) " if topics else "")
+            + "ORDER BY position LIMIT %(limit)s"
+        )
+        after = 0 if start is None else start - inclusive_of_start
+        bounds = {"after": after, "stop": _LAST if stop is None else stop, "limit": limit}
+        return [LogRow.of(row) for row in self._rows(query, {"topics": list(topics), **bounds})]
+
+    def select_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[Notification]:
+        """Events of an account behind a position, in the order of positions."""
+        query = (
+            _SELECT
+            + "WHERE account_id = %(account)s AND position > %(after)s AND position <= %(stop)s "
+            + "ORDER BY position LIMIT %(limit)s"
+        )
+        bounds = {"after": after, "stop": _LAST if stop is None else stop, "limit": limit}
+        return [LogRow.of(row) for row in self._rows(query, {"account": account_id, **bounds})]
+
+    def max_notification_id(self) -> int | None:
+        """The position of the last event."""
+        (row,) = self._rows("SELECT position FROM log.head", {})
+        return row["position"] or None
+
+    def max_tracking_id(self, application_name: str) -> int | None:
+        """How far an application of the library has read."""
+        query = "SELECT notification_id FROM log.tracking WHERE application_name = %(name)s"
+        rows = self._rows(query, {"name": application_name})
+        return rows[0]["notification_id"] if rows else None
+
+    def handled(self, received: Received) -> range | None:
+        """The positions of what a message led to."""
+        query = "SELECT body_sha256, first_position, last_position FROM log.inbox WHERE message_id = %(id)s"
+        rows = self._rows(query, {"id": received.message_id})
+        if not rows:
+            return None
+        if rows[0]["body_sha256"] != received.body_sha256:
+            raise received.reused()
+        return range(rows[0]["first_position"], rows[0]["last_position"] + 1)
+
+    def document(self, sha256: str) -> Kept | None:
+        """A document by the SHA-256 of its bytes."""
+        query = "SELECT sha256, media_type, content FROM log.documents WHERE sha256 = %(sha256)s"
+        rows = self._rows(query, {"sha256": sha256})
+        return Kept(**rows[0]) if rows else None
+
+    def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> _Subscription:
+        """The library's subscription: it listens, and also looks by itself."""
+        return _Subscription(self, gt, topics)
+
+
+class _Subscription(ListenNotifySubscription[PostgresRecorder]):
+    """Woken by news, which include a look every half second: one that is lost costs no more than that."""
+
+    def __init__(self, recorder: PostgresRecorder, gt: int | None, topics: Sequence[str]) -> None:
+        super().__init__(recorder=recorder, gt=gt, topics=topics)
+        self._ended = threading.Event()
+        self._waker = threading.Thread(target=self._wake, name="log-subscription", daemon=True)
+        self._waker.start()
+
+    def _wake(self) -> None:
+        while not self._ended.is_set():
+            self._recorder.news.next(timeout_s=0.5)
+            self._has_been_notified.set()
+
+    def stop(self) -> None:
+        super().stop()
+        self._ended.set()
+
+
+@contextmanager
+def postgres_log(database_url: str, pool_size: int = 8) -> Iterator[Log]:
+    """The log in a migrated database.
+
+    Raises:
+        DatabaseUnavailable: names the setting.
+    """
+    with PostgresRecorder(database_url, pool_size) as recorder:
+        yield Log(recorder, recorder.news)

@@ -1,0 +1,210 @@
+"""What the log asks of a recorder, beyond the eventsourcing library's interfaces; and a recorder in memory.
+
+The library's tools work on any recorder of ours: an event that comes without a record of who caused it gets one that
+says so.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from eventsourcing.persistence import IntegrityError, Notification, ProcessRecorder, StoredEvent
+from eventsourcing.popo import POPOProcessRecorder
+
+from domain.messages import Refusal
+
+EVENT_IDS = uuid5(NAMESPACE_URL, "urn:trunkline:event")
+LIBRARY = "system:eventsourcing"
+"""The actor, and the correlation id, of events that the library's own tools append."""
+
+
+class MessageIdReused(Refusal):
+    """The id of a message that was dealt with came again, with another body."""
+
+
+class AlreadyHandled(Exception):
+    """The message was dealt with before; ``positions`` are those of the events that it led to then."""
+
+    def __init__(self, positions: range) -> None:
+        super().__init__(f"The message was dealt with before, at positions {list(positions)}.")
+        self.positions = positions
+
+
+def event_id(stream: str, version: int) -> UUID:
+    """The id of the event at a place of a stream: the same wherever it is asked for."""
+    return uuid5(EVENT_IDS, f"{stream}/{version}")
+
+
+@dataclass(frozen=True)
+class LogRow(Notification):
+    """A row of the log, less its hash. ``id`` is its position; 0 where it has none yet."""
+
+    recorded_at: datetime
+    account_id: str | None
+    correlation_id: str
+    causation_id: str | None
+    actor: str
+
+    @classmethod
+    def of(cls, columns: dict[str, Any]) -> Self:
+        """The row of these columns, without the toll of a frozen class's constructor: replays make millions."""
+        row = object.__new__(cls)
+        object.__setattr__(row, "__dict__", columns)
+        return row
+
+    @classmethod
+    def of_stored(cls, event: StoredEvent, position: int = 0) -> LogRow:
+        """The row of an event; where it comes without a record, with one that says so."""
+        if isinstance(event, LogRow):
+            return cls.of({**event.__dict__, "id": position}) if position else event
+        return LogRow(
+            originator_id=str(event.originator_id),
+            originator_version=event.originator_version,
+            topic=event.topic,
+            state=event.state,
+            id=position,
+            recorded_at=datetime.now(UTC),
+            account_id=None,
+            correlation_id=LIBRARY,
+            causation_id=None,
+            actor=LIBRARY,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A document whose bytes are to be kept in the same commit as the events that name it."""
+
+    sha256: str
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that led to an append: its id, and the SHA-256 of its body. Written to the inbox in the same commit."""
+
+    message_id: str
+    body_sha256: bytes
+
+    def reused(self) -> MessageIdReused:
+        """The refusal where the inbox has this id with another body."""
+        return MessageIdReused(
+            f"The message id {self.message_id} was used before, for another message; give each message its own."
+        )
+
+
+class Recorder(ProcessRecorder, ABC):
+    """A recorder of the library that keeps an inbox, and documents, in the commit of the events.
+
+    ``insert_events`` also takes ``received=``, a `Received`, and ``documents=``, a sequence of `Kept`. It raises
+    `AlreadyHandled` or `MessageIdReused` where the inbox knows the message. Each stream has to go on from its last
+    version; a new one begins with 0 or 1.
+    """
+
+    @abstractmethod
+    def handled(self, received: Received) -> range | None:
+        """The positions of what a message led to; none where it was not dealt with.
+
+        Raises:
+            MessageIdReused: it was, with another body.
+        """
+
+    @abstractmethod
+    def document(self, sha256: str) -> Kept | None:
+        """A document by the SHA-256 of its bytes."""
+
+    @abstractmethod
+    def select_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[Notification]:
+        """Events of an account behind a position, up to and with ``stop``, in the order of positions."""
+
+
+def expected_versions(events: Sequence[StoredEvent]) -> dict[str, int]:
+    """The version that each stream has to be at for these events to follow.
+
+    Raises:
+        IntegrityError: they have a gap, or a version twice.
+    """
+    expected: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for event in events:
+        stream, version = str(event.originator_id), event.originator_version
+        if expected.setdefault(stream, version - 1) != version - 1 and last[stream] != version - 1:
+            raise IntegrityError(f"The new events of {stream} do not follow one another.")
+        last[stream] = version
+    return expected
+
+
+class MemoryRecorder(POPOProcessRecorder, Recorder):
+    """The log in this process's memory: for tests, and for runs that leave nothing behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._documents: dict[str, Kept] = {}
+        self._inbox: dict[str, tuple[Received, range]] = {}
+
+    def _assert_uniqueness(
+        self,
+        stored_events: Sequence[StoredEvent],
+        received: Received | None = None,
+        **kwargs: Any,  # noqa: ANN401 - passed on
+    ) -> None:
+        if received is not None and (positions := self.handled(received)) is not None:
+            raise AlreadyHandled(positions)
+        for stream, version in expected_versions(stored_events).items():
+            if version != max(self._stored_events_index.get(stream, ()), default=min(version, 0)):
+                raise IntegrityError(f"{stream} is not at version {version}.")
+        super()._assert_uniqueness(stored_events, **kwargs)
+
+    def _update_table(
+        self,
+        stored_events: Sequence[StoredEvent],
+        received: Received | None = None,
+        documents: Sequence[Kept] = (),
+        **kwargs: Any,  # noqa: ANN401 - passed on
+    ) -> Sequence[int] | None:
+        first = len(self._stored_events) + 1
+        rows = [LogRow.of_stored(event, position) for position, event in enumerate(stored_events, start=first)]
+        positions = super()._update_table(rows, **kwargs)
+        self._documents.update({document.sha256: document for document in documents})
+        if received is not None:
+            self._inbox[received.message_id] = (received, range(first, first + len(rows)))
+        return positions
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        """See the library's interface."""
+        after = 0 if start is None else start - inclusive_of_start
+        return self._selected(after, limit, stop, lambda row: not topics or row.topic in topics)
+
+    def select_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[Notification]:
+        """Events of an account."""
+        return self._selected(after, limit, stop, lambda row: row.account_id == account_id)
+
+    def _selected(self, after: int, limit: int, stop: int | None, wanted: Callable[[Any], bool]) -> list[LogRow]:
+        with self._database_lock:
+            rows = [row for row in self._stored_events[max(after, 0) : stop] if wanted(row)]
+        return rows[:limit]  # type: ignore[return-value]  # `_update_table` puts in no others
+
+    def handled(self, received: Received) -> range | None:
+        """The positions of what a message led to."""
+        found, positions = self._inbox.get(received.message_id, (received, None))
+        if found != received:
+            raise received.reused()
+        return positions
+
+    def document(self, sha256: str) -> Kept | None:
+        """A document by the SHA-256 of its bytes."""
+        return self._documents.get(sha256)

@@ -1,0 +1,45 @@
+"""Databases for tests: each its own, copied from a migrated template; as their owner, and as the program."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+PROGRAM = {"user": "trunkline_test", "password": secrets.token_hex(16)}
+"""The login that the program has on the servers of this run."""
+
+
+class ServerPlaces(Protocol):
+    """Where the servers of this run are: `tests.conftest.Places`. The database is its owner's, and never written to."""
+
+    @property
+    def database_url(self) -> str: ...
+    @property
+    def nats_url(self) -> str: ...
+
+
+def as_program(owner_url: str) -> str:
+    """The same database with the program's login."""
+    return make_conninfo(owner_url, **PROGRAM)
+
+
+def as_owner(places: ServerPlaces, database_url: str) -> str:
+    """The same database as who owns it."""
+    return make_conninfo(places.database_url, dbname=str(conninfo_to_dict(database_url)["dbname"]))
+
+
+@contextmanager
+def fresh_database(places: ServerPlaces, template: str = "template1") -> Iterator[str]:
+    """A database for as long as it is needed: empty, or a copy of a template. As its owner."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(places.database_url, autocommit=True) as conn:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+        yield make_conninfo(places.database_url, dbname=name)
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
