@@ -17,12 +17,15 @@ from handlers.commands import handle
 from handlers.desk import SYSTEM, House
 from handlers.messages import consumers, reacting
 from infra.nats import EVENTS, BrokerUnavailable, connected, provision, relay
-from infra.postgres import connect
+from infra.postgres import connect, only_one
+from infra.snapshots import NAME as SNAPSHOTS
+from infra.snapshots import take_snapshots
 from projections.orders import unpaid_in_time
 
 AGAIN_S = 1.0
 EXPIRY_EVERY_S = 60.0
 WATCH_EVERY_S = 5.0
+SNAPSHOTS_EVERY_S = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -79,6 +82,7 @@ class Worker:
                 for work in (
                     relay(self._database_url, self._house.log, jetstream, self._stopped),
                     self._expire(),
+                    self._take_snapshots(),
                     self._watch(jetstream),
                 ):
                     tasks.create_task(work).add_done_callback(self._note)
@@ -92,6 +96,14 @@ class Worker:
         while not self._stopped.is_set():
             await asyncio.to_thread(expire_orders, self._house, self._database_url)
             await self._pause(EXPIRY_EVERY_S)
+
+    async def _take_snapshots(self) -> None:
+        """Of long streams, behind the log; one process does so at a time."""
+        with await asyncio.to_thread(connect, self._database_url) as conn:
+            while not self._stopped.is_set():
+                if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
+                    await asyncio.to_thread(take_snapshots, conn, self._house.log)
+                await self._pause(SNAPSHOTS_EVERY_S)
 
     async def _watch(self, jetstream: JetStreamContext) -> None:
         """See that each consumer is there: one that was deleted is silent, and so is NATS while it is away."""

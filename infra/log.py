@@ -17,7 +17,8 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 
 from domain.messages import Event
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
-from infra.recorder import Kept, Received, Recorder
+from infra.recent_states import RecentStates
+from infra.recorder import Kept, Received, Recorder, Snapshot
 
 POLL_S = 0.5
 """How often a waiter looks by itself: notifications are a hint, and hints get lost."""
@@ -85,6 +86,7 @@ class Log:
     """What the rest of the program knows of the log."""
 
     def __init__(self, recorder: Recorder, news: News | None = None) -> None:
+        self.recent = RecentStates()
         self._recorder = recorder
         self._news = news or News()
         self._mapper = PydanticMapper()
@@ -124,10 +126,10 @@ class Log:
         self._news.tell()
         return [replace(event, position=position) for event, position in zip(recorded, positions, strict=True)]
 
-    def load(self, stream: str) -> list[Recorded]:
-        """The events of a stream, first to last; none where there is no such stream."""
+    def load(self, stream: str, after: int = 0) -> list[Recorded]:
+        """The events of a stream behind version ``after``, first to last; none where there is no such stream."""
         with _available():
-            found = self._recorder.select_events(stream)
+            found = self._recorder.select_events(stream, gt=after)
         return [self._mapper.to_domain_event(stored) for stored in found]
 
     def read(self, after: int, *, limit: int, upto: int | None = None) -> list[Recorded]:
@@ -163,6 +165,17 @@ class Log:
         """Wait until there is an event behind ``after``; false where none came in time, or ``unless`` was set."""
         self._news.wait(timeout_s, until=lambda: (unless is not None and unless.is_set()) or self.head() > after)
         return self.head() > after
+
+    def snapshot(self, stream: str, shape: str) -> Snapshot | None:
+        """The snapshot of a stream, where there is one of this shape."""
+        with _available():
+            found = self._recorder.snapshot(stream)
+        return found if found and found.shape == shape else None
+
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot in the place of an older one of its stream."""
+        with _available():
+            self._recorder.keep_snapshot(snapshot)
 
     def handled(self, received: Received) -> range | None:
         """The positions of the events that a message led to; none where it was not dealt with yet.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Final, Self
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from psycopg_pool import ConnectionPool
 from infra.group_commit import Append, GroupCommit
 from infra.log import Log, News
 from infra.postgres import WRITER, connect, listening, session, wary
-from infra.recorder import Kept, LogRow, Received, Recorder
+from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot
 
 _SELECT: Final = (
     "SELECT stream AS originator_id, version AS originator_version, topic, state, position AS id, "
@@ -193,6 +194,22 @@ class PostgresRecorder(Recorder):
         if rows[0]["body_sha256"] != received.body_sha256:
             raise received.reused()
         return range(rows[0]["first_position"], rows[0]["last_position"] + 1)
+
+    def snapshot(self, stream: str) -> Snapshot | None:
+        """The latest snapshot of a stream."""
+        query = "SELECT stream, version, account_id, shape, state FROM log.snapshots WHERE stream = %(stream)s"
+        rows = self._rows(query, {"stream": stream})
+        return Snapshot(**rows[0]) if rows else None
+
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot in the place of an older one of its stream."""
+        query = (
+            "INSERT INTO log.snapshots AS s (stream, version, account_id, shape, state) "
+            "VALUES (%(stream)s, %(version)s, %(account_id)s, %(shape)s, %(state)s) "
+            "ON CONFLICT (stream) DO UPDATE SET (version, account_id, shape, state, taken_at) = "
+            "(excluded.version, excluded.account_id, excluded.shape, excluded.state, now()) RETURNING stream"
+        )
+        self._rows(query, asdict(snapshot))
 
     def document(self, sha256: str) -> Kept | None:
         """A document by the SHA-256 of its bytes."""

@@ -99,6 +99,17 @@ class Received:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a stream at a version, as JSON; ``shape`` names the type and the fold that it came of."""
+
+    stream: str
+    version: int
+    account_id: str | None
+    shape: str
+    state: bytes
+
+
 class Recorder(ProcessRecorder, ABC):
     """A recorder of the library that keeps an inbox, and documents, in the commit of the events.
 
@@ -114,6 +125,14 @@ class Recorder(ProcessRecorder, ABC):
         Raises:
             MessageIdReused: it was, with another body.
         """
+
+    @abstractmethod
+    def snapshot(self, stream: str) -> Snapshot | None:
+        """The latest snapshot of a stream."""
+
+    @abstractmethod
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot in the place of an older one of its stream."""
 
     @abstractmethod
     def document(self, sha256: str) -> Kept | None:
@@ -147,6 +166,7 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
         super().__init__()
         self._documents: dict[str, Kept] = {}
         self._inbox: dict[str, tuple[Received, range]] = {}
+        self._snapshots: dict[str, Snapshot] = {}
 
     def _assert_uniqueness(
         self,
@@ -204,6 +224,14 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
         if found != received:
             raise received.reused()
         return positions
+
+    def snapshot(self, stream: str) -> Snapshot | None:
+        """The latest snapshot of a stream."""
+        return self._snapshots.get(stream)
+
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot."""
+        self._snapshots[snapshot.stream] = snapshot
 
     def document(self, sha256: str) -> Kept | None:
         """A document by the SHA-256 of its bytes."""
