@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from eventsourcing.persistence import IntegrityError, OperationalError
@@ -18,7 +18,7 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 from domain.messages import Event
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
 from infra.recent_states import RecentStates
-from infra.recorder import Kept, Received, Recorder, Snapshot
+from infra.recorder import Kept, Received, Recorder, Snapshot, as_notifications
 
 POLL_S = 0.5
 """How often a waiter looks by itself: notifications are a hint, and hints get lost."""
@@ -115,36 +115,36 @@ class Log:
         ]
         if not recorded and received is None:
             return []
-        stored = [self._mapper.to_stored_event(event) for event in recorded]
+        rows = as_notifications([self._mapper.row(event) for event in recorded])
         try:
             with _available():
-                positions = self._recorder.insert_events(stored, received=received, documents=documents)
+                positions = self._recorder.insert_events(rows, received=received, documents=documents)
         except IntegrityError as error:
             streams = ", ".join(change.stream for change in changes)
             raise VersionConflict(f"One of the streams {streams} has moved on.") from error
         assert positions is not None
         self._news.tell()
-        return [replace(event, position=position) for event, position in zip(recorded, positions, strict=True)]
+        return [event._replace(position=position) for event, position in zip(recorded, positions, strict=True)]
 
     def load(self, stream: str, after: int = 0) -> list[Recorded]:
         """The events of a stream behind version ``after``, first to last; none where there is no such stream."""
         with _available():
-            found = self._recorder.select_events(stream, gt=after)
-        return [self._mapper.to_domain_event(stored) for stored in found]
+            found = self._recorder.rows_of_stream(stream, after)
+        return [self._mapper.recorded(row) for row in found]
 
     def read(self, after: int, *, limit: int, upto: int | None = None) -> list[Recorded]:
         """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions."""
         with _available():
-            found = self._recorder.select_notifications(after, limit, stop=upto, inclusive_of_start=False)
-        return [self._mapper.to_domain_event(notification) for notification in found]
+            found = self._recorder.rows(after, limit, upto)
+        return [self._mapper.recorded(row) for row in found]
 
     def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
         """Every event of an account, up to and with ``upto``, page by page."""
         after = 0
         while True:
             with _available():
-                found = self._recorder.select_account(account_id, after, page, upto)
-            yield from map(self._mapper.to_domain_event, found)
+                found = self._recorder.rows_of_account(account_id, after, page, upto)
+            yield from map(self._mapper.recorded, found)
             if len(found) < page:
                 return
             after = found[-1].id
