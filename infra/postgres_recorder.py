@@ -62,7 +62,8 @@ class PostgresRecorder(Recorder):
 
     def __init__(self, database_url: str, pool_size: int = 8) -> None:
         wary(database_url)
-        self._writer = GroupCommit(lambda: connect(database_url, WRITER))
+        self._news = News()
+        self._writer = GroupCommit(lambda: connect(database_url, WRITER), self._news.tell)
         self._pool = ConnectionPool(
             database_url,
             connection_class=Connection[DictRow],
@@ -73,7 +74,6 @@ class PostgresRecorder(Recorder):
             timeout=POOL_WAIT_S,
             reconnect_timeout=2,  # whoever asks after that begins anew, rather than wait for pauses that double
         )
-        self._news = News()
         self._listening = listening(database_url, self._news.tell)
         self._listening.__enter__()
 
@@ -107,9 +107,7 @@ class PostgresRecorder(Recorder):
         """Append all of it in one commit, or nothing. Gives the positions."""
         if not stored_events and received is None and tracking is None:
             return []
-        positions = self._writer.append(Append(stored_events, received, documents, tracking))
-        self._news.tell()
-        return list(positions)
+        return list(self._writer.append(Append(stored_events, received, documents, tracking)))
 
     def insert_tracking(self, tracking: Tracking) -> None:
         """Record how far an application of the library has read."""
