@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 
 from domain.messages import Event
 from infra.recorder import LogRow, as_notifications, event_id
 from infra.topics import topics
+from infra.upcasts import UPCASTS
 
 
 class UnreadableEvent(Exception):
@@ -67,10 +69,29 @@ class Recorded(NamedTuple):
 
 @cache
 def _reader(topic: str) -> Callable[[bytes], Event]:
+    """What reads the states of a topic."""
+    if topic in UPCASTS:
+        today, upcast = UPCASTS[topic]
+        read = _reader(today)
+        return lambda state: read(to_json(upcast(_fields(state))))
     event = topics().get(topic)
     if event is None:
-        raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows")
+        raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows{_known(topic)}")
     return event.model_validate_json
+
+
+def _fields(state: bytes) -> dict[str, Any]:
+    fields = from_json(state)
+    if not isinstance(fields, dict):
+        raise UnreadableEvent("the state is no JSON object")
+    return fields
+
+
+def _known(topic: str) -> str:
+    """Which versions of it are known, where it may be one from the future."""
+    name = topic.rpartition(".")[0]
+    versions = sorted(known.rpartition(".")[2] for known in (*topics(), *UPCASTS) if known.rpartition(".")[0] == name)
+    return f"; it knows {' and '.join(versions)} of it, so a later version wrote this" if versions else ""
 
 
 class PydanticMapper(Mapper[str]):
@@ -112,16 +133,16 @@ class PydanticMapper(Mapper[str]):
         stream, version, topic, state, position, recorded_at, account_id, correlation_id, causation_id, actor = row
         try:
             event = _reader(topic)(state)
-        except (UnreadableEvent, ValidationError) as error:
+        except (UnreadableEvent, ValueError) as error:
             where = f"{stream} version {version}, at position {position},"
             raise UnreadableEvent(f"Event {where} cannot be read: {_said(error)}") from None
         cause = Cause(actor, correlation_id, causation_id)
         return Recorded(stream, version, event, account_id, cause, recorded_at, position)
 
 
-def _said(error: UnreadableEvent | ValidationError) -> str:
+def _said(error: UnreadableEvent | ValueError) -> str:
     """What is wrong, without what stands there: it is reported to many more than may see that."""
-    if isinstance(error, UnreadableEvent):
+    if not isinstance(error, ValidationError):
         return str(error)
     issues = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(f"{'.'.join(map(str, issue['loc'])) or 'the whole'}: {issue['msg']}" for issue in issues)
