@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from handlers.cli import main
+from infra.clock import ShiftedClock
 from infra.uvicorn_thread import listening
 from tests.handlers.showing import Showing
 
@@ -19,7 +21,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line on the database that the demonstration left. Gives exit status, output and errors."""
+    """Run a command line on the database that the demonstration left, two days after its end.
+
+    Gives exit status, output and errors.
+    """
+    monkeypatch.setattr("handlers.cli.SystemClock", lambda: ShiftedClock(datetime(2026, 9, 4, tzinfo=UTC)))
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", showing.database_url)
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
 
@@ -131,7 +137,7 @@ def test_a_second_partner_has_neither_prices_in_its_currency_nor_the_packages_an
     package = {
         "account_id": "slugworth",
         "package_id": "pkg-slug",
-        "term": {"starts_on": "2020-01-01", "ends_on": "2120-01-01"},
+        "term": {"starts_on": "2026-03-02", "ends_on": "2027-03-02"},
         "quantities": {"extensions": 10},
     }
     assert run("send", "OpenAccount", json.dumps(slugworth))[0] == 0
@@ -141,7 +147,7 @@ def test_a_second_partner_has_neither_prices_in_its_currency_nor_the_packages_an
     before = head(showing)
 
     for arguments, sentence in [
-        (("order", "slugworth", "pkg-slug", "extensions=1"), "There is no price list in CHF on "),
+        (("order", "slugworth", "pkg-slug", "extensions=1"), "There is no price list in CHF on 2026-09-04;"),
         (("order", "slugworth", "pkg-acme", "extensions=1"), "There is no package pkg-acme in account slugworth;"),
         (("send", "CheckOut", json.dumps(again)), "The PI number PI-2026-0815 was used before, for another order;"),
     ]:
