@@ -51,9 +51,11 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
             settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
         )
         running = directory / RUNNING
-        running.touch(mode=0o600)
-        stack.callback(running.unlink)
-        running.write_bytes(to_json(places))
+        stack.callback(running.unlink, missing_ok=True)
+        unfinished = running.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(to_json(places))
+        unfinished.rename(running)  # whoever reads it finds all of it
         yield places
 
 
