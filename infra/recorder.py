@@ -167,7 +167,8 @@ def expected_versions(events: Sequence[StoredEvent]) -> dict[str, int]:
     last: dict[str, int] = {}
     for event in events:
         stream, version = str(event.originator_id), event.originator_version
-        if expected.setdefault(stream, version - 1) != version - 1 and last[stream] != version - 1:
+        expected.setdefault(stream, version - 1)
+        if last.get(stream, version - 1) != version - 1:
             raise IntegrityError(f"The new events of {stream} do not follow one another.")
         last[stream] = version
     return expected
