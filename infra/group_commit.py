@@ -186,6 +186,20 @@ class GroupCommit:
             raise append.error
         return append.positions
 
+    def append_all(self, appends: Sequence[Append]) -> None:
+        """Wait until all of them are written, one after the other, as few commits as it can. No two share a stream.
+
+        Raises:
+            as `append` does, for the first that failed; the others may stand there.
+        """
+        for append in appends:
+            self._asked.put(append)
+        for append in appends:
+            append.done.acquire()
+        for append in appends:
+            if append.error is not None:
+                raise append.error
+
     def close(self) -> None:
         """End, after what was asked before."""
         self._closed = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final, Self
 from uuid import UUID
 
@@ -172,6 +173,12 @@ class PostgresRecorder(Recorder):
         )
         bounds = {"after": after, "stop": _LAST if stop is None else stop, "limit": limit}
         return [LogRow.of(row) for row in self._rows(query, {"account": account_id, **bounds})]
+
+    def position_at(self, moment: datetime) -> int:
+        """The last position up to a moment."""
+        query = "SELECT position FROM log.events WHERE recorded_at <= %(moment)s ORDER BY position DESC LIMIT 1"
+        rows = self._rows(query, {"moment": moment})
+        return rows[0]["position"] if rows else 0
 
     def max_notification_id(self) -> int | None:
         """The position of the last event."""

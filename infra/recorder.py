@@ -123,6 +123,10 @@ class Recorder(ProcessRecorder, ABC):
     def select_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[Notification]:
         """Events of an account behind a position, up to and with ``stop``, in the order of positions."""
 
+    @abstractmethod
+    def position_at(self, moment: datetime) -> int:
+        """The position of the last event that was recorded up to a moment; 0 where there is none."""
+
 
 def expected_versions(events: Sequence[StoredEvent]) -> dict[str, int]:
     """The version that each stream has to be at for these events to follow.
@@ -192,6 +196,10 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
     def select_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[Notification]:
         """Events of an account."""
         return self._selected(after, limit, stop, lambda row: row.account_id == account_id)
+
+    def position_at(self, moment: datetime) -> int:
+        """The last position up to a moment."""
+        return max((row.id for row in self._selected(0, 2**62, None, lambda row: row.recorded_at <= moment)), default=0)
 
     def _selected(self, after: int, limit: int, stop: int | None, wanted: Callable[[Any], bool]) -> list[LogRow]:
         with self._database_lock:
