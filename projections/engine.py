@@ -34,6 +34,7 @@ SPAN = 200_000
 """How many positions it passes at most in one transaction, where few of them are of events that it reads."""
 
 LIVE: Final = "read"
+LAST: Final = 2**62
 PartitionKey = str | int
 
 
@@ -159,16 +160,21 @@ class Projection:
 
 
 def catch_up(
-    conn: Connection[DictRow], log: Log, projection: Projection, batch: int = BATCH, schema: str = LIVE
+    conn: Connection[DictRow],
+    log: Log,
+    projection: Projection,
+    batch: int = BATCH,
+    schema: str = LIVE,
+    upto: int = LAST,
 ) -> tuple[int, int]:
-    """Project the next events, at most ``batch`` of those that it reads, in one transaction.
+    """Project the next events up to a position, at most ``batch`` of those that it reads, in one transaction.
 
     The log is read in that transaction too, and where it ends, before that: so what is passed over is there, and read.
     Gives the position that the projection has come to, and how many it has passed.
     """
     with conn.transaction():
         before = locked_position(conn, projection, schema)
-        position = min(_head(conn), before + SPAN)
+        position = min(head_of(conn), before + SPAN, upto)
         if position <= before:
             return before, 0
         rows = _next_rows(conn, projection, before, position, batch)
@@ -195,7 +201,8 @@ def locked_position(conn: Connection[DictRow], projection: Projection, schema: s
     return int(row["position"])
 
 
-def _head(conn: Connection[DictRow]) -> int:
+def head_of(conn: Connection[Any]) -> int:
+    """The position of the last event of the log, as this connection sees it."""
     row = conn.execute("SELECT position FROM log.head").fetchone()
     assert row is not None
     return int(row["position"])
@@ -230,7 +237,7 @@ def next_row(conn: Connection[DictRow], projection: Projection) -> LogRow | None
     """The next event that a projection has to deal with, undecoded."""
     query = "SELECT position FROM read.positions WHERE name = %s"
     position = conn.execute(query, (projection.name,)).fetchone()
-    rows = _next_rows(conn, projection, position["position"] if position else 0, 2**62, 1)
+    rows = _next_rows(conn, projection, position["position"] if position else 0, LAST, 1)
     return LogRow.of(rows[0]) if rows else None
 
 
@@ -238,22 +245,29 @@ def decoded(log: Log, projection: Projection, rows: Iterable[dict[str, Any]]) ->
     """The events of rows; where the projection reads no bodies, without theirs."""
     if projection.bodies:
         return (log.decoded(LogRow.of(row)) for row in rows)
-    return (
-        Recorded(
-            row["originator_id"],
-            row["originator_version"],
-            _without_body(row["topic"]),
-            row["account_id"],
-            Cause(row["actor"], row["correlation_id"], row["causation_id"]),
-            row["recorded_at"],
-            row["id"],
-        )
-        for row in rows
+    return map(bodiless, rows)
+
+
+def bodiless(row: Mapping[str, Any]) -> Recorded:
+    """The event of a row whose body was not read."""
+    return Recorded(
+        row["originator_id"],
+        row["originator_version"],
+        without_body(row["topic"]),
+        row["account_id"],
+        Cause(row["actor"], row["correlation_id"], row["causation_id"]),
+        row["recorded_at"],
+        row["id"],
     )
 
 
 @cache
-def _without_body(topic: str) -> Event:
+def without_body(topic: str) -> Event:
+    """An event of which nothing but the topic is known.
+
+    Raises:
+        LookupError: nobody knows the topic.
+    """
     known = topics().get(topic)
     if known is None:
         raise LookupError(f"the topic {topic!r} is not one that this version of Trunkline knows")

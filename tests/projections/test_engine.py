@@ -53,7 +53,7 @@ def by_table(projection: Projection, rows_of: Callable[[type[Row]], list[Row]]) 
     return {table.TABLE: sorted(rows_of(table), key=lambda row: str(row.key())) for table in projection.tables}
 
 
-def live(conn: Connection[Any], projection: Projection, **equal: object) -> Shown:
+def live(conn: Connection[Any], projection: Projection, **equal: str) -> Shown:
     """What the tables show."""
     return by_table(projection, lambda table: stored(conn, table, **equal))
 
