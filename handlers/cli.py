@@ -31,6 +31,8 @@ from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
 from handlers.desk import Actor, House, Role
+from handlers.finding import app as finding
+from handlers.projections import app as projections
 from handlers.purchase import order_summary
 from handlers.requests import OrderExpansion
 from handlers.views import VIEWS, shown, summary_table, table
@@ -67,6 +69,8 @@ MOST_CHARACTERS = 100
 CATCH_UP_S = 60.0
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(projections, name="projections")
+app.add_typer(finding, name="find")
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")

@@ -71,7 +71,7 @@ class Append:
 
     def __init__(
         self,
-        events: Sequence[StoredEvent],
+        events: Sequence[StoredEvent | LogRow],
         received: Received | None = None,
         documents: Sequence[Kept] = (),
         tracking: Tracking | None = None,
@@ -187,6 +187,20 @@ class GroupCommit:
         if append.error is not None:
             raise append.error
         return append.positions
+
+    def append_all(self, appends: Sequence[Append]) -> None:
+        """Wait until all of them are written, one after the other, as few commits as it can. No two share a stream.
+
+        Raises:
+            as `append` does, for the first that failed; the others may stand there.
+        """
+        for append in appends:
+            self._asked.put(append)
+        for append in appends:
+            append.done.acquire()
+        for append in appends:
+            if append.error is not None:
+                raise append.error
 
     def close(self) -> None:
         """End, after what was asked before."""

@@ -18,7 +18,7 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 from domain.messages import Event
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
 from infra.recent_states import RecentStates
-from infra.recorder import Kept, Received, Recorder, Snapshot, as_notifications
+from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
 
 POLL_S = 0.5
 """How often a waiter looks by itself: notifications are a hint, and hints get lost."""
@@ -62,6 +62,17 @@ class News:
             self._count += 1
             self._condition.notify_all()
 
+    @property
+    def count(self) -> int:
+        """How often something happened. Who looks at it before he looks elsewhere misses nothing in between."""
+        with self._condition:
+            return self._count
+
+    def beyond(self, count: int, timeout_s: float) -> None:
+        """Wait until there is more news than ``count``, or until time is up."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._count != count, timeout_s)
+
     def next(self, timeout_s: float) -> None:
         """Wait for the next piece of news, or until time is up."""
         with self._condition:
@@ -90,6 +101,23 @@ class Log:
         self._recorder = recorder
         self._news = news or News()
         self._mapper = PydanticMapper()
+
+    @property
+    def news(self) -> News:
+        """Tells that something was appended."""
+        return self._news
+
+    def decoded(self, row: LogRow) -> Recorded:
+        """The event of a row that somebody read for himself, in a transaction of his own.
+
+        Raises:
+            UnreadableEvent: names its place and what is wrong.
+        """
+        return self._mapper.recorded(row)
+
+    def encoded(self, recorded: Recorded) -> LogRow:
+        """The row of an event."""
+        return self._mapper.row(recorded)
 
     def append(
         self,
@@ -155,6 +183,11 @@ class Log:
         while events := self.read(after, limit=page, upto=upto):
             yield from events
             after = events[-1].position
+
+    def position_at(self, moment: datetime) -> int:
+        """The position of the last event that was recorded up to a moment; 0 where there is none."""
+        with _available():
+            return self._recorder.position_at(moment)
 
     def head(self) -> int:
         """The position of the last event; 0 where there is none."""

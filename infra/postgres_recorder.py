@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
@@ -194,6 +195,12 @@ class PostgresRecorder(Recorder):
             "ORDER BY position LIMIT %(limit)s"
         )
         return self._selected(query, {"account": account_id, **_bounds(after, limit, stop)})
+
+    def position_at(self, moment: datetime) -> int:
+        """The last position up to a moment."""
+        query = "SELECT position FROM log.events WHERE recorded_at <= %(moment)s ORDER BY position DESC LIMIT 1"
+        rows = self._rows(query, {"moment": moment})
+        return rows[0]["position"] if rows else 0
 
     def max_notification_id(self) -> int | None:
         """The position of the last event."""

@@ -156,8 +156,12 @@ class Recorder(ProcessRecorder, ABC):
     def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
         """Rows of an account behind a position, up to and with ``stop``, in the order of positions."""
 
+    @abstractmethod
+    def position_at(self, moment: datetime) -> int:
+        """The position of the last event that was recorded up to a moment; 0 where there is none."""
 
-def expected_versions(events: Sequence[StoredEvent]) -> dict[str, int]:
+
+def expected_versions(events: Sequence[StoredEvent | LogRow]) -> dict[str, int]:
     """The version that each stream has to be at for these events to follow.
 
     Raises:
@@ -231,6 +235,10 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
     def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
         """Rows of an account behind a position."""
         return self._selected(after, limit, stop, lambda row: row.account_id == account_id)
+
+    def position_at(self, moment: datetime) -> int:
+        """The last position up to a moment."""
+        return max((row.id for row in self._selected(0, 2**62, None, lambda row: row.recorded_at <= moment)), default=0)
 
     def rows_of_stream(self, stream: str, after: int) -> Sequence[LogRow]:
         """The rows of a stream behind a version."""
