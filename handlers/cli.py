@@ -16,14 +16,17 @@ from uuid import uuid4
 
 import typer
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
-from rich.console import Console
+from pydantic_core import from_json
 
 from domain.messages import Command, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
+from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, database, house_of, link_secret, mailer_of, prepared, servers
+from handlers.composition import Outside, database, house_of, link_secret, mailer_of, prepared, sealer_of, servers
 from handlers.composition import trunkline as whole
+from handlers.console import AsJson, Data
+from handlers.console import console as _console
+from handlers.console import print_json as _print_json
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
@@ -56,15 +59,13 @@ SAID = (
     PaymentProviderError,
     MailNotSent,
     StoryBroken,
+    *AUDIT_SAYS,
 )
-PIPE_WIDTH = 120
 CATCH_UP_S = 60.0
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Data = Annotated[
-    Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(audit, name="audit")
+
 As = Annotated[str | None, typer.Option("--as", help="Who asks, as role:name; an admin where not said.")]
 
 
@@ -104,7 +105,7 @@ def up(
     given = settings()
     with servers(given, data) as places, _provider(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
-        with whole(given, places, outside, link_secret(given, data)) as running:
+        with whole(given, places, outside, link_secret(given, data), sealer_of(given, data)) as running:
             stopping = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopping.set())
@@ -258,14 +259,6 @@ def _fields(text: str) -> dict[str, Any]:
     if "at" in fields:
         raise MalformedMessage("The time of a command is when it arrives; leave out its field at.")
     return fields
-
-
-def _console(*, quiet: bool = False) -> Console:
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(to_json(value, indent=2).decode() + "\n")
 
 
 def _print_summary(summary: Quote, as_json: bool) -> None:
