@@ -33,11 +33,12 @@ from handlers.composition import (
 )
 from handlers.console import AsJson, Data, console, print_json
 from handlers.explained import Step, aggregate, explanation
+from handlers.exporting import Export, export_of
 from handlers.sealing import CannotSeal, Sealer, alone, seal, seal_fully
 from handlers.views import UnknownPosition
-from infra.bundle import Share, verified, written
+from infra.bundle import verified
 from infra.chain import ChainBroken, Verifier, Walk
-from infra.checkpoints import Checkpoint, ForgedCheckpoint, NoCheckpoint, Passed, Trees, checkpoints_in
+from infra.checkpoints import Checkpoint, ForgedCheckpoint, NoCheckpoint, Passed, checkpoints_in
 from infra.clock import SystemClock
 from infra.ed25519 import PublicKey, SigningKey, WrongKey
 from infra.merkle import MerkleTree, NotProven
@@ -212,7 +213,8 @@ class _Verification:
         if self._passed is None:
             return f"{whole}\nNo signed checkpoint was checked, so a tail that was cut off or written anew goes unseen."
         last = self._passed.checkpoint
-        checked = f"{self._count:,} signed checkpoints agree" if self._count else "No signed checkpoint came since"
+        agree = "1 signed checkpoint agrees" if self._count == 1 else f"{self._count:,} signed checkpoints agree"
+        checked = agree if self._count else "No signed checkpoint came since"
         vouched = f"{checked}; the last is at position {last.position:,}, of {last.time:%Y-%m-%d %H:%M:%S}."
         if last.position < walk.position:
             vouched += " What follows it is vouched for by the chain alone."
@@ -492,7 +494,7 @@ def _explained(service: str, package_id: str, steps: list[Step]) -> Table:
         title_justify="left",
     )
     for column in ("position", "recorded at", "event", "actor", "cause"):
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(column, overflow="fold", no_wrap=column == "recorded at")
     for column in ("total", "", "allocated", ""):
         drawn.add_column(column, justify="right")
     for step in steps:
@@ -523,43 +525,21 @@ def export(account: str, file: Path, data: Data = None) -> None:
     given = settings()
     sealer = _sealer(given, data)
 
-    async def make(places: Servers) -> tuple[Checkpoint, list[Share]]:
+    async def make(places: Servers) -> tuple[Checkpoint, Export]:
         async with connected(places.nats_url) as client, alone(places.database_url, WAIT_S) as auditor:
             jetstream = client.jetstream()
             await provision_checkpoints(jetstream)
             _known(auditor, "account", account)
-            walk, positions = await asyncio.to_thread(_proving_walk, auditor, account)
-            accounts, index = await asyncio.to_thread(auditor.account_tree, account, walk.position)
-            count, root = accounts.ended()
-            trees = Trees(log_root=walk.tree.root().hex(), accounts=count, accounts_root=root.hex())
-            head = (walk.position, walk.hash)
-            made = await seal_fully(sealer, jetstream, SystemClock().now(), head, trees)
-            rows = auditor.events(Wanted(account=account, to_position=walk.position))
-            proven = ({**row, "proof": walk.tree.inclusion(row["position"] - 1)} for row in rows)
-            _write(file, written(account, made, accounts, index, proven))
-            assert sum(share.count for share in accounts.shares) == len(positions)
-            return made, accounts.shares
+            with _bar("read") as at:
+                found = await asyncio.to_thread(export_of, auditor, account, at)
+            made = await seal_fully(sealer, jetstream, SystemClock().now(), found.head, found.trees)
+            await asyncio.to_thread(_write, file, found.text(auditor, made))
+            return made, found
 
     with database_and_broker(given, data) as places:
-        made, shares = asyncio.run(make(places))
-    count = sum(share.count for share in shares)
-    console().print(f"{count:,} events of {len(shares):,} streams are in {file}.", highlight=False, soft_wrap=True)
-    console().print(_signed(made), highlight=False, soft_wrap=True)
-
-
-def _proving_walk(auditor: Auditor, account: str) -> tuple[Walk, list[int]]:
-    """A walk along the whole log, which is verified by the way, with the proofs of an account's events."""
-    head = auditor.end().last
-    positions = auditor.positions_of(account, head)
-    walk = Walk(tree=MerkleTree.proving((position - 1 for position in positions), head))
-    with _bar("read") as at:
-        for page in auditor.pages(0, head):
-            for row in page:
-                walk.step(row)
-            at(walk.position, head)
-    if walk.position != head:
-        raise ChainBroken(walk.position + 1, f"its row is missing; the log goes on to {head}")
-    return walk, positions
+        made, found = asyncio.run(make(places))
+    said = f"{found.events:,} events of {len(found.accounts.shares):,} streams are in {file}."
+    console().print(f"{said}\n{_signed(made)}", highlight=False, soft_wrap=True)
 
 
 @audit.command(name="verify-export")

@@ -26,7 +26,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from pydantic_core import to_json
 
 from domain.messages import what_is_wrong
-from infra.chain import Raw, linked, raw
+from infra.chain import GENESIS, Raw, linked, raw
 from infra.checkpoints import Checkpoint, Count, ForgedCheckpoint, Position, Record, Sha256, Trees
 from infra.ed25519 import PublicKey
 from infra.merkle import MerkleTree, NotProven, root_of
@@ -195,7 +195,7 @@ def _event(columns: dict[str, Any]) -> dict[str, Any]:
         event["state_base64"] = b64encode(columns["state"]).decode()
     return event | {
         "recorded_at": columns["recorded_at"].astimezone(UTC).isoformat(timespec="microseconds"),
-        "previous_hash": columns["previous"].hex(),
+        "previous_hash": (columns["previous"] or GENESIS).hex(),
         "hash": columns["hash"].hex(),
         "proof": [sibling.hex() for sibling in columns["proof"]],
     }
