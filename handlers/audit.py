@@ -457,9 +457,11 @@ def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = F
     if as_json:
         print_json(asdict(found) | {"state": state})
         return
-    drawn = Table("field", "value", title=f"{stream} version {found.version}, position {found.position}")
+    drawn = Table("field", "value")
     for field, value in state.items():
         drawn.add_row(field, value if isinstance(value, str) else to_json(value, indent=1).decode())
+    where = f"{stream} version {found.version}, position {found.position}, {found.recorded_at:%Y-%m-%d %H:%M:%S}"
+    console().print(where, highlight=False, soft_wrap=True)
     console().print(drawn)
 
 

@@ -204,8 +204,8 @@ class Verifier:
             WrongKey: a checkpoint was signed by another key.
         """
         walk = self.walk = self.walk or Walk()
-        self._ahead = (one for one in self.checkpoints if one.position > walk.position)
-        self._good = walk.position
+        begin = self._good = walk.position
+        self._ahead = (one for one in self.checkpoints if one.position > begin)
         self._next = next(self._ahead, None)
         doubled = self.log.doubled()
         while True:
