@@ -19,14 +19,17 @@ from uuid import uuid4
 
 import typer
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
-from rich.console import Console
+from pydantic_core import from_json
 
 from domain.messages import Command, Message, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
+from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, database, house_of, link_secret, mailer_of, prepared, servers
+from handlers.composition import Outside, database, house_of, link_secret, mailer_of, prepared, sealer_of, servers
 from handlers.composition import trunkline as whole
+from handlers.console import AsJson, Data
+from handlers.console import console as _console
+from handlers.console import print_json as _print_json
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
@@ -61,9 +64,9 @@ SAID = (
     PaymentProviderError,
     MailNotSent,
     StoryBroken,
+    *AUDIT_SAYS,
 )
 M = TypeVar("M", bound=Message)
-PIPE_WIDTH = 120
 MOST_CHARACTERS = 100
 """So long may the name of whoever asks be."""
 CATCH_UP_S = 60.0
@@ -72,10 +75,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(projections, name="projections")
 app.add_typer(finding, name="find")
 
-Data = Annotated[
-    Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(audit, name="audit")
+
 As = Annotated[str | None, typer.Option("--as", help="Who asks, as role:name; an admin where not said.")]
 
 
@@ -124,7 +125,7 @@ def up(
     _make("--data", data)
     with servers(given, data) as places, _provider(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
-        with whole(given, places, outside, link_secret(given, data)) as running:
+        with whole(given, places, outside, link_secret(given, data), sealer_of(given, data)) as running:
             stopping = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopping.set())
@@ -314,13 +315,11 @@ def _fields(text: str) -> dict[str, Any]:
     return fields
 
 
-def _console(*, quiet: bool = False) -> Console:
-    # What is shown may hold brackets and colons that people wrote: they are no markup.
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(to_json(value, indent=2).decode() + "\n")
+def _print_summary(summary: Quote, as_json: bool) -> None:
+    if as_json:
+        _print_json(summary)
+    else:
+        _console().print(summary_table(summary))
 
 
 def main() -> None:

@@ -14,8 +14,10 @@ from pydantic_core import from_json, to_json
 
 from handlers.desk import House
 from handlers.http import application
+from handlers.sealing import Sealer
 from handlers.worker import Worker, working
 from infra.clock import Clock
+from infra.ed25519 import SigningKey, WrongKey
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
@@ -28,6 +30,8 @@ from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import Runner, running, statuses
 
 RUNNING = "running.json"
+SIGNING_KEY = "signing-key.pem"
+CHECKPOINT_FILE = "checkpoints.jsonl"
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,14 @@ def _embedded(directory: Path) -> Iterator[str]:
         yield database_url
 
 
-def _running_in(directory: Path) -> str | None:
-    """The database of the servers that somebody runs in ``directory``; none where nobody does any longer."""
+def _running_in(directory: Path) -> Servers | None:
+    """The servers that somebody runs in ``directory``; none where nobody does any longer."""
     try:
-        database_url: str = from_json((directory / RUNNING).read_bytes())["database_url"]
-        connect(database_url).close()
+        places = Servers(**from_json((directory / RUNNING).read_bytes()))
+        connect(places.database_url).close()
     except (FileNotFoundError, DatabaseUnavailable):
         return None
-    return database_url
+    return places
 
 
 @contextmanager
@@ -99,15 +103,38 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
     with ExitStack() as stack:
         if settings.database_url:
             database_url = prepared(settings)
-        elif directory is None:
-            raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
-        elif not (directory / "postgres").is_dir():
-            raise WrongSetting(
-                f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
-            )
         else:
-            database_url = _running_in(directory) or stack.enter_context(_embedded(directory))
+            running = _running_in(data := _with_data(directory))
+            database_url = running.database_url if running else stack.enter_context(_embedded(data))
         yield database_url
+
+
+@contextmanager
+def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[Servers]:
+    """The same, and the broker beside it: what takes a checkpoint, which is published.
+
+    Raises:
+        WrongSetting, DatabaseUnavailable, ServerDidNotStart: as `database` does.
+    """
+    with ExitStack() as stack:
+        if settings.database_url:
+            if not settings.nats_url:
+                raise WrongSetting("TRUNKLINE_NATS_URL is missing: signed checkpoints are published there.")
+            places = Servers(prepared(settings), settings.nats_url)
+        else:
+            data = _with_data(directory)
+            places = _running_in(data) or stack.enter_context(servers(settings, data))
+        yield places
+
+
+def _with_data(directory: Path | None) -> Path:
+    if directory is None:
+        raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
+    if not (directory / "postgres").is_dir():
+        raise WrongSetting(
+            f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
+        )
+    return directory
 
 
 def link_secret(settings: Settings, directory: Path | None) -> bytes:
@@ -125,6 +152,31 @@ def link_secret(settings: Settings, directory: Path | None) -> bytes:
         kept.touch(mode=0o600)
         kept.write_bytes(secrets.token_bytes(32))
     return kept.read_bytes()
+
+
+def sealer_of(settings: Settings, directory: Path | None) -> Sealer | None:
+    """Who signs checkpoints: with the key of the settings, or one that is made once and kept beside embedded servers.
+
+    None where there is neither: each process would sign with a key of its own, and nobody could tell them from others.
+
+    Raises:
+        WrongSetting: the key cannot be read.
+    """
+    embedded = directory if settings.database_url is None else None
+    file = checkpoint_file(settings, directory)
+    try:
+        if settings.signing_key:
+            return Sealer(SigningKey.read(settings.signing_key), file)
+        return Sealer(SigningKey.kept_in(embedded / SIGNING_KEY), file) if embedded else None
+    except WrongKey as error:
+        raise WrongSetting(f"TRUNKLINE_SIGNING_KEY is wrong: {error}") from error
+
+
+def checkpoint_file(settings: Settings, directory: Path | None) -> Path | None:
+    """The file of signed checkpoints: the setting, or one beside embedded servers."""
+    if settings.checkpoint_file or directory is None or settings.database_url:
+        return settings.checkpoint_file
+    return directory / CHECKPOINT_FILE
 
 
 @dataclass(frozen=True)
@@ -150,6 +202,7 @@ class Running:
             "halted": halted,
             "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
             "worker": self.worker.failing or "working",
+            "checkpoints": self.worker.unsealed or "working",
         }
 
 
@@ -185,7 +238,9 @@ def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url:
 
 
 @contextmanager
-def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: bytes) -> Iterator[Running]:
+def trunkline(
+    settings: Settings, servers: Servers, outside: Outside, secret: bytes, sealer: Sealer | None = None
+) -> Iterator[Running]:
     """Everything at work on given servers, until the context ends.
 
     Raises:
@@ -197,7 +252,7 @@ def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: by
         url = url_of(listener)
         house = house_of(settings, log, outside, secret, url)
         runners = stack.enter_context(running(servers.database_url, log))
-        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url))
+        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, sealer))
         whole = Running(house, url, servers.database_url, runners, worker)
         stack.enter_context(serving(application(house, whole.health), listener))
         yield whole

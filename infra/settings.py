@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationError
@@ -40,6 +41,8 @@ class Settings(BaseSettings):
     )
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port; 0 takes a free one")
     link_secret: SecretStr | None = Field(None, min_length=32, description="the secret behind invoice links")
+    signing_key: Path | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
+    checkpoint_file: Path | None = Field(None, description="the file that signed checkpoints are added to")
     link_hours: Annotated[int, Field(ge=1, le=720)] = Field(24, description="how long an invoice link lives")
     order_days: Annotated[int, Field(ge=1, le=365)] = Field(14, description="how long an order can be paid")
     paypal_url: WebAddress = Field("https://api-m.sandbox.paypal.com", description="PayPal's REST API")
