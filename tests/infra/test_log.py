@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -172,6 +173,26 @@ def test_the_head_is_the_position_of_the_last_event(log: Log) -> None:
     assert log.head() == 0
     five_events(log)
     assert log.head() == 5
+
+
+def test_memory_is_flat_in_the_length_of_the_log(postgres: Log) -> None:
+    """Ten times the log, and a replay of it holds no more at once."""
+
+    def grow(upto: int) -> None:
+        for first in range(len(postgres.load("account-acme")), upto, 1_000):
+            append(postgres, account(first, *[added(0, n) for n in range(first, first + 1_000)]))
+
+    def peak() -> int:
+        tracemalloc.start()
+        assert sum(1 for _ in postgres.history()) == postgres.head()
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return held
+
+    grow(2_000)
+    short = peak()
+    grow(20_000)
+    assert peak() < 1.2 * short
 
 
 # --- wait ----------------------------------------------------------------------------------------------------------
