@@ -186,30 +186,30 @@ class Bench:
         return [
             Pair(
                 "append_64_writers",
-                lambda: _rate(self._appends(self.recorder), OURS_EACH),
-                lambda: _rate(self._appends(stock), STOCK_EACH),
+                lambda: rate(appends_of(self.recorder), OURS_EACH),
+                lambda: rate(appends_of(stock), STOCK_EACH),
                 floor=25,
                 aim=60,
             ),
             Pair(
                 "command_64_writers",
-                lambda: _rate(self._commands(pools), OURS_EACH),
-                lambda: _rate(self._saves(stock_pools), STOCK_EACH),
+                lambda: rate(self._commands(pools), OURS_EACH),
+                lambda: rate(self._saves(stock_pools), STOCK_EACH),
                 floor=6,
                 aim=20,
             ),
             Pair(
                 "append_p99_64_writers",
-                lambda: _p99_ms(self._appends(self.recorder), OURS_EACH),
-                lambda: _p99_ms(self._appends(stock), STOCK_EACH),
+                lambda: p99_ms(appends_of(self.recorder), OURS_EACH),
+                lambda: p99_ms(appends_of(stock), STOCK_EACH),
                 floor=15,
                 aim=50,
                 unit="ms",
             ),
             Pair(
                 "append_1_writer",
-                lambda: _rate(self._appends(self.recorder, 1), ALONE),
-                lambda: _rate(self._appends(stock, 1), ALONE),
+                lambda: rate(appends_of(self.recorder, 1), ALONE),
+                lambda: rate(appends_of(stock, 1), ALONE),
                 floor=1.5,
                 aim=2.5,
             ),
@@ -236,12 +236,6 @@ class Bench:
             raise Void(str(broken)) from broken
 
     # --- one append, and one command
-
-    def _appends(self, recorder: ApplicationRecorder, writers: int = WRITERS) -> list[Callable[[int], object]]:
-        def append(_: int) -> object:
-            return recorder.insert_events([StoredEvent(uuid4(), 1, TOPIC, STATE)])
-
-        return [append] * writers
 
     def _pools(self) -> list[str]:
         """A pool for each writer, with a PBX."""
@@ -390,9 +384,20 @@ def _timed(writers: Sequence[Callable[[int], object]], times: int) -> tuple[floa
     return all_of_it, took
 
 
-def _rate(writers: Sequence[Callable[[int], object]], times: int) -> float:
+def appends_of(recorder: ApplicationRecorder, writers: int = WRITERS) -> list[Callable[[int], object]]:
+    """For each writer, what appends one event to a new stream."""
+
+    def append(_: int) -> object:
+        return recorder.insert_events([StoredEvent(uuid4(), 1, TOPIC, STATE)])
+
+    return [append] * writers
+
+
+def rate(writers: Sequence[Callable[[int], object]], times: int) -> float:
+    """How often a second all of them do it, at once."""
     return len(writers) * times / _timed(writers, times)[0]
 
 
-def _p99_ms(writers: Sequence[Callable[[int], object]], times: int) -> float:
+def p99_ms(writers: Sequence[Callable[[int], object]], times: int) -> float:
+    """How long the slowest hundredth takes, where all of them do it at once."""
     return quantiles(_timed(writers, times)[1], n=100)[98] * 1000
