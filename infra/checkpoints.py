@@ -151,7 +151,7 @@ class Passed(Record):
         Raises:
             OSError: the file cannot be written.
         """
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside = path.parent / f"{path.name}.{os.getpid()}"
         beside.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
         beside.replace(path)
 
