@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import getpass
+import io
 import logging
+import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 import typer
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from domain.messages import Command, Refusal, what_is_wrong
+from domain.messages import Command, Message, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
@@ -31,6 +34,8 @@ from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
 from handlers.desk import Actor, House, Role
+from handlers.finding import app as finding
+from handlers.projections import app as projections
 from handlers.purchase import order_summary
 from handlers.requests import OrderExpansion
 from handlers.views import VIEWS, shown, summary_table, table
@@ -61,8 +66,14 @@ SAID = (
     StoryBroken,
     *AUDIT_SAYS,
 )
+M = TypeVar("M", bound=Message)
+MOST_CHARACTERS = 100
+"""So long may the name of whoever asks be."""
 CATCH_UP_S = 60.0
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(projections, name="projections")
+app.add_typer(finding, name="find")
 
 app.add_typer(audit, name="audit")
 
@@ -74,7 +85,11 @@ class UnknownCommand(Refusal):
 
 
 class MalformedMessage(Refusal):
-    """A command's JSON is not what it has to be."""
+    """What was written on the command line cannot be read as what it has to be."""
+
+
+class UnusablePlace(Refusal):
+    """A file or a directory that the command line was given cannot be used."""
 
 
 @app.callback()
@@ -88,13 +103,17 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
 ) -> None:
     """Tell the whole purchase, step by step, on real servers."""
-    console = _console(quiet=as_json)
-    with staged(settings(), keep) as stage:
-        end = Story(stage, console).tell()
+    given, console = settings(), _console(quiet=as_json)
+    if keep:
+        _make("--keep", keep)
+    with staged(given, keep) as stage:
+        story = Story(stage, console)
+        end = story.tell()
     if as_json:
         _print_json(end)
     elif keep:
-        console.print(f"The data stay in {keep}: trunkline show entitlements acme --data {keep}", highlight=False)
+        look = f"trunkline show entitlements {story.account_id} --data {keep}"
+        console.print(f"The data stay in {keep}: {look}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -103,6 +122,7 @@ def up(
 ) -> None:
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
     given = settings()
+    _make("--data", data)
     with servers(given, data) as places, _provider(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
         with whole(given, places, outside, link_secret(given, data), sealer_of(given, data)) as running:
@@ -131,7 +151,10 @@ def quote(account: str, package: str, selections: list[str], data: Data = None, 
     with _opened(data) as opened:
         work, today = UnitOfWork(opened.log), SystemClock().now().date()
         summary = order_summary(work, today, account, package, _selections(selections))
-    _print_summary(summary, as_json)
+    if as_json:
+        _print_json(summary)
+    else:
+        _console().print(summary_table(summary))
 
 
 @app.command()
@@ -139,14 +162,17 @@ def order(
     account: str, package: str, selections: list[str], data: Data = None, actor: As = None, as_json: AsJson = False
 ) -> None:
     """Order an expansion at today's prices: trunkline order ACCOUNT PACKAGE extensions=25. Prints the order's id."""
-    expansion = OrderExpansion(
-        order_id=f"order-{uuid4()}", account_id=account, package_id=package, selections=_selections(selections)
-    )
+    order_id = f"order-{uuid4()}"
+    fields = {"order_id": order_id, "account_id": account, "package_id": package}
+    expansion = _message(OrderExpansion, fields | {"selections": _selections(selections)})
     with _opened(data) as opened, _house(opened) as house:
         outcome = handle(expansion, house, _actor(actor, account), correlation_id=str(uuid4()))
-    summary = outcome.desk.recorded[0].event.model_dump()["quote"]
-    _print_summary(Quote.model_validate(summary), as_json)
-    _console().print(expansion.order_id, highlight=False)
+    summary = Quote.model_validate(outcome.desk.recorded[0].event.model_dump()["quote"])
+    if as_json:
+        _print_json({"order_id": order_id, "quote": summary})
+    else:
+        _console().print(summary_table(summary))
+        _console().print(order_id, highlight=False)
 
 
 @app.command()
@@ -159,10 +185,7 @@ def send(name: str, message: str, data: Data = None, actor: As = None) -> None:
         fields = _fields(sys.stdin.read() if message == "-" else message)
         if issubclass(kinds[name], Command):
             fields["at"] = house.clock.now()
-        try:
-            wish = kinds[name].model_validate(fields)
-        except ValidationError as error:
-            raise MalformedMessage(f"{name} cannot be read: {what_is_wrong(error)}.") from error
+        wish = _message(kinds[name], fields)
         outcome = handle(wish, house, _actor(actor, fields.get("account_id")), correlation_id=str(uuid4()))
     for recorded in outcome.desk.recorded:
         _console().print(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}", highlight=False)
@@ -198,12 +221,29 @@ def invoice(number: str, file: Path, data: Data = None) -> None:
         document = opened.log.document(found[0].sha256) if found else None
     if document is None:
         raise UnknownCommand(f"There is no invoice {number}; trunkline show billing ACCOUNT lists them.")
-    file.write_bytes(document.content)
+    with _usable("FILE", file):
+        file.write_bytes(document.content)
 
 
 def _provider(given: Settings) -> PayPal:
     secret = given.paypal_secret.get_secret_value()
     return PayPal(base_url=given.paypal_url, client_id=given.paypal_client_id, client_secret=secret)
+
+
+def _make(option: str, directory: Path) -> None:
+    with _usable(option, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()  # whether we may write there, the operating system knows
+
+
+@contextmanager
+def _usable(option: str, place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        sentence = f"{option} {place} cannot be used, {reason}; name a place that you may write to."
+        raise UnusablePlace(sentence) from error
 
 
 @dataclass(frozen=True)
@@ -236,22 +276,36 @@ def _selections(texts: list[str]) -> tuple[Selection, ...]:
     selections = []
     for text in texts:
         service, equals, quantity = text.partition("=")
-        if equals and not quantity.lstrip("-").isdecimal():
+        if equals and not WHOLE_NUMBER.fullmatch(quantity):
             raise MalformedMessage(f"{text} is no selection; write a service and a whole number, as in extensions=25.")
         selections.append(Selection(service=service, quantity=int(quantity) if equals else 1))
     return tuple(selections)
 
 
 def _actor(text: str | None, account_id: str | None) -> Actor:
-    role, _, name = (text or f"admin:{getpass.getuser()}").partition(":")
-    if role not in set(Role) or not name:
+    role, _, name = (text or f"admin:{_user()}").partition(":")
+    if role not in set(Role) or not 1 <= len(name) <= MOST_CHARACTERS or not name.isprintable():
         raise MalformedMessage(f"{text} is nobody; write role:name, with one of the roles {', '.join(Role)}.")
     return Actor(Role(role), name, account_id)
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # before Python 3.13, and since
+        raise MalformedMessage("The system has no name for you; say who asks: --as role:name.") from error
+
+
+def _message(kind: type[M], fields: dict[str, Any]) -> M:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise MalformedMessage(f"{kind.__name__} cannot be read: {what_is_wrong(error)}.") from error
+
+
 def _fields(text: str) -> dict[str, Any]:
     try:
-        fields = from_json(text)
+        fields = from_json(text.encode(errors="surrogateescape"))  # the bytes as they came, UTF-8 or not
     except ValueError as error:
         raise MalformedMessage(f"This is no JSON: {error}.") from error
     if not isinstance(fields, dict):
@@ -271,10 +325,15 @@ def _print_summary(summary: Quote, as_json: bool) -> None:
 def main() -> None:
     """Run the command line."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without our characters gets question marks, no traceback
     try:
         app()
     except SAID as said:
         sys.stderr.write(f"{' '.join(str(said).split())}\n")
+        sys.exit(1)
+    except OSError as error:  # of a file or a socket: what Python says of it names it
+        sys.stderr.write(f"The operating system refuses: {' '.join(str(error).split())}.\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -27,7 +27,7 @@ from infra.postgres_recorder import postgres_log
 from infra.settings import Settings, WrongSetting
 from infra.smtp import Mailer, SmtpMailer
 from infra.uvicorn_thread import listening, serving, url_of
-from projections.runner import Runner, positions, running
+from projections.runner import Runner, running, statuses
 
 RUNNING = "running.json"
 SIGNING_KEY = "signing-key.pem"
@@ -55,9 +55,11 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
             settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
         )
         running = directory / RUNNING
-        running.touch(mode=0o600)
-        stack.callback(running.unlink)
-        running.write_bytes(to_json(places))
+        stack.callback(running.unlink, missing_ok=True)
+        unfinished = running.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(to_json(places))
+        unfinished.rename(running)  # whoever reads it finds all of it
         yield places
 
 
@@ -190,13 +192,15 @@ class Running:
     def health(self) -> dict[str, Any]:
         """Where the log and each projection stand, and whether everything works."""
         with connect(self.database_url) as conn:
-            reached = positions(conn)
-        halted = {runner.projection.name: runner.halted for runner in self.runners if runner.halted}
+            projections = statuses(conn)
+        halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
         return {
             "ok": not halted and self.worker.failing is None,
             "head": self.house.log.head(),
-            "projections": dict(reached),
+            "projections": {s.name: s.position for s in projections},
+            "lag": {s.name: s.lag for s in projections},
             "halted": halted,
+            "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
             "worker": self.worker.failing or "working",
             "checkpoints": self.worker.unsealed or "working",
         }

@@ -19,7 +19,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def console(*, quiet: bool = False) -> Console:
     """Where people read: as wide as their terminal, or as a page where it is none."""
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    # What is shown may hold brackets and colons that people wrote: they are no markup.
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False)
 
 
 def print_json(value: object) -> None:

@@ -72,7 +72,7 @@ def aggregate(auditor: Auditor, stream: str, upto: int) -> Aggregate:
     decider, mapper = DECIDERS[category], PydanticMapper()
     state, last = decider.initial, None
     for row in auditor.events(Wanted(stream=stream, to_position=upto)):
-        state, last = decider.evolve(state, mapper.to_domain_event(log_row(row)).event), row
+        state, last = decider.evolve(state, mapper.recorded(log_row(row)).event), row
     if last is not None:
         return Aggregate(stream, last["version"], last["position"], last["recorded_at"], state)
     if auditor.knows(Wanted(stream=stream)):
@@ -141,7 +141,7 @@ def _steps(
         places[str(row["event_id"])] = f"{row['topic'].split('.')[1]} at {row['position']}"
         if row["topic"] not in READ:
             continue
-        recorded = mapper.to_domain_event(log_row(row))
+        recorded = mapper.recorded(log_row(row))
         package = ENTITLEMENTS.partition(recorded)
         rows = partitions.setdefault(package, Rows())
         before = _figures(rows).get(service)

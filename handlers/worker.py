@@ -20,12 +20,15 @@ from handlers.sealing import Busy, CannotSeal, Sealer, seal
 from infra.checkpoints import NoCheckpoint
 from infra.ed25519 import WrongKey
 from infra.nats import EVENTS, BrokerUnavailable, connected, provision, relay
-from infra.postgres import connect
+from infra.postgres import connect, only_one
+from infra.snapshots import NAME as SNAPSHOTS
+from infra.snapshots import take_snapshots
 from projections.orders import unpaid_in_time
 
 AGAIN_S = 1.0
 EXPIRY_EVERY_S = 60.0
 WATCH_EVERY_S = 5.0
+SNAPSHOTS_EVERY_S = 5.0
 CHECKPOINT_EVERY_S = 60.0
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class Worker:
                 for work in (
                     relay(self._database_url, self._house.log, jetstream, self._stopped),
                     self._expire(),
+                    self._take_snapshots(),
                     self._watch(jetstream),
                     self._seal(jetstream),
                 ):
@@ -99,6 +103,14 @@ class Worker:
         while not self._stopped.is_set():
             await asyncio.to_thread(expire_orders, self._house, self._database_url)
             await self._pause(EXPIRY_EVERY_S)
+
+    async def _take_snapshots(self) -> None:
+        """Of long streams, behind the log; one process does so at a time."""
+        with await asyncio.to_thread(connect, self._database_url) as conn:
+            while not self._stopped.is_set():
+                if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
+                    await asyncio.to_thread(take_snapshots, conn, self._house.log)
+                await self._pause(SNAPSHOTS_EVERY_S)
 
     async def _seal(self, jetstream: JetStreamContext) -> None:
         """Sign where the log has come to, now and then, and once more at the end.

@@ -6,26 +6,27 @@ The library's own mapper does not validate; this one goes from bytes to a valida
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 
 from domain.messages import Event
-from infra.recorder import LogRow, event_id
+from infra.recorder import LogRow, as_notifications, event_id
 from infra.topics import topics
+from infra.upcasts import UPCASTS
 
 
 class UnreadableEvent(Exception):
     """A stored event that this program cannot read: an unknown topic, or a state that is not of its topic's shape."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """Who caused a change, and why: what is recorded beside every event.
 
     Attributes:
@@ -39,8 +40,7 @@ class Cause:
     causation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """An event with its place in the log, and the record of who caused it. ``position`` is 0 before it is appended."""
 
     stream: str
@@ -69,10 +69,29 @@ class Recorded:
 
 @cache
 def _reader(topic: str) -> Callable[[bytes], Event]:
+    """What reads the states of a topic."""
+    if topic in UPCASTS:
+        today, upcast = UPCASTS[topic]
+        read = _reader(today)
+        return lambda state: read(to_json(upcast(_fields(state))))
     event = topics().get(topic)
     if event is None:
-        raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows")
+        raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows{_known(topic)}")
     return event.model_validate_json
+
+
+def _fields(state: bytes) -> dict[str, Any]:
+    fields = from_json(state)
+    if not isinstance(fields, dict):
+        raise UnreadableEvent("the state is no JSON object")
+    return fields
+
+
+def _known(topic: str) -> str:
+    """Which versions of it are known, where it may be one from the future."""
+    name = topic.rpartition(".")[0]
+    versions = sorted(known.rpartition(".")[2] for known in (*topics(), *UPCASTS) if known.rpartition(".")[0] == name)
+    return f"; it knows {' and '.join(versions)} of it, so a later version wrote this" if versions else ""
 
 
 class PydanticMapper(Mapper[str]):
@@ -82,46 +101,48 @@ class PydanticMapper(Mapper[str]):
         super().__init__(transcoder=JSONTranscoder())
         topics()
 
-    def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> LogRow:
-        """The row of a `Recorded` event."""
-        assert isinstance(domain_event, Recorded)
-        cause = domain_event.cause
-        return LogRow.of(
-            {
-                "originator_id": domain_event.stream,
-                "originator_version": domain_event.version,
-                "topic": domain_event.event.TOPIC,
-                "state": domain_event.event.model_dump_json().encode(),
-                "id": domain_event.position,
-                "recorded_at": domain_event.recorded_at,
-                "account_id": domain_event.account_id,
-                "correlation_id": cause.correlation_id,
-                "causation_id": cause.causation_id,
-                "actor": cause.actor,
-            }
-        )
+    def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> StoredEvent:
+        """The row of a `Recorded` event, by the library's name."""
+        return as_notifications([self.row(cast("Recorded", domain_event))])[0]
 
     def to_domain_event(self, stored_event: StoredEvent) -> Recorded:
+        """The event of a row, by the library's name."""
+        return self.recorded(LogRow.of_stored(stored_event))
+
+    def row(self, recorded: Recorded) -> LogRow:
+        """The row of an event."""
+        return LogRow(
+            originator_id=recorded.stream,
+            originator_version=recorded.version,
+            topic=recorded.event.TOPIC,
+            state=recorded.event.model_dump_json().encode(),
+            id=recorded.position,
+            recorded_at=recorded.recorded_at,
+            account_id=recorded.account_id,
+            correlation_id=recorded.cause.correlation_id,
+            causation_id=recorded.cause.causation_id,
+            actor=recorded.cause.actor,
+        )
+
+    def recorded(self, row: LogRow) -> Recorded:
         """The event of a row.
 
         Raises:
             UnreadableEvent: names the stream, the version, the position, and what is wrong; repeats nothing of it.
         """
-        row = LogRow.of_stored(stored_event)
+        stream, version, topic, state, position, recorded_at, account_id, correlation_id, causation_id, actor = row
         try:
-            event = _reader(row.topic)(row.state)
-        except (UnreadableEvent, ValidationError) as error:
-            where = f"{row.originator_id} version {row.originator_version}, at position {row.id},"
+            event = _reader(topic)(state)
+        except (UnreadableEvent, ValueError) as error:
+            where = f"{stream} version {version}, at position {position},"
             raise UnreadableEvent(f"Event {where} cannot be read: {_said(error)}") from None
-        cause = Cause(row.actor, row.correlation_id, row.causation_id)
-        return Recorded(
-            str(row.originator_id), row.originator_version, event, row.account_id, cause, row.recorded_at, row.id
-        )
+        cause = Cause(actor, correlation_id, causation_id)
+        return Recorded(stream, version, event, account_id, cause, recorded_at, position)
 
 
-def _said(error: UnreadableEvent | ValidationError) -> str:
+def _said(error: UnreadableEvent | ValueError) -> str:
     """What is wrong, without what stands there: it is reported to many more than may see that."""
-    if isinstance(error, UnreadableEvent):
+    if not isinstance(error, ValidationError):
         return str(error)
     issues = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(f"{'.'.join(map(str, issue['loc'])) or 'the whole'}: {issue['msg']}" for issue in issues)

@@ -19,7 +19,7 @@ from infra.ed25519 import SigningKey, WrongKey
 from infra.merkle import NotProven
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import postgres_log
-from infra.recorder import LogRow
+from infra.recorder import LogRow, as_notifications
 from tests.databases import ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW
 from tests.projections.histories import ACCOUNTS, tell
@@ -279,7 +279,7 @@ def test_what_is_no_bundle_is_said_to_be_none(text: bytes) -> None:
 def test_a_state_that_is_no_text_is_carried_all_the_same(places: ServerPlaces, template: str) -> None:
     with fresh_database(places, template) as url:
         with postgres_log(as_program(url)) as log:
-            columns = {
+            columns: dict[str, Any] = {
                 "originator_id": "ticket-1",
                 "originator_version": 0,
                 "topic": "t",
@@ -293,7 +293,7 @@ def test_a_state_that_is_no_text_is_carried_all_the_same(places: ServerPlaces, t
                 "causation_id": None,
                 "actor": "é",
             }
-            log._recorder.insert_events([LogRow.of(columns)])
+            log._recorder.insert_events(as_notifications([LogRow(**columns)]))
         with auditing(as_program(url)) as auditor:
             text = text_of(auditor, "acme")
     assert checked(text).events == 1

@@ -28,7 +28,7 @@ from infra.packed_arrays import microseconds
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
-from infra.recorder import LogRow, event_id
+from infra.recorder import LogRow, as_notifications, event_id
 from tests.databases import ServerPlaces, as_program, fresh_database
 from tests.domain.examples import (
     NOW,
@@ -168,8 +168,8 @@ def test_the_hash_of_any_row_is_the_one_that_the_database_computes(
     head = postgres.head()
     stream = f"{name}-{head}"
     columns = {**texts, **others, "recorded_at": recorded_at}
-    row = LogRow.of({"originator_id": stream, "originator_version": 1, "state": state, "id": 0, **columns})
-    postgres._recorder.insert_events([row])
+    given: dict[str, Any] = {"originator_id": stream, "originator_version": 1, "state": state, "id": 0, **columns}
+    postgres._recorder.insert_events(as_notifications([LogRow(**given)]))
 
     moment = microseconds(recorded_at)
     own: dict[str, Any] = {**texts, **others, "recorded_at": moment, "state": state, "stream": stream}

@@ -25,7 +25,7 @@ from tests.domain.strategies import Aggregate
 MAPPER = PydanticMapper()
 DORA = Cause("distributor:dora", "wish-1", "click-1")
 WONKA_ADDED = Recorded("account-acme", 2, wonka_added, "acme", DORA, NOW)
-STORED = MAPPER.to_stored_event(WONKA_ADDED)
+STORED = MAPPER.row(WONKA_ADDED)
 
 
 def tampered(**changes: object) -> StoredEvent:
@@ -61,8 +61,8 @@ def test_the_bytes_are_the_events_json_and_the_record_stands_beside_them() -> No
 
 
 def test_what_was_stored_is_read_back_with_its_position_where_it_has_one() -> None:
-    assert MAPPER.to_domain_event(STORED) == WONKA_ADDED
-    assert MAPPER.to_domain_event(LogRow.of_stored(STORED, position=7)).position == 7
+    assert MAPPER.recorded(STORED) == WONKA_ADDED
+    assert MAPPER.recorded(LogRow.of_stored(STORED, position=7)).position == 7
 
 
 def test_an_event_that_one_of_the_librarys_tools_wrote_says_so() -> None:
