@@ -622,7 +622,7 @@ def test_a_walk_holds_a_page_whatever_the_length_of_the_log() -> None:
             tracemalloc.stop()
 
     peak(2_000)  # what is made at the first time only
-    assert peak(40_000) < 1.2 * peak(4_000)
+    assert peak(20_000) < 1.2 * peak(4_000)
 
 
 def contents(conn: Connection[Any]) -> list[Any]:
