@@ -49,7 +49,8 @@ from domain.price_list import PRICE_LIST, Offer, PriceList, PriceListPublished, 
 from domain.quote import Quote, Selection, Term, quote
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ActivatePackage, ExpandPackage, ReverseGrant
-from infra.group_commit import MAX_GROUP, Append, GroupCommit
+from infra.append import Append
+from infra.group_commit import MAX_GROUP, GroupCommit
 from infra.log import Log
 from infra.postgres import WRITER, connect
 from infra.pydantic_mapper import Cause, Recorded

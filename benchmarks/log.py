@@ -29,9 +29,9 @@ from benchmarks.measure import Measure, Void, in_turn
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
 from domain.messages import Decider
 from domain.services import Plan
+from infra.append import Append, parameters
 from infra.chain import ChainBroken, Verifier, Walk
 from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.group_commit import Append, _parameters
 from infra.log import Log
 from infra.packed_arrays import take_packed_arrays
 from infra.postgres import admit, migrate, program_login
@@ -328,7 +328,7 @@ class Bench:
 
     def _groups(self, function: str) -> float:
         """Groups of 64 appends, one after the other, by the function that chains or by its copy that does not."""
-        groups = [_parameters([Append([_row(f"allocation-{uuid4()}", 1)]) for _ in range(WRITERS)]) for _ in range(40)]
+        groups = [parameters([Append([_row(f"allocation-{uuid4()}", 1)]) for _ in range(WRITERS)]) for _ in range(40)]
         query = b"SELECT * FROM " + function.encode() + b"(" + b", ".join([b"%b"] * len(groups[0])) + b")"
         begun = time.perf_counter()
         for group in groups:

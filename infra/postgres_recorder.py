@@ -27,7 +27,8 @@ from psycopg import Connection, Cursor
 from psycopg.rows import BaseRowFactory, DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
-from infra.group_commit import Append, GroupCommit
+from infra.append import Append
+from infra.group_commit import GroupCommit
 from infra.log import Log, News
 from infra.postgres import WRITER, connect, listening, session, wary
 from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications

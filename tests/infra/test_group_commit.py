@@ -21,8 +21,9 @@ from eventsourcing.persistence import DataError, IntegrityError, OperationalErro
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from infra.append import APPEND, Append, parameters
 from infra.embedded_postgres import embedded_postgres
-from infra.group_commit import _APPEND, Append, _compatible, _parameters
+from infra.group_commit import _compatible
 from infra.log import Log, LogUnavailable
 from infra.packed_arrays import take_packed_arrays
 from infra.postgres import WRITER, admit, connect, migrate, program_login
@@ -52,7 +53,7 @@ def recorder(database_url: str) -> Iterator[PostgresRecorder]:
 def append_in(conn: Connection[Any], append: Append) -> None:
     """Append in the transaction that is open, which then holds the head."""
     take_packed_arrays(conn)
-    conn.execute(_APPEND, _parameters([append]))
+    conn.execute(APPEND, parameters([append]))
 
 
 @contextmanager
@@ -366,3 +367,18 @@ def test_while_the_database_is_gone_an_append_says_that_it_may_stand_there(datab
                 log.append([], account_id=None, cause=CAUSE, at=NOW, received=message("m-1"))
             server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
         assert recorder.insert_events(stored("candy-1", 2)) == [2]
+
+
+# --- waking --------------------------------------------------------------------------------------------------------
+
+
+def test_who_gave_up_waiting_keeps_nobody_from_being_woken() -> None:
+    """Each of a group wakes the next; an interrupt takes one out of the row, before or after its turn."""
+    first, given_up, last = (Append(stored(f"candy-{n}", 1)) for n in range(3))
+    first.following.append(given_up)
+    given_up.following.append(last)
+    given_up.forsaken = True
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(append.wait) for append in (first, last)]
+        first.wake()
+        assert [future.result(timeout=5) for future in waiting] == [range(0), range(0)]

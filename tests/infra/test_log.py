@@ -15,7 +15,7 @@ from eventsourcing.persistence import StoredEvent
 
 from domain.account import BillingReceiverAdded
 from domain.messages import Event
-from infra.group_commit import _APPEND, Append, _parameters
+from infra.append import APPEND, Append, parameters
 from infra.log import Change, Log, LogUnavailable, VersionConflict
 from infra.packed_arrays import take_packed_arrays
 from infra.postgres import WRITER, connect
@@ -313,7 +313,7 @@ def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(
     with connect(database_url, WRITER) as slow, psycopg.connect(owner_url, autocommit=True) as onlooker:
         slow.autocommit = False
         take_packed_arrays(slow)
-        slow.execute(_APPEND, _parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]))
+        slow.execute(APPEND, parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]))
         with ThreadPoolExecutor(1) as pool:
             overtaker = pool.submit(append, postgres, order(0, requested))
             waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
