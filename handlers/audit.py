@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from heapq import merge
 from itertools import islice
@@ -42,7 +42,7 @@ from infra.checkpoints import Checkpoint, ForgedCheckpoint, NoCheckpoint, Passed
 from infra.clock import SystemClock
 from infra.ed25519 import PublicKey, SigningKey, WrongKey
 from infra.merkle import MerkleTree, NotProven
-from infra.nats import connected, provision_checkpoints, published_checkpoints
+from infra.nats import checkpoints_at, provision_checkpoints, published_checkpoints
 from infra.postgres_auditor import Auditor, Wanted, auditing
 from infra.pydantic_mapper import UnreadableEvent
 from infra.settings import Settings, WrongSetting, settings
@@ -99,7 +99,7 @@ def verify(
     file = checkpoints or checkpoint_file(given, data)
     if file and not file.exists() and not (checkpoints or given.checkpoint_file):
         file = None  # nobody has said that there is one
-    kept = state or (file.with_name(f"{file.name}.verified") if file else None)
+    kept = state or (file.parent / f"{file.name}.verified" if file else None)
     if from_checkpoint and kept is None:
         raise NoCheckpoint("There is no checkpoint to go on from; give --checkpoints FILE, or --state FILE.")
     keys = _keys(given, data, key)
@@ -242,8 +242,8 @@ def _keys(given: Settings, data: Path | None, paths: list[Path] | None) -> list[
 
 def _published(given: Settings, data: Path | None) -> list[Checkpoint]:
     async def read(nats_url: str) -> list[Checkpoint]:
-        async with connected(nats_url) as client:
-            return await published_checkpoints(client.jetstream())
+        async with checkpoints_at(nats_url) as jetstream:
+            return await published_checkpoints(jetstream)
 
     if given.nats_url:
         return asyncio.run(read(given.nats_url))
@@ -258,8 +258,7 @@ def checkpoint(data: Data = None, as_json: AsJson = False) -> None:
     sealer = _sealer(given, data)
 
     async def make(places: Servers) -> Checkpoint | None:
-        async with connected(places.nats_url) as client:
-            jetstream = client.jetstream()
+        async with checkpoints_at(places.nats_url) as jetstream:
             await provision_checkpoints(jetstream)
             return await seal(sealer, places.database_url, jetstream, SystemClock().now(), WAIT_S)
 
@@ -302,7 +301,7 @@ def public_key(file: Annotated[Path | None, typer.Argument()] = None, data: Data
 
 def _write(file: Path, text: Iterable[bytes]) -> None:
     """Write a file: all of it, or nothing."""
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    beside = file.parent / f"{file.name}.{os.getpid()}"
     try:
         try:
             with beside.open("wb") as out:
@@ -453,7 +452,7 @@ def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = F
     """Show an aggregate as it is, or was: trunkline audit show order-order-1 --as-of 42."""
     with database(settings(), data) as database_url, auditing(database_url) as auditor:
         found = aggregate(auditor, stream, _as_of(as_of, auditor))
-    state = from_json(to_json(found.state, fallback=_fallback))
+    state = from_json(to_json(_in_order(found.state), fallback=_fallback))
     if as_json:
         print_json(asdict(found) | {"state": state})
         return
@@ -463,6 +462,12 @@ def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = F
     where = f"{stream} version {found.version}, position {found.position}, {found.recorded_at:%Y-%m-%d %H:%M:%S}"
     console().print(where, highlight=False, soft_wrap=True)
     console().print(drawn)
+
+
+def _in_order(state: Any) -> dict[str, Any]:  # noqa: ANN401 - of any aggregate
+    """The fields of a state; a set in an order, so that who shows it again sees the same."""
+    named = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {name: sorted(value, key=str) if isinstance(value, frozenset) else value for name, value in named.items()}
 
 
 def _fallback(value: object) -> str:
@@ -528,8 +533,7 @@ def export(account: str, file: Path, data: Data = None) -> None:
     sealer = _sealer(given, data)
 
     async def make(places: Servers) -> tuple[Checkpoint, Export]:
-        async with connected(places.nats_url) as client, alone(places.database_url, WAIT_S) as auditor:
-            jetstream = client.jetstream()
+        async with checkpoints_at(places.nats_url) as jetstream, alone(places.database_url, WAIT_S) as auditor:
             await provision_checkpoints(jetstream)
             _known(auditor, "account", account)
             with _bar("read") as at:

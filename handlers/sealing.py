@@ -16,7 +16,6 @@ from domain.messages import Refusal
 from infra.checkpoints import Checkpoint, ForgedCheckpoint, Trees, append_to, checkpoints_in, last_in
 from infra.ed25519 import SigningKey, WrongKey
 from infra.nats import last_checkpoint, publish_checkpoint
-from infra.postgres import only_one
 from infra.postgres_auditor import Auditor, auditing
 
 NAME = "checkpoints"
@@ -48,7 +47,7 @@ async def alone(database_url: str, wait_s: float = 0.0) -> AsyncIterator[Auditor
     """
     deadline = time.monotonic() + wait_s
     with auditing(database_url) as auditor:
-        while not await asyncio.to_thread(only_one, auditor.conn, NAME):
+        while not await asyncio.to_thread(auditor.alone, NAME):
             if time.monotonic() > deadline:
                 raise Busy("Another process makes a checkpoint at this moment; try again.")
             await asyncio.sleep(POLL_S)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_serializer
 
 from domain.messages import what_is_wrong
 from infra.ed25519 import PublicKey, SigningKey, WrongKey
@@ -63,6 +63,10 @@ class Checkpoint(Record):
     key: Sha256
     signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
+    @field_serializer("time", when_used="json")
+    def _as_signed(self, time: datetime) -> str:
+        return time.astimezone(UTC).isoformat(timespec="microseconds")
+
     @classmethod
     def signed(
         cls, key: SigningKey, position: int, hash_: bytes, time: datetime, trees: Trees | None = None
@@ -84,7 +88,7 @@ class Checkpoint(Record):
             "trunkline checkpoint v1",
             f"position {self.position}",
             f"hash {self.hash}",
-            f"time {self.time.astimezone(UTC).isoformat(timespec='microseconds')}",
+            f"time {self._as_signed(self.time)}",
         ]
         if self.trees:
             lines += [
@@ -147,7 +151,7 @@ class Passed(Record):
         Raises:
             OSError: the file cannot be written.
         """
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside = path.parent / f"{path.name}.{os.getpid()}"
         beside.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
         beside.replace(path)
 

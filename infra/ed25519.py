@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -90,19 +91,30 @@ class SigningKey:
 
     @classmethod
     def kept_in(cls, path: Path) -> SigningKey:
-        """The key of a file, which is made at the first time, for its owner's eyes only."""
-        if not path.exists():
-            pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            beside = path.with_name(f"{path.name}.{os.getpid()}")
-            beside.touch(mode=0o600)
-            beside.write_bytes(pem)
-            try:
-                os.link(beside, path)  # whole, or not there; and of two processes that make one, both take the first
-            except FileExistsError:
-                pass
-            finally:
-                beside.unlink()
+        """The key of a file, which is made at the first time, for its owner's eyes only.
+
+        Raises:
+            WrongKey: it cannot be made or read.
+        """
+        try:
+            if not path.exists():
+                cls._make(path)
+        except OSError as error:
+            raise WrongKey(f"The signing key {path} cannot be made: {error.strerror}.") from error
         return cls.read(path)
+
+    @staticmethod
+    def _make(path: Path) -> None:
+        """Make a key: it is whole, or not there; and of two processes that make one, both take the first."""
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        beside = path.parent / f"{path.name}.{os.getpid()}"
+        beside.touch(mode=0o600)
+        try:
+            beside.write_bytes(pem)
+            with suppress(FileExistsError):
+                os.link(beside, path)
+        finally:
+            beside.unlink()
 
     def sign(self, data: bytes) -> bytes:
         """The signature, 64 bytes (RFC 8032)."""

@@ -98,6 +98,21 @@ async def provision(jetstream: JetStreamContext, consumers: dict[str, type[Event
         await jetstream.add_consumer(EVENTS, config)
 
 
+@asynccontextmanager
+async def checkpoints_at(nats_url: str) -> AsyncIterator[JetStreamContext]:
+    """JetStream, for whoever makes or reads checkpoints from the command line.
+
+    Raises:
+        BrokerUnavailable: it cannot be reached, or does not do what is asked; names the setting.
+    """
+    async with connected(nats_url) as client:
+        try:
+            yield client.jetstream()
+        except (NatsError, TimeoutError) as error:
+            where, reason = nats_url.rpartition("@")[2], str(error) or type(error).__name__
+            raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
+
+
 async def provision_checkpoints(jetstream: JetStreamContext) -> None:
     """Bring the stream of signed checkpoints to what it should be; none of its messages can be deleted or purged."""
     config = StreamConfig(name=CHECKPOINTS, subjects=[CHECKPOINT_SUBJECT], deny_delete=True, deny_purge=True)

@@ -18,7 +18,7 @@ from psycopg.rows import DictRow
 from infra.bundle import AccountTree, Share
 from infra.chain import End, Raw
 from infra.merkle import MerkleTree
-from infra.postgres import AUDITOR, DatabaseUnavailable, connect
+from infra.postgres import AUDITOR, DatabaseUnavailable, connect, only_one
 from infra.recorder import LogRow
 
 PAGE: Final = 2_000
@@ -125,13 +125,18 @@ class Auditor:
     """Asks the log, and the read models, whatever an auditor wants to know. It is a `infra.chain.LogSource`."""
 
     def __init__(self, conn: Connection[DictRow]) -> None:
-        self.conn = conn
+        self._conn = conn
 
     def _one(self, query: LiteralString, **parameters: object) -> DictRow:
         with _answering():
-            found = self.conn.execute(query, parameters).fetchone()
+            found = self._conn.execute(query, parameters).fetchone()
         assert found is not None, "an aggregate has a row"
         return found
+
+    def alone(self, name: str) -> bool:
+        """Try to become the only one, over all processes, that does ``name``, for as long as this lasts."""
+        with _answering():
+            return only_one(self._conn, name)
 
     # --- what the chain is verified by
 
@@ -152,7 +157,7 @@ class Auditor:
         while True:
             query = _PAGE.format(after=first, upto=upto, page=PAGE)
             copied = f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode()
-            with _answering(), self.conn.cursor() as cursor, cursor.copy(copied) as copy:
+            with _answering(), self._conn.cursor() as cursor, cursor.copy(copied) as copy:
                 page: list[Raw] = list(copy.rows())
             if not page:
                 return
@@ -163,7 +168,7 @@ class Auditor:
         """The hash of a row; none where there is no such row."""
         query: LiteralString = "SELECT hash FROM log.events WHERE position = %(at)s"
         with _answering():
-            found = self.conn.execute(query, {"at": position}).fetchone()
+            found = self._conn.execute(query, {"at": position}).fetchone()
         return found["hash"] if found else None
 
     def accounts_root(self, upto: int) -> tuple[int, bytes]:
@@ -177,7 +182,7 @@ class Auditor:
 
     def _shares(self, upto: int) -> Iterator[Share]:
         """What each account has in each stream, in the order of the tree."""
-        with _answering(), self.conn.transaction(), self.conn.cursor("shares") as cursor:
+        with _answering(), self._conn.transaction(), self._conn.cursor("shares") as cursor:
             cursor.itersize = PAGE
             cursor.execute(_SHARES, {"upto": upto})
             for row in cursor:
@@ -224,7 +229,7 @@ class Auditor:
         while left is None or left > 0:
             page = PAGE if left is None else min(PAGE, left)
             with _answering():
-                found = self.conn.execute(query, parameters | {"after": after, "page": page}).fetchall()
+                found = self._conn.execute(query, parameters | {"after": after, "page": page}).fetchall()
             yield from found
             if len(found) < page:
                 return

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import secrets
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,6 +35,7 @@ from handlers.views import VIEWS, shown
 from handlers.worker import working
 from infra.checkpoints import Checkpoint, checkpoints_in
 from infra.ed25519 import SigningKey
+from infra.embedded_nats import _program
 from infra.log import Change, Log
 from infra.nats import CHECKPOINT_SUBJECT, CHECKPOINTS, provision_checkpoints, published_checkpoints
 from infra.postgres_auditor import Auditor
@@ -289,6 +292,21 @@ def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
     assert "--from-checkpoint goes on behind position 2" in errors
 
     assert "3 events, positions 3 to 5" in run_at(database_url, "verify", "--from-checkpoint")[1]
+
+
+def test_ctrl_c_ends_a_question_that_waits(owner_url: str, database_url: str, postgres: Log) -> None:
+    append(postgres, opened)
+    command = [str(Path(sys.executable).with_name("trunkline")), "audit", "verify"]
+    env = os.environ | {"TRUNKLINE_DATABASE_URL": database_url}
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(owner_url) as owner, psycopg.connect(owner_url, autocommit=True) as onlooker:
+        owner.execute("LOCK TABLE log.events")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as asked:
+            eventually(lambda: onlooker.execute(waits).fetchone(), "the question")
+            asked.send_signal(signal.SIGINT)
+            output, errors = asked.communicate()
+    assert (asked.returncode, output) == (130, "")
+    assert errors.startswith("Interrupted at position 0; so far all is as it was recorded.")
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
@@ -666,6 +684,7 @@ REFUSED = [
     (("verify-export", "/nowhere/at/all", "--key", "KEY"), "/nowhere/at/all cannot be read"),
     (("verify-export", "GARBAGE", "--key", "KEY"), "is no export of an account"),
     (("verify-export", "GARBAGE"), "Give --key PUBLIC.pem"),
+    (("verify", "--checkpoints", ".", "--key", "KEY"), "The checkpoints in . cannot be read: Is a directory"),
     (("verify-export", ".", "--key", "KEY"), ". cannot be read: Is a directory"),
     (("checkpoint",), "TRUNKLINE_SIGNING_KEY is missing"),
     (("export", "acme", "acme.json"), "TRUNKLINE_SIGNING_KEY is missing"),
@@ -694,6 +713,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
     [
         (("export", "wonka", "FILE"), "There is no event of account wonka in the log."),
         (("export", "acme", "/nowhere/at/all"), "/nowhere/at/all cannot be written: No such file or directory."),
+        (("export", "acme", "."), ". cannot be written: "),
         (("public-key", "/nowhere/at/all"), "/nowhere/at/all cannot be written"),
     ],
 )
@@ -704,6 +724,26 @@ def test_what_cannot_be_signed_or_written_is_said_too(
     assert (status, output) == (1, "")
     assert sentence in errors
     assert errors.count("\n") == 1
+
+
+def test_a_broker_that_keeps_no_streams_is_named(
+    run_at: Run, history: tuple[str, list[Recorded]], signing: Sealer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with subprocess.Popen([_program(), "-a", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL) as plain:
+        monkeypatch.setenv("TRUNKLINE_NATS_URL", f"nats://127.0.0.1:{port}")
+        eventually(lambda: _listens(port), "NATS")
+        for arguments in (("checkpoint",), ("verify", "--published", "--checkpoints", os.devnull)):
+            status, _, errors = run_at(history[0], *arguments)
+            assert (status, errors.count("\n")) == (1, 1)
+            assert f"TRUNKLINE_NATS_URL (nats://127.0.0.1:{port}) does not serve" in errors
+        plain.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_an_empty_log_has_nothing_to_sign(run_at: Run, database_url: str, signing: Sealer) -> None:
