@@ -501,7 +501,7 @@ def _explained(service: str, package_id: str, steps: list[Step]) -> Table:
         title_justify="left",
     )
     for column in ("position", "recorded at", "event", "actor", "cause"):
-        drawn.add_column(column, overflow="fold", no_wrap=column == "recorded at")
+        drawn.add_column(column, overflow="fold", no_wrap=column in ("recorded at", "event"))
     for column in ("total", "", "allocated", ""):
         drawn.add_column(column, justify="right")
     for step in steps:
