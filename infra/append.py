@@ -24,7 +24,7 @@ from infra.packed_arrays import (
     packed_moment,
     packed_text,
 )
-from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id, expected_versions
+from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_bytes, expected_versions
 
 _RECORD = (
     TimestampArray, TextArray, TextArray, TextArray, TextArray,  # recorded_at, account, correlation, causation, actor
@@ -43,6 +43,8 @@ Packed = tuple[bytes, ...]
 
 def _columns(rows: Sequence[Packed], width: int) -> Packed:
     """Rows of packed elements, column by column."""
+    if len(rows) == 1:
+        return rows[0]
     return tuple(map(b"".join, zip(*rows, strict=True))) if rows else (b"",) * width
 
 
@@ -82,19 +84,14 @@ class Append:
 
     def _pack(self, documents: Sequence[Kept], tracking: Tracking | None) -> None:
         record = self.rows[0] if self.rows else LogRow.of_stored(StoredEvent("", 0, "", b""))
-        received, name, number = self.received, None, None
-        if tracking is not None:
-            name, number = tracking.application_name, tracking.notification_id
         self.record = (
             packed_moment(record.recorded_at),
             _packed_name(record.account_id),
             packed_text(record.correlation_id),
             packed_text(record.causation_id),
             _packed_name(record.actor),
-            packed_text(received.message_id if received else None),
-            packed_bytes(received.body_sha256 if received else None),
-            _packed_name(name),
-            packed_int8(number),
+            *_packed_message(self.received),
+            *_packed_tracking(tracking),
         )
         streams = [(packed_text(stream), packed_int8(version)) for stream, version in self.expected.items()]
         self.streams = _columns(streams, len(_STREAM))
@@ -130,6 +127,21 @@ class Append:
         following.wake()
 
 
+def _packed_message(received: Received | None) -> Packed:
+    if received is None:
+        return _NOTHING
+    return packed_text(received.message_id), packed_bytes(received.body_sha256)
+
+
+def _packed_tracking(tracking: Tracking | None) -> Packed:
+    if tracking is None:
+        return _NOTHING
+    return packed_text(tracking.application_name), packed_int8(tracking.notification_id)
+
+
+_NOTHING: Packed = (packed_text(None), packed_int8(None))
+
+
 def _packed_event(row: LogRow) -> Packed:
     stream = str(row.originator_id)
     return (
@@ -137,7 +149,7 @@ def _packed_event(row: LogRow) -> Packed:
         packed_int8(row.originator_version),
         _packed_name(row.topic),
         packed_bytes(row.state),
-        packed_bytes(event_id(stream, row.originator_version).bytes),
+        packed_bytes(event_id_bytes(stream, row.originator_version)),
     )
 
 

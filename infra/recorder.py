@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha1
 from typing import Any, NamedTuple, cast
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -18,7 +19,7 @@ from eventsourcing.popo import POPOProcessRecorder
 
 from domain.messages import Refusal
 
-EVENT_IDS = uuid5(NAMESPACE_URL, "urn:trunkline:event")
+_EVENT_IDS = uuid5(NAMESPACE_URL, "urn:trunkline:event").bytes
 LIBRARY = "system:eventsourcing"
 """The actor, and the correlation id, of events that the library's own tools append."""
 
@@ -35,9 +36,17 @@ class AlreadyHandled(Exception):
         self.positions = positions
 
 
+def event_id_bytes(stream: str, version: int) -> bytes:
+    """The id of the event at a place of a stream, a UUID of version 5 (RFC 9562): the same wherever it is asked for."""
+    digest = bytearray(sha1(_EVENT_IDS + f"{stream}/{version}".encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return bytes(digest)
+
+
 def event_id(stream: str, version: int) -> UUID:
-    """The id of the event at a place of a stream: the same wherever it is asked for."""
-    return uuid5(EVENT_IDS, f"{stream}/{version}")
+    """The same, as a UUID. To make the object takes three times as long as to make the id."""
+    return UUID(bytes=event_id_bytes(stream, version))
 
 
 class LogRow(NamedTuple):
