@@ -303,6 +303,7 @@ class Story:
             order_id=order_id,
             package_id=order.requested.package_id,
             seller=an.SELLER,
+            receiver_id=order.billing.receiver_id,
             buyer=order.billing.contact,
             quote=order.requested.quote,
             method=order.captured.method,
@@ -335,6 +336,7 @@ class Story:
             order_id=order_id,
             refund_id=refund.refund_id,
             seller=an.SELLER,
+            receiver_id=invoice.receiver_id,
             buyer=invoice.buyer,
             net=net,
             taxes=taxes,
@@ -372,6 +374,7 @@ class Story:
             at=self._now,
             invoice_id=invoice_id,
             link_id=link_id,
+            receiver_id="wonka",
             recipient="wonka@acme.example",
             message_id=f"<{link_id}@yt.example>",
         )
