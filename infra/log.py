@@ -87,7 +87,7 @@ class Log:
     def __init__(self, recorder: Recorder, news: News | None = None) -> None:
         self._recorder = recorder
         self._news = news or News()
-        self._mapper = PydanticMapper()
+        self._mapper = PydanticMapper(recorder.keys)
 
     def append(
         self,
@@ -113,9 +113,9 @@ class Log:
         ]
         if not recorded and received is None:
             return []
-        stored = [self._mapper.to_stored_event(event) for event in recorded]
         try:
             with _available():
+                stored = [self._mapper.to_stored_event(event) for event in recorded]
                 positions = self._recorder.insert_events(stored, received=received, documents=documents)
         except IntegrityError as error:
             streams = ", ".join(change.stream for change in changes)
@@ -127,14 +127,13 @@ class Log:
     def load(self, stream: str) -> list[Recorded]:
         """The events of a stream, first to last; none where there is no such stream."""
         with _available():
-            found = self._recorder.select_events(stream)
-        return [self._mapper.to_domain_event(stored) for stored in found]
+            return self._mapper.to_domain_events(self._recorder.select_events(stream))
 
     def read(self, after: int, *, limit: int, upto: int | None = None) -> list[Recorded]:
         """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions."""
         with _available():
             found = self._recorder.select_notifications(after, limit, stop=upto, inclusive_of_start=False)
-        return [self._mapper.to_domain_event(notification) for notification in found]
+            return self._mapper.to_domain_events(found)
 
     def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
         """Every event of an account, up to and with ``upto``, page by page."""
@@ -142,7 +141,8 @@ class Log:
         while True:
             with _available():
                 found = self._recorder.select_account(account_id, after, page, upto)
-            yield from map(self._mapper.to_domain_event, found)
+                events = self._mapper.to_domain_events(found)
+            yield from events
             if len(found) < page:
                 return
             after = found[-1].id
@@ -177,3 +177,13 @@ class Log:
         """A kept document by the SHA-256 of its bytes (hexadecimal)."""
         with _available():
             return self._recorder.document(sha256)
+
+    def has_key(self, person: str) -> bool:
+        """Whether what the log holds of a person can be read."""
+        with _available():
+            return person in self._recorder.keys.standing([person])
+
+    def destroy_key(self, person: str) -> None:
+        """Make what the log holds of a person unreadable, for good; nothing where it was before."""
+        with _available():
+            self._recorder.keys.destroy(person)

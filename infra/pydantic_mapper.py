@@ -1,22 +1,28 @@
 """Events to rows of the log and back: validated pydantic models behind the eventsourcing library's `Mapper`.
 
 The library's own mapper does not validate; this one goes from bytes to a validated model in one step (`validate_json`).
+Personal fields are sealed on the way in, under the key of whose they are, and opened on the way out (`infra.sealing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from typing import Any
 from uuid import UUID
 
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from domain.messages import Event
+from domain.personal import Personal, person_id, personal_fields
+from infra.person_keys import PersonKeys
 from infra.recorder import LogRow, event_id
+from infra.sealing import DoesNotOpen, Place, is_sealed, person_of, seal, unseal
 from infra.topics import topics
 
 
@@ -75,15 +81,29 @@ def _reader(topic: str) -> Callable[[bytes], Event]:
     return event.model_validate_json
 
 
-class PydanticMapper(Mapper[str]):
-    """The library's mapper, for events that are pydantic models."""
+_personal = cache(personal_fields)
+"""Found once a class: an event without personal fields pays for nothing but the question."""
 
-    def __init__(self) -> None:
+
+class PydanticMapper(Mapper[str]):
+    """The library's mapper, for events that are pydantic models.
+
+    Args:
+        keys: those of the persons whose data the events hold.
+    """
+
+    def __init__(self, keys: PersonKeys) -> None:
         super().__init__(transcoder=JSONTranscoder())
+        self._keys = keys
         topics()
 
     def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> LogRow:
-        """The row of a `Recorded` event."""
+        """The row of a `Recorded` event.
+
+        Raises:
+            WrongSetting: it holds personal data, and the master key is missing, or wrong.
+            ValueError: it holds personal data, and does not say whose.
+        """
         assert isinstance(domain_event, Recorded)
         cause = domain_event.cause
         return LogRow.of(
@@ -91,7 +111,7 @@ class PydanticMapper(Mapper[str]):
                 "originator_id": domain_event.stream,
                 "originator_version": domain_event.version,
                 "topic": domain_event.event.TOPIC,
-                "state": domain_event.event.model_dump_json().encode(),
+                "state": self._state(domain_event),
                 "id": domain_event.position,
                 "recorded_at": domain_event.recorded_at,
                 "account_id": domain_event.account_id,
@@ -102,21 +122,108 @@ class PydanticMapper(Mapper[str]):
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> Recorded:
-        """The event of a row.
+        """The event of a row; see `to_domain_events`."""
+        return self.to_domain_events([stored_event])[0]
+
+    def to_domain_events(self, stored_events: Iterable[StoredEvent]) -> list[Recorded]:
+        """The events of rows. The keys of all of them are asked for at once.
 
         Raises:
             UnreadableEvent: names the stream, the version, the position, and what is wrong; repeats nothing of it.
+            WrongSetting: a key of theirs stands, and the master key is missing, or wrong.
         """
-        row = LogRow.of_stored(stored_event)
-        try:
-            event = _reader(row.topic)(row.state)
-        except (UnreadableEvent, ValidationError) as error:
-            where = f"{row.originator_id} version {row.originator_version}, at position {row.id},"
-            raise UnreadableEvent(f"Event {where} cannot be read: {_said(error)}") from None
-        cause = Cause(row.actor, row.correlation_id, row.causation_id)
-        return Recorded(
-            str(row.originator_id), row.originator_version, event, row.account_id, cause, row.recorded_at, row.id
+        rows = [LogRow.of_stored(stored) for stored in stored_events]
+        sealed = {n: found for n, row in enumerate(rows) if (found := _sealed(row))}
+        persons = {person for found in sealed.values() for person in found.persons()}
+        keys = self._keys.standing(persons) if persons else {}
+        return [_recorded(row, sealed.get(n), keys) for n, row in enumerate(rows)]
+
+    def _state(self, recorded: Recorded) -> bytes:
+        """The JSON of an event, with its personal fields sealed - or erased, where by now the person is."""
+        event = recorded.event
+        personal = _personal(type(event))
+        if not personal:
+            return event.model_dump_json().encode()
+        fields = event.model_dump(mode="json")
+        for name, mark in personal.items():
+            receiver = getattr(event, mark.receiver)
+            if recorded.account_id is None or receiver is None:
+                raise ValueError(f"{event.TOPIC} holds personal data, its {name}, and does not say whose they are.")
+            person = person_id(recorded.account_id, receiver)
+            key = self._keys.made(person)
+            if key is None:
+                fields[name] = to_jsonable_python(mark.erased)
+            else:
+                place = Place(person, recorded.stream, recorded.version, event.TOPIC, name)
+                fields[name] = seal(to_json(fields[name]), key, place)
+        return to_json(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """The JSON of a row that has sealed fields, and the names of these."""
+
+    fields: dict[str, Any]
+    names: list[str]
+
+    def persons(self) -> list[str]:
+        """Whose they are; what is not sealed as it has to be is nobody's, and is told of when it is opened."""
+        named = [self.fields[name].get("person") for name in self.names]
+        return [person for person in named if isinstance(person, str)]
+
+    def opened(self, row: LogRow, keys: Mapping[str, bytes]) -> bytes:
+        """The JSON as it was before it was sealed; where a key is missing, erased.
+
+        Raises:
+            UnreadableEvent: a field does not open.
+        """
+        fields = dict(self.fields)
+        personal = _personal(topics()[row.topic])
+        for name in self.names:
+            try:
+                fields[name] = self._opened(row, name, personal[name], keys)
+            except DoesNotOpen as error:
+                raise UnreadableEvent(f"{name}: {error}") from error
+        return to_json(fields)
+
+    def _opened(self, row: LogRow, name: str, mark: Personal, keys: Mapping[str, bytes]) -> object:
+        value = self.fields[name]
+        person = person_of(value)
+        # Another name in its place would make it look erased. Rows of the library's own tools know no account.
+        if row.account_id is not None and person != person_id(row.account_id, str(self.fields.get(mark.receiver))):
+            raise DoesNotOpen("it is sealed as another person's")
+        key = keys.get(person)
+        if key is None:
+            return to_jsonable_python(mark.erased)
+        return from_json(
+            unseal(value, key, Place(person, str(row.originator_id), row.originator_version, row.topic, name))
         )
+
+
+def _sealed(row: LogRow) -> _Sealed | None:
+    """The sealed fields of a row; none where its event has none, or its JSON is none, which the model will say."""
+    event = topics().get(row.topic)
+    personal = _personal(event) if event else None
+    if not personal:
+        return None
+    try:
+        fields = from_json(row.state)
+    except ValueError:
+        return None
+    names = [name for name in personal if is_sealed(fields.get(name))] if isinstance(fields, dict) else []
+    return _Sealed(fields, names) if names else None
+
+
+def _recorded(row: LogRow, sealed: _Sealed | None, keys: Mapping[str, bytes]) -> Recorded:
+    try:
+        event = _reader(row.topic)(sealed.opened(row, keys) if sealed else row.state)
+    except (UnreadableEvent, ValidationError) as error:
+        where = f"{row.originator_id} version {row.originator_version}, at position {row.id},"
+        raise UnreadableEvent(f"Event {where} cannot be read: {_said(error)}") from None
+    cause = Cause(row.actor, row.correlation_id, row.causation_id)
+    return Recorded(
+        str(row.originator_id), row.originator_version, event, row.account_id, cause, row.recorded_at, row.id
+    )
 
 
 def _said(error: UnreadableEvent | ValidationError) -> str:

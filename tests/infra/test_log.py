@@ -22,6 +22,7 @@ from infra.postgres import WRITER, connect
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import Kept
+from tests.databases import MASTER_KEY
 from tests.domain.examples import (
     LATER,
     NOW,
@@ -220,7 +221,7 @@ def test_an_append_of_another_process_is_heard_of(
 ) -> None:
     monkeypatch.setattr("infra.log.POLL_S", 60)
     assert eventually(lambda: len(listeners(owner_url)) == 1)
-    with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -229,7 +230,11 @@ def test_a_notification_that_is_lost_is_made_up_for_by_looking(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.postgres.CHANNEL", "where_nobody_speaks")
-    with postgres_log(database_url) as deaf, postgres_log(database_url) as elsewhere, waiting(deaf, 0) as news:
+    with (
+        postgres_log(database_url, master_key=MASTER_KEY) as deaf,
+        postgres_log(database_url, master_key=MASTER_KEY) as elsewhere,
+        waiting(deaf, 0) as news,
+    ):
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -244,7 +249,7 @@ def test_whose_line_is_cut_listens_anew(
         conn.execute("SELECT pg_terminate_backend(%s)", (before,))
     assert eventually(lambda: listeners(owner_url) not in ([], [before]))
     assert "begins anew" in caplog.text
-    with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -285,7 +290,7 @@ def test_eight_writers_of_one_stream_lose_nothing_and_whoever_reads_along_sees_a
     postgres: Log, database_url: str
 ) -> None:
     begin = threading.Barrier(WRITERS)
-    with postgres_log(database_url) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
         readers = [pool.submit(read_along, log, 2 * WRITERS * TIMES) for log in (postgres, elsewhere)]
         logs = [postgres, elsewhere] * (WRITERS // 2)
         for written in [pool.submit(write_with_retry, log, n, begin) for n, log in enumerate(logs)]:
