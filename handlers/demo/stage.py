@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.composition import Outside, Running, link_secret, servers, trunkline
+from handlers.composition import Outside, Running, secrets_of, servers, trunkline
 from handlers.demo.prices import BEGIN
 from infra.clock import ShiftedClock
 from infra.embedded_postgres import temporary_directory
@@ -52,7 +52,7 @@ def staged(settings: Settings, keep: Path | None) -> Iterator[Stage]:
         catcher = stack.enter_context(mail_catcher())
         outside = Outside(clock, provider, SmtpMailer(catcher.host, catcher.port))
         own_port = settings.model_copy(update={"http_port": 0, "public_url": None})
-        running = stack.enter_context(trunkline(own_port, places, outside, link_secret(settings, directory)))
+        running = stack.enter_context(trunkline(own_port, places, outside, secrets_of(settings, directory)))
         simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
         fresh = running.house.log.head() == 0
         yield Stage(running, clock, simulator, catcher, "" if fresh else f"-{secrets.token_hex(3)}")
