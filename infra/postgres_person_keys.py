@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -65,7 +65,7 @@ class PostgresPersonKeys(PersonKeys):
         known = self._known([person])
         if person not in known:
             self.prove()  # or a wrong master key would wrap new keys beside those that it cannot open
-            begun, wrapped = time.monotonic(), self._wrapped(person, secrets.token_bytes(KEY_BYTES))
+            begun, wrapped = monotonic(), self._wrapped(person, secrets.token_bytes(KEY_BYTES))
             made = self._ask(_MAKE, {"person": person, "wrapped": wrapped})
             # Where nothing was made, another process was faster, and what it made stands there by now.
             known = self._taken(begun, made) if made else self._known([person])
@@ -74,12 +74,12 @@ class PostgresPersonKeys(PersonKeys):
     def destroy(self, person: str) -> bool:
         """Destroy a key for good."""
         (row,) = self._ask(_DESTROY, {"person": person})
-        self._keep(time.monotonic(), {person: None})
+        self._keep(monotonic(), {person: None})
         return bool(row["stood"])
 
     def _known(self, persons: Iterable[str]) -> dict[str, bytes | None]:
         """The keys of these persons, none for who was erased; without those who have no row."""
-        now = time.monotonic()
+        now = monotonic()
         known: dict[str, bytes | None] = {}
         unknown: list[str] = []
         with self._lock:

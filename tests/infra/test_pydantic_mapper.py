@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import hypothesis
@@ -12,15 +13,16 @@ from eventsourcing.persistence import Notification, StoredEvent
 from eventsourcing.utils import resolve_topic
 from hypothesis import strategies as st
 
+from domain.account import ERASED_CONTACT
 from domain.messages import Event
 from domain.personal import personal_fields
 from infra.log import Change, Log
-from infra.person_keys import MemoryPersonKeys
+from infra.person_keys import MemoryPersonKeys, PersonKeys
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded, UnreadableEvent
 from infra.recorder import LogRow
 from infra.topics import AGGREGATES, topics
-from tests.domain.examples import NOW, activated, captured, opened, wonka_added, wonka_default
-from tests.domain.given import given
+from tests.domain.examples import NOW, activated, captured, emailed, opened, wonka_added, wonka_default
+from tests.domain.given import but, given
 from tests.domain.strategies import AGGREGATES as LIVES
 from tests.domain.strategies import Aggregate
 
@@ -197,3 +199,74 @@ def test_the_log_names_what_it_cannot_read(memory: Log) -> None:
     with pytest.raises(UnreadableEvent, match="account-acme version 2, at position 2,"):
         memory.read(0, limit=10)
     assert [fact.event for fact in memory.read(0, limit=1)] == [opened]
+
+
+# --- personal fields -----------------------------------------------------------------------------------------------
+
+
+class NoKeys(PersonKeys):
+    """Keys that nobody may ask for."""
+
+    def standing(self, persons: Iterable[str]) -> Mapping[str, bytes]:
+        raise AssertionError(persons)
+
+    def made(self, person: str) -> bytes | None:
+        raise AssertionError(person)
+
+    def destroy(self, person: str) -> bool:
+        raise AssertionError(person)
+
+
+def sealed(**changes: object) -> StoredEvent:
+    """The row, of the account, with another sealed value in it."""
+    fields = state() | {"contact": state()["contact"] | changes}
+    return LogRow.of({**STORED.__dict__, "state": json.dumps(fields).encode()})
+
+
+def test_an_event_without_personal_fields_asks_for_no_key() -> None:
+    mapper = PydanticMapper(NoKeys())
+    for event in (opened, wonka_default, captured):
+        stored = mapper.to_stored_event(Recorded("account-acme", 1, event, "acme", DORA, NOW))
+        assert stored.state == event.model_dump_json().encode()
+        assert mapper.to_domain_event(stored).event == event
+
+
+def test_where_the_key_is_missing_the_person_is_erased_and_the_rest_is_not() -> None:
+    assert PydanticMapper(MemoryPersonKeys()).to_domain_event(STORED).event == but(wonka_added, contact=ERASED_CONTACT)
+
+
+def test_what_was_stored_before_personal_fields_were_sealed_is_read_as_it_stands() -> None:
+    assert MAPPER.to_domain_event(plain()).event == wonka_added
+
+
+def test_a_sealed_value_that_was_moved_here_is_unreadable_and_not_erased() -> None:
+    later = MAPPER.to_stored_event(Recorded("account-acme", 3, wonka_added, "acme", DORA, NOW))
+    moved = LogRow.of({**STORED.__dict__, "state": later.state})
+    assert "contact: what is sealed was altered, moved here from another place" in unreadable(moved)
+
+
+def test_a_sealed_value_that_names_another_person_is_unreadable_and_not_erased() -> None:
+    """One who was erased, or never was: else a word in the table would make anybody look erased."""
+    KEYS.destroy("acme/violet")
+    assert "contact: it is sealed as another person's" in unreadable(sealed(person="acme/violet"))
+
+
+def test_a_sealed_value_of_another_shape_is_unreadable() -> None:
+    assert "contact: it is not sealed as a value has to be" in unreadable(sealed(nonce=7))
+    assert "contact: it is not sealed as a value has to be" in unreadable(sealed(person=None))
+    assert "in a way that this version of Trunkline does not know" in unreadable(sealed(sealed="A512GCM"))
+
+
+def test_a_sealed_value_in_a_field_that_is_not_personal_is_unreadable() -> None:
+    assert "receiver_id" in unreadable(tampered(receiver_id=state()["contact"]))
+
+
+def test_an_event_that_does_not_say_whose_its_personal_data_are_is_not_stored() -> None:
+    nobodys = but(emailed, receiver_id=None)
+    for recorded in (
+        Recorded("account-acme", 2, wonka_added, None, DORA, NOW),
+        Recorded("invoice-1", 2, nobodys, "acme", DORA, NOW),
+    ):
+        with pytest.raises(ValueError, match="does not say whose they are") as refused:
+            MAPPER.to_stored_event(recorded)
+        assert "wonka@" not in str(refused.value)
