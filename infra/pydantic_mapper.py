@@ -85,6 +85,11 @@ _personal = cache(personal_fields)
 """Found once a class: an event without personal fields pays for nothing but the question."""
 
 
+@cache
+def _personal_topics() -> frozenset[str]:
+    return frozenset(topic for topic, event in topics().items() if _personal(event))
+
+
 class PydanticMapper(Mapper[str]):
     """The library's mapper, for events that are pydantic models.
 
@@ -133,7 +138,8 @@ class PydanticMapper(Mapper[str]):
             WrongSetting: a key of theirs stands, and the master key is missing, or wrong.
         """
         rows = [LogRow.of_stored(stored) for stored in stored_events]
-        sealed = {n: found for n, row in enumerate(rows) if (found := _sealed(row))}
+        personal = _personal_topics()
+        sealed = {n: found for n, row in enumerate(rows) if row.topic in personal and (found := _sealed(row))}
         persons = {person for found in sealed.values() for person in found.persons()}
         keys = self._keys.standing(persons) if persons else {}
         return [_recorded(row, sealed.get(n), keys) for n, row in enumerate(rows)]
@@ -201,16 +207,14 @@ class _Sealed:
 
 
 def _sealed(row: LogRow) -> _Sealed | None:
-    """The sealed fields of a row; none where its event has none, or its JSON is none, which the model will say."""
-    event = topics().get(row.topic)
-    personal = _personal(event) if event else None
-    if not personal:
-        return None
+    """The sealed fields of a row; none where its fields are plain, or its JSON is none, which the model will say."""
     try:
         fields = from_json(row.state)
     except ValueError:
         return None
-    names = [name for name in personal if is_sealed(fields.get(name))] if isinstance(fields, dict) else []
+    if not isinstance(fields, dict):
+        return None
+    names = [name for name in _personal(topics()[row.topic]) if is_sealed(fields.get(name))]
     return _Sealed(fields, names) if names else None
 
 
