@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from pypdf import PdfReader
 
 from domain.account import ERASED_CONTACT, BillingReceiverErased
 from domain.invoice import CreditNoteIssued, InvoiceEmailed, InvoiceIssued
@@ -58,6 +61,11 @@ def test_what_was_placed_before_is_paid_granted_and_invoiced_to_the_company_and_
     assert len(house.mailer.messages) == told
     document = house.house.log.document(issued.document.sha256)
     assert document
+    printed = "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(document.content)).pages)
+    assert "ACME" in printed
+    assert "Germany" in printed
+    assert "[erased]" in printed
+    assert "Wonka" not in printed
 
 
 def test_a_refund_after_the_erasure_is_credited_and_mailed_to_nobody(house: InMemory) -> None:
