@@ -135,6 +135,8 @@ class Story:
         for account_id in ACCOUNTS:
             work, package_id = UnitOfWork(self._log), f"pkg-{account_id}"
             work.do(ACCOUNT, account_id, but(an.open_account, account_id=account_id))
+            work.do(ACCOUNT, account_id, but(an.add_receiver, account_id=account_id))
+            work.do(ACCOUNT, account_id, but(an.erase_receiver, account_id=account_id, receiver_id="bucket"))
             activate = but(an.activate, package_id=package_id, account_id=account_id, quantities=CAPACITY)
             work.do(SUBSCRIPTION, package_id, activate)
             grant = but(
