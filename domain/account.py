@@ -284,4 +284,4 @@ def evolve(account: Account, event: AccountEvent) -> Account:
             assert_never(event)
 
 
-ACCOUNT: Decider[AccountCommand, Account, AccountEvent] = Decider("account", Account(), decide, evolve)
+ACCOUNT: Decider[AccountCommand, Account, AccountEvent] = Decider("account", Account(), decide, evolve, personal=True)

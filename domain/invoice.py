@@ -190,4 +190,4 @@ def credit_of(quote: Quote, refund: Money) -> tuple[Money, tuple[TaxTotal, ...]]
     return Money(amount_minor=net, currency=refund.currency), tuple(shares)
 
 
-INVOICE: Decider[InvoiceCommand, Invoice, InvoiceEvent] = Decider("invoice", Invoice(), decide, evolve)
+INVOICE: Decider[InvoiceCommand, Invoice, InvoiceEvent] = Decider("invoice", Invoice(), decide, evolve, personal=True)

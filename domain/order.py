@@ -561,4 +561,4 @@ def evolve(order: Order, event: OrderEvent) -> Order:
             assert_never(event)
 
 
-ORDER: Decider[OrderCommand, Order, OrderEvent] = Decider("order", Order(), decide, evolve)
+ORDER: Decider[OrderCommand, Order, OrderEvent] = Decider("order", Order(), decide, evolve, personal=True)

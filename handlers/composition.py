@@ -15,8 +15,10 @@ from pydantic_core import from_json, to_json
 
 from handlers.desk import House
 from handlers.http import application
+from handlers.sealing import Sealer
 from handlers.worker import Worker, working
 from infra.clock import Clock
+from infra.ed25519 import SigningKey, WrongKey
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
@@ -26,9 +28,11 @@ from infra.postgres_recorder import postgres_log
 from infra.settings import MASTER_KEY_BYTES, Settings, WrongSetting, decoded_master_key
 from infra.smtp import Mailer, SmtpMailer
 from infra.uvicorn_thread import listening, serving, url_of
-from projections.runner import Runner, positions, running
+from projections.runner import Runner, running, statuses
 
 RUNNING = "running.json"
+SIGNING_KEY = "signing-key.pem"
+CHECKPOINT_FILE = "checkpoints.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,11 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
             settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
         )
         running = directory / RUNNING
-        running.touch(mode=0o600)
-        stack.callback(running.unlink)
-        running.write_bytes(to_json(places))
+        stack.callback(running.unlink, missing_ok=True)
+        unfinished = running.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(to_json(places))
+        unfinished.rename(running)  # whoever reads it finds all of it
         yield places
 
 
@@ -77,14 +83,14 @@ def _embedded(directory: Path) -> Iterator[str]:
         yield database_url
 
 
-def _running_in(directory: Path) -> str | None:
-    """The database of the servers that somebody runs in ``directory``; none where nobody does any longer."""
+def _running_in(directory: Path) -> Servers | None:
+    """The servers that somebody runs in ``directory``; none where nobody does any longer."""
     try:
-        database_url: str = from_json((directory / RUNNING).read_bytes())["database_url"]
-        connect(database_url).close()
+        places = Servers(**from_json((directory / RUNNING).read_bytes()))
+        connect(places.database_url).close()
     except (FileNotFoundError, DatabaseUnavailable):
         return None
-    return database_url
+    return places
 
 
 @contextmanager
@@ -98,15 +104,38 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
     with ExitStack() as stack:
         if settings.database_url:
             database_url = prepared(settings)
-        elif directory is None:
-            raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
-        elif not (directory / "postgres").is_dir():
-            raise WrongSetting(
-                f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
-            )
         else:
-            database_url = _running_in(directory) or stack.enter_context(_embedded(directory))
+            running = _running_in(data := _with_data(directory))
+            database_url = running.database_url if running else stack.enter_context(_embedded(data))
         yield database_url
+
+
+@contextmanager
+def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[Servers]:
+    """The same, and the broker beside it: what takes a checkpoint, which is published.
+
+    Raises:
+        WrongSetting, DatabaseUnavailable, ServerDidNotStart: as `database` does.
+    """
+    with ExitStack() as stack:
+        if settings.database_url:
+            if not settings.nats_url:
+                raise WrongSetting("TRUNKLINE_NATS_URL is missing: signed checkpoints are published there.")
+            places = Servers(prepared(settings), settings.nats_url)
+        else:
+            data = _with_data(directory)
+            places = _running_in(data) or stack.enter_context(servers(settings, data))
+        yield places
+
+
+def _with_data(directory: Path | None) -> Path:
+    if directory is None:
+        raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
+    if not (directory / "postgres").is_dir():
+        raise WrongSetting(
+            f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
+        )
+    return directory
 
 
 def link_secret(settings: Settings, directory: Path | None) -> bytes:
@@ -172,6 +201,31 @@ def secrets_of(settings: Settings, directory: Path | None) -> Secrets:
     return Secrets(link, master)
 
 
+def sealer_of(settings: Settings, directory: Path | None) -> Sealer | None:
+    """Who signs checkpoints: with the key of the settings, or one that is made once and kept beside embedded servers.
+
+    None where there is neither: each process would sign with a key of its own, and nobody could tell them from others.
+
+    Raises:
+        WrongSetting: the key cannot be read.
+    """
+    embedded = directory if settings.database_url is None else None
+    file = checkpoint_file(settings, directory)
+    try:
+        if settings.signing_key:
+            return Sealer(SigningKey.read(settings.signing_key), file)
+        return Sealer(SigningKey.kept_in(embedded / SIGNING_KEY), file) if embedded else None
+    except WrongKey as error:
+        raise WrongSetting(f"TRUNKLINE_SIGNING_KEY is wrong: {error}") from error
+
+
+def checkpoint_file(settings: Settings, directory: Path | None) -> Path | None:
+    """The file of signed checkpoints: the setting, or one beside embedded servers."""
+    if settings.checkpoint_file or directory is None or settings.database_url:
+        return settings.checkpoint_file
+    return directory / CHECKPOINT_FILE
+
+
 @dataclass(frozen=True)
 class Running:
     """A whole Trunkline at work, and the URL of its HTTP application."""
@@ -185,14 +239,17 @@ class Running:
     def health(self) -> dict[str, Any]:
         """Where the log and each projection stand, and whether everything works."""
         with connect(self.database_url) as conn:
-            reached = positions(conn)
-        halted = {runner.projection.name: runner.halted for runner in self.runners if runner.halted}
+            projections = statuses(conn)
+        halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
         return {
             "ok": not halted and self.worker.failing is None,
             "head": self.house.log.head(),
-            "projections": dict(reached),
+            "projections": {s.name: s.position for s in projections},
+            "lag": {s.name: s.lag for s in projections},
             "halted": halted,
+            "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
             "worker": self.worker.failing or "working",
+            "checkpoints": self.worker.unsealed or "working",
         }
 
 
@@ -228,7 +285,9 @@ def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url:
 
 
 @contextmanager
-def trunkline(settings: Settings, servers: Servers, outside: Outside, secrets: Secrets) -> Iterator[Running]:
+def trunkline(
+    settings: Settings, servers: Servers, outside: Outside, secrets: Secrets, sealer: Sealer | None = None
+) -> Iterator[Running]:
     """Everything at work on given servers, until the context ends.
 
     Raises:
@@ -240,7 +299,7 @@ def trunkline(settings: Settings, servers: Servers, outside: Outside, secrets: S
         url = url_of(listener)
         house = house_of(settings, log, outside, secrets.link, url)
         runners = stack.enter_context(running(servers.database_url, log))
-        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url))
+        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, sealer))
         whole = Running(house, url, servers.database_url, runners, worker)
         stack.enter_context(serving(application(house, whole.health), listener))
         yield whole

@@ -136,7 +136,8 @@ def renew_invoice_link(request: RenewInvoiceLink, desk: Desk) -> None:
     while work.state(INVOICE_LINK, link_tokens.link_id(request.invoice_id, ordinal)).issued:
         ordinal += 1
     last = link_tokens.link_id(request.invoice_id, ordinal - 1)
-    work.do(INVOICE_LINK, last, RevokeLink(at=desk.now, link_id=last))
+    newer = link_tokens.link_id(request.invoice_id, ordinal)
+    work.do(INVOICE_LINK, last, RevokeLink(at=desk.now, link_id=last, replaced_by=newer))
     _issue_link(work, desk, request.invoice_id, issued.order_id, ordinal)
     desk.commit(work, issued.account_id)
 

@@ -20,9 +20,8 @@ from infra.paypal import PayPal
 from infra.postgres_recorder import postgres_log
 from infra.settings import Settings, settings
 
-Data = Annotated[
-    Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
-]
+MOST_CHARACTERS = 100
+"""So long may the name of whoever asks be."""
 As = Annotated[str | None, typer.Option("--as", help="Who asks, as role:name; an admin where not said.")]
 
 
@@ -73,7 +72,14 @@ def actor_of(text: str | None, account_id: str | None) -> Actor:
     Raises:
         MalformedMessage: nobody is like that.
     """
-    role, _, name = (text or f"admin:{getpass.getuser()}").partition(":")
-    if role not in set(Role) or not name:
+    role, _, name = (text or f"admin:{_user()}").partition(":")
+    if role not in set(Role) or not 1 <= len(name) <= MOST_CHARACTERS or not name.isprintable():
         raise MalformedMessage(f"{text} is nobody; write role:name, with one of the roles {', '.join(Role)}.")
     return Actor(Role(role), name, account_id)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # before Python 3.13, and since
+        raise MalformedMessage("The system has no name for you; say who asks: --as role:name.") from error

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from domain.account import EraseBillingReceiver
 from handlers.commands import handle
-from handlers.opening import As, Data, MalformedMessage, actor_of, house_over, opened_log
+from handlers.console import Data
+from handlers.opening import As, MalformedMessage, actor_of, house_over, opened_log
 
 app = typer.Typer(help="What people may ask of their data.", no_args_is_help=True)
 

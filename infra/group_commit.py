@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -71,7 +71,7 @@ class Append:
 
     def __init__(
         self,
-        events: Sequence[StoredEvent],
+        events: Sequence[StoredEvent | LogRow],
         received: Received | None = None,
         documents: Sequence[Kept] = (),
         tracking: Tracking | None = None,
@@ -159,9 +159,11 @@ class GroupCommit:
 
     Args:
         connect: makes a connection, in autocommit, as the role that may append.
+        told: is called after each commit, before those who waited for it go on.
     """
 
     connect: Callable[[], Connection[Any]]
+    told: Callable[[], None]
     _asked: SimpleQueue[Append | None] = field(default_factory=SimpleQueue)
     _conn: Connection[Any] | None = None
     _closed: bool = False
@@ -185,6 +187,20 @@ class GroupCommit:
         if append.error is not None:
             raise append.error
         return append.positions
+
+    def append_all(self, appends: Sequence[Append]) -> None:
+        """Wait until all of them are written, one after the other, as few commits as it can. No two share a stream.
+
+        Raises:
+            as `append` does, for the first that failed; the others may stand there.
+        """
+        for append in appends:
+            self._asked.put(append)
+        for append in appends:
+            append.done.acquire()
+        for append in appends:
+            if append.error is not None:
+                raise append.error
 
     def close(self) -> None:
         """End, after what was asked before."""
@@ -232,6 +248,7 @@ class GroupCommit:
             for append in group:
                 append.ended(range(0), OperationalError(f"{type(error).__name__}: {error}"))
         else:
+            self.told()
             for append, (positions, failed) in zip(group, outcomes, strict=True):
                 append.ended(positions, failed)
 
@@ -239,30 +256,31 @@ class GroupCommit:
         """The outcomes of a group, sent a second time where the connection broke before the answer came."""
         parameters = _parameters(group)
         try:
-            return [_outcome(append, *said) for append, said in zip(group, self._said(parameters), strict=True)]
+            return [_outcome(append, *said) for append, said in zip(group, self._said(group, parameters), strict=True)]
         except psycopg.OperationalError:
             if self._conn is not None and not self._conn.broken:
                 raise  # it was answered: nothing was written
             logger.warning("the line broke while %s appends were on their way; they are sent again", len(group))
-            said_again = self._said(parameters)
+            said_again = self._said(group, parameters)
             return [self._recognised(append, *said) for append, said in zip(group, said_again, strict=True)]
 
-    def _said(self, parameters: Sequence[PackedArray]) -> list[tuple[str, int, int]]:
+    def _said(self, group: Sequence[Append], parameters: Sequence[PackedArray]) -> Iterator[tuple[str, range]]:
+        """What the database says of each append, and the positions of its events."""
         if self._conn is None or self._conn.closed:
             self._conn = self.connect()
             take_packed_arrays(self._conn)
         found = self._conn.execute(_APPEND, parameters, prepare=True, binary=True).fetchone()
         assert found is not None
-        return list(zip(found["outcomes"], found["firsts"], found["counts"], strict=True))
+        return _placed(group, **found)
 
-    def _recognised(self, append: Append, outcome: str, first: int, count: int) -> tuple[range, Exception | None]:
+    def _recognised(self, append: Append, outcome: str, positions: range) -> tuple[range, Exception | None]:
         """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.
 
         The inbox says so itself; where there was no message, the rows do.
         """
         if outcome == "stale" and (position := self._standing(append)):
             return range(position, position + len(append.rows)), None
-        return _outcome(append, outcome, first, count)
+        return _outcome(append, outcome, positions)
 
     def _standing(self, append: Append) -> int | None:
         """The position of an append's first event, where what stands at its place is that very event."""
@@ -286,8 +304,22 @@ def _compatible(waiting: Sequence[Append]) -> tuple[list[Append], list[Append]]:
     return group, later
 
 
-def _outcome(append: Append, outcome: str, first: int, count: int) -> tuple[range, Exception | None]:
-    positions = range(first, first + count)
+def _placed(
+    group: Sequence[Append], before: int, outcomes: list[str], firsts: list[int] | None, lasts: list[int] | None
+) -> Iterator[tuple[str, range]]:
+    for number, (append, outcome) in enumerate(zip(group, outcomes, strict=True)):
+        if outcome == "appended":
+            yield outcome, range(before + 1, before + 1 + len(append.rows))
+            before += len(append.rows)
+        elif outcome == "known":
+            assert firsts is not None
+            assert lasts is not None
+            yield outcome, range(firsts[number], lasts[number] + 1)
+        else:
+            yield outcome, range(0)
+
+
+def _outcome(append: Append, outcome: str, positions: range) -> tuple[range, Exception | None]:
     match outcome:
         case "appended":
             return positions, None

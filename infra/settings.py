@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -14,6 +15,9 @@ from domain.invoice import Seller
 from domain.messages import Text
 from domain.price_list import Country, SellerCode
 from infra.smtp import Security
+
+WebAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
+"""Where something is served over HTTP, without a query: paths are added to it."""
 
 
 class WrongSetting(Exception):
@@ -57,7 +61,7 @@ class Settings(BaseSettings):
     smtp_password: SecretStr | None = Field(None, description="the password of that user")
     smtp_security: Security = Field(Security.NONE, description="none, starttls or tls")
     mail_from: Email = Field("billing@seller.example", description="whom our mail is from")
-    public_url: str | None = Field(
+    public_url: WebAddress | None = Field(
         None, description="where customers reach our HTTP application, where not at its port"
     )
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port; 0 takes a free one")
@@ -65,9 +69,11 @@ class Settings(BaseSettings):
     master_key: Annotated[SecretStr, AfterValidator(_master_key)] | None = Field(
         None, description="base64 of 32 bytes: wraps the keys of personal data"
     )
+    signing_key: Path | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
+    checkpoint_file: Path | None = Field(None, description="the file that signed checkpoints are added to")
     link_hours: Annotated[int, Field(ge=1, le=720)] = Field(24, description="how long an invoice link lives")
     order_days: Annotated[int, Field(ge=1, le=365)] = Field(14, description="how long an order can be paid")
-    paypal_url: str = Field("https://api-m.sandbox.paypal.com", description="PayPal's REST API")
+    paypal_url: WebAddress = Field("https://api-m.sandbox.paypal.com", description="PayPal's REST API")
     paypal_client_id: str = Field("", description="our client id there")
     paypal_secret: SecretStr = Field(SecretStr(""), description="our secret there")
     seller_code: SellerCode = Field("YT", description="begins our invoice numbers")

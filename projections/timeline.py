@@ -59,4 +59,6 @@ TIMELINE = Projection(
     events=(Event,),
     partition=lambda recorded: recorded.position,
     fold=fold,
+    bodies=False,
+    alone=True,
 )

@@ -465,8 +465,8 @@ issue_link = IssueLink(
     expires_at=NOW + timedelta(hours=24),
 )
 consume = ConsumeLink(at=LATER, link_id="link-1", token_sha256="a11ce" + 59 * "0")
-revoke = RevokeLink(at=LATER, link_id="link-1")
+revoke = RevokeLink(at=LATER, link_id="link-1", replaced_by="link-2")
 
 link_issued = LinkIssued(**issue_link.model_dump(exclude={"at"}))
 consumed = LinkConsumed(link_id="link-1", consumed_at=LATER)
-revoked = LinkRevoked(link_id="link-1", revoked_at=LATER)
+revoked = LinkRevoked(link_id="link-1", replaced_by="link-2", revoked_at=LATER)

@@ -233,6 +233,10 @@ def nothing(_house: InMemory) -> None:
     """An empty log."""
 
 
+def without_a_package(house: InMemory) -> None:
+    house.ask(open_account)
+
+
 def fulfilled(house: InMemory) -> None:
     """Paid and granted; nothing was invoiced yet."""
     house.paid().ask(fulfil)
@@ -316,10 +320,10 @@ WISHES = (
         then=(BillingReceiverErased,),
     ),
     Wish(
-        nothing,
+        without_a_package,
         activate,
         (PackageActivated, CapacityGranted),
-        rival=but(activate, account_id="slugworth"),
+        rival=but(activate, quantities={"extensions": 7}),
         then=PackageStands,
     ),
     Wish(
@@ -710,6 +714,7 @@ NOES = (
         BillingReceiverGone,
         "The billing receiver wonka was erased; choose, or add, another one.",
     ),
+    No(nothing, activate, UnknownAccount, "There is no account acme; open it first."),
     No(
         InMemory.opened,
         but(activate, quantities={"extensions": 1}),
@@ -717,19 +722,19 @@ NOES = (
         "The package pkg-acme stands already; choose another id.",
     ),
     No(
-        nothing,
+        without_a_package,
         but(activate, term=Term(starts_on=YEAR.starts_on, ends_on=YEAR.starts_on)),
         PackageNotPossible,
         "A term from 2026-01-01 to 2026-01-01 has no day.",
     ),
     No(
-        nothing,
+        without_a_package,
         but(activate, quantities={"recording_minutes": 5}),
         PackageNotPossible,
         "A package needs at least one extension; say how many.",
     ),
     No(
-        nothing,
+        without_a_package,
         but(activate, quantities={"extensions": 10, "ultimate_plan": 11}),
         UltimateExceedsExtensions,
         "11 extensions on the Ultimate Plan are more than the package's 10; "

@@ -32,7 +32,7 @@ from infra.postgres import (
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
 from infra.recorder import Kept
-from tests.databases import PROGRAM, ServerPlaces, as_program, fresh_database
+from tests.databases import MASTER_KEY, PROGRAM, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, opened, requested
 
 SCRIPTS = sorted(path.name for path in files("infra").joinpath("migrations").iterdir() if path.name.endswith(".sql"))
@@ -48,7 +48,7 @@ def empty_database(places: ServerPlaces) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def written(places: ServerPlaces, template: str) -> Iterator[str]:
     """A database with two events and a document, as its owner. Whatever is tried on it, is refused."""
-    with fresh_database(places, template) as url, postgres_log(as_program(url)) as log:
+    with fresh_database(places, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
         log.append(
             [Change("account-acme", 0, [opened]), Change("order-order-1", 0, [requested])],
             account_id="acme",
@@ -167,7 +167,7 @@ def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connecti
         WRITER: dict.fromkeys(
             ("log.events", "log.head", "log.inbox", "log.documents", "log.tracking", "trunkline_migrations"), read
         )
-        | {"log.person_keys": {"SELECT", "INSERT"}},
+        | {"log.person_keys": {"SELECT", "INSERT"}, "log.snapshots": {"SELECT", "INSERT", "UPDATE"}},
         PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours,
         AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours), read),
     }

@@ -385,7 +385,8 @@ class Story:
     def _renew_link(self, work: UnitOfWork, account_id: str) -> None:
         link_id, invoice_id, order_id, ordinal = self._link(account_id)
         if f"link-{invoice_id}-{ordinal + 1}" not in self._links:
-            work.do(INVOICE_LINK, link_id, RevokeLink(at=self._now, link_id=link_id))
+            newer = f"link-{invoice_id}-{ordinal + 1}"
+            work.do(INVOICE_LINK, link_id, RevokeLink(at=self._now, link_id=link_id, replaced_by=newer))
             self._issue_link(work, invoice_id, order_id, ordinal + 1)
 
     def _use_link(self, work: UnitOfWork, account_id: str) -> None:
