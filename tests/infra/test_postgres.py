@@ -162,14 +162,17 @@ def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connecti
     read = {"SELECT"}
     assert may.pop(PROGRAM["user"]) == {}  # of itself the login may do nothing
     ours = {name: kinds_of for name, kinds_of in may[PROJECTOR].items() if name.startswith("read.")}
+    every = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    working = dict.fromkeys(("projection.parked", "projection.rebuilds", "projection.rebuild_parts"), every)
+    working["projection.skipped"] = {"SELECT", "INSERT"}
     assert set(map(frozenset, ours.values())) == {frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
     assert may == {
         WRITER: dict.fromkeys(
             ("log.events", "log.head", "log.inbox", "log.documents", "log.tracking", "trunkline_migrations"), read
         )
         | {"log.person_keys": {"SELECT", "INSERT"}, "log.snapshots": {"SELECT", "INSERT", "UPDATE"}},
-        PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours,
-        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours), read),
+        PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours | working,
+        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours, *working), read),
     }
 
 
