@@ -48,6 +48,7 @@ STOCK_EACH = 8
 ALONE = 300
 BULK = 1_000
 REPLAYED_ACCOUNTS = 60
+MASTER_KEY = bytes(32)
 COPIED = "int8 text int8 text bytea timestamptz text uuid text text text bytea"
 AT = datetime(2026, 3, 2, tzinfo=UTC)
 CAUSE = Cause("service:benchmark", "benchmark")
@@ -106,9 +107,9 @@ def _bench(owner_url: str) -> Iterator[Bench]:
         }
         application = Application[UUID](environment)
         stack.callback(application.close)
-        replayed = stack.enter_context(postgres_log(told_url))
+        replayed = stack.enter_context(postgres_log(told_url, master_key=MASTER_KEY))
         write(told_url, replayed, history(REPLAYED_ACCOUNTS, seed=1))
-        recorder = stack.enter_context(PostgresRecorder(database_url))
+        recorder = stack.enter_context(PostgresRecorder(database_url, master_key=MASTER_KEY))
         yield Bench(
             owner=owner,
             recorder=recorder,

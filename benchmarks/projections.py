@@ -34,7 +34,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
     """
     with temporary_directory() as directory, embedded_postgres(directory) as database_url:
         migrate(database_url)
-        with postgres_log(database_url) as log:
+        with postgres_log(database_url, master_key=bytes(32)) as log:
             _history(log)
             replayed = {row.key(): row for row in ENTITLEMENTS.folded(log.history()).of(EntitlementRow)}
 

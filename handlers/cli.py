@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import io
 import logging
 import re
@@ -12,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from uuid import uuid4
@@ -23,9 +21,10 @@ from pydantic_core import from_json
 
 from domain.messages import Command, Message, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
+from handlers import privacy
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, database, house_of, link_secret, mailer_of, prepared, sealer_of, servers
+from handlers.composition import Outside, mailer_of, prepared, sealer_of, secrets_of, servers
 from handlers.composition import trunkline as whole
 from handlers.console import AsJson, Data
 from handlers.console import console as _console
@@ -33,20 +32,22 @@ from handlers.console import print_json as _print_json
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
-from handlers.desk import Actor, House, Role
 from handlers.finding import app as finding
+from handlers.opening import As, MalformedMessage
+from handlers.opening import actor_of as _actor
+from handlers.opening import house_over as _house
+from handlers.opening import opened_log as _opened
+from handlers.opening import provider_of as _provider
 from handlers.projections import app as projections
 from handlers.purchase import order_summary
 from handlers.requests import OrderExpansion
 from handlers.views import VIEWS, shown, summary_table, table
 from infra.clock import SystemClock
-from infra.log import Log, LogUnavailable
+from infra.log import LogUnavailable
 from infra.nats import BrokerUnavailable
 from infra.payments import PaymentProviderError
-from infra.paypal import PayPal
 from infra.postgres import DatabaseUnavailable, connect
-from infra.postgres_recorder import postgres_log
-from infra.settings import Settings, WrongSetting, settings
+from infra.settings import WrongSetting, settings
 from infra.smtp import MailNotSent
 from infra.supervisor import ServerDidNotStart
 from infra.unit_of_work import UnitOfWork
@@ -72,20 +73,15 @@ MOST_CHARACTERS = 100
 CATCH_UP_S = 60.0
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(privacy.app, name="privacy")
 app.add_typer(projections, name="projections")
 app.add_typer(finding, name="find")
 
 app.add_typer(audit, name="audit")
 
-As = Annotated[str | None, typer.Option("--as", help="Who asks, as role:name; an admin where not said.")]
-
 
 class UnknownCommand(Refusal):
     """The command line was asked for something that it does not have."""
-
-
-class MalformedMessage(Refusal):
-    """What was written on the command line cannot be read as what it has to be."""
 
 
 class UnusablePlace(Refusal):
@@ -125,7 +121,7 @@ def up(
     _make("--data", data)
     with servers(given, data) as places, _provider(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
-        with whole(given, places, outside, link_secret(given, data), sealer_of(given, data)) as running:
+        with whole(given, places, outside, secrets_of(given, data), sealer_of(given, data)) as running:
             stopping = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopping.set())
@@ -225,11 +221,6 @@ def invoice(number: str, file: Path, data: Data = None) -> None:
         file.write_bytes(document.content)
 
 
-def _provider(given: Settings) -> PayPal:
-    secret = given.paypal_secret.get_secret_value()
-    return PayPal(base_url=given.paypal_url, client_id=given.paypal_client_id, client_secret=secret)
-
-
 def _make(option: str, directory: Path) -> None:
     with _usable(option, directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -246,32 +237,6 @@ def _usable(option: str, place: Path) -> Iterator[None]:
         raise UnusablePlace(sentence) from error
 
 
-@dataclass(frozen=True)
-class _Opened:
-    settings: Settings
-    data: Path | None
-    database_url: str
-    log: Log
-
-
-@contextmanager
-def _opened(data: Path | None) -> Iterator[_Opened]:
-    """The log that is meant."""
-    given = settings()
-    with database(given, data) as database_url, postgres_log(database_url) as log:
-        yield _Opened(given, data, database_url, log)
-
-
-@contextmanager
-def _house(opened: _Opened) -> Iterator[House]:
-    """The house over a log, without its HTTP application, projections and worker."""
-    given = opened.settings
-    with _provider(given) as provider:
-        outside = Outside(SystemClock(), provider, mailer_of(given))
-        url = given.public_url or f"http://127.0.0.1:{given.http_port}"
-        yield house_of(given, opened.log, outside, link_secret(given, opened.data), url)
-
-
 def _selections(texts: list[str]) -> tuple[Selection, ...]:
     selections = []
     for text in texts:
@@ -280,20 +245,6 @@ def _selections(texts: list[str]) -> tuple[Selection, ...]:
             raise MalformedMessage(f"{text} is no selection; write a service and a whole number, as in extensions=25.")
         selections.append(Selection(service=service, quantity=int(quantity) if equals else 1))
     return tuple(selections)
-
-
-def _actor(text: str | None, account_id: str | None) -> Actor:
-    role, _, name = (text or f"admin:{_user()}").partition(":")
-    if role not in set(Role) or not 1 <= len(name) <= MOST_CHARACTERS or not name.isprintable():
-        raise MalformedMessage(f"{text} is nobody; write role:name, with one of the roles {', '.join(Role)}.")
-    return Actor(Role(role), name, account_id)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError) as error:  # before Python 3.13, and since
-        raise MalformedMessage("The system has no name for you; say who asks: --as role:name.") from error
 
 
 def _message(kind: type[M], fields: dict[str, Any]) -> M:

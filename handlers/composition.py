@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from infra.log import Log
 from infra.payments import PaymentProvider
 from infra.postgres import DatabaseUnavailable, admit, connect, migrate, program_login
 from infra.postgres_recorder import postgres_log
-from infra.settings import Settings, WrongSetting
+from infra.settings import MASTER_KEY_BYTES, Settings, WrongSetting, decoded_master_key
 from infra.smtp import Mailer, SmtpMailer
 from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import Runner, running, statuses
@@ -147,11 +148,57 @@ def link_secret(settings: Settings, directory: Path | None) -> bytes:
         return settings.link_secret.get_secret_value().encode()
     if directory is None:
         raise WrongSetting("TRUNKLINE_LINK_SECRET is missing: 32 characters or more, the same for every process.")
-    kept = directory / "link-secret"
-    if not kept.exists():
-        kept.touch(mode=0o600)
-        kept.write_bytes(secrets.token_bytes(32))
-    return kept.read_bytes()
+    return _kept(directory / "link-secret", 32)
+
+
+def master_key(settings: Settings, directory: Path | None) -> bytes | None:
+    """What wraps the keys of personal data: the setting, or one that is made once and kept beside an embedded database.
+
+    None where there is neither. A database elsewhere may be other processes' too, and outlives our directories: so a
+    key for it is never made by the way.
+    """
+    if settings.master_key:
+        return decoded_master_key(settings.master_key)
+    if directory is None or settings.database_url:
+        return None
+    return _kept(directory / "master-key", MASTER_KEY_BYTES)
+
+
+def _kept(file: Path, size: int) -> bytes:
+    """The bytes of a file that nobody else may read, made at random where it is not there; by two at once, once."""
+    if not file.exists():
+        made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
+            new.write(secrets.token_bytes(size))
+            new.flush()
+            os.fsync(new.fileno())
+        with suppress(FileExistsError):  # whoever is first is whose stays
+            os.link(made, file)
+        made.unlink()
+    return file.read_bytes()
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The secret behind invoice links, and the key that wraps the keys of personal data."""
+
+    link: bytes
+    master: bytes
+
+
+def secrets_of(settings: Settings, directory: Path | None) -> Secrets:
+    """The secrets of a whole Trunkline.
+
+    Raises:
+        WrongSetting: one of them is missing.
+    """
+    link, master = link_secret(settings, directory), master_key(settings, directory)
+    if master is None:
+        raise WrongSetting(
+            "TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes, the same for every process on that database; "
+            "openssl rand -base64 32 makes one."
+        )
+    return Secrets(link, master)
 
 
 def sealer_of(settings: Settings, directory: Path | None) -> Sealer | None:
@@ -239,18 +286,18 @@ def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url:
 
 @contextmanager
 def trunkline(
-    settings: Settings, servers: Servers, outside: Outside, secret: bytes, sealer: Sealer | None = None
+    settings: Settings, servers: Servers, outside: Outside, secrets: Secrets, sealer: Sealer | None = None
 ) -> Iterator[Running]:
     """Everything at work on given servers, until the context ends.
 
     Raises:
-        DatabaseUnavailable, BrokerUnavailable: names the setting.
+        DatabaseUnavailable, BrokerUnavailable, WrongSetting: names the setting.
     """
     with ExitStack() as stack:
-        log = stack.enter_context(postgres_log(servers.database_url))
+        log = stack.enter_context(postgres_log(servers.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(settings.http_port))
         url = url_of(listener)
-        house = house_of(settings, log, outside, secret, url)
+        house = house_of(settings, log, outside, secrets.link, url)
         runners = stack.enter_context(running(servers.database_url, log))
         worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, sealer))
         whole = Running(house, url, servers.database_url, runners, worker)

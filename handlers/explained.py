@@ -69,7 +69,7 @@ def aggregate(auditor: Auditor, stream: str, upto: int) -> Aggregate:
         raise NothingThere(
             f"There is no stream {stream}; a stream is one of {', '.join(DECIDERS)}, a hyphen, and an id."
         )
-    decider, mapper = DECIDERS[category], PydanticMapper()
+    decider, mapper = DECIDERS[category], PydanticMapper(None)
     state, last = decider.initial, None
     for row in auditor.events(Wanted(stream=stream, to_position=upto)):
         state, last = decider.evolve(state, mapper.recorded(log_row(row)).event), row
@@ -136,7 +136,7 @@ def _steps(
     """After each event of a package: what it did to the service (none: nothing), what services there are, and whose."""
     partitions: dict[PartitionKey, Rows] = {}
     places: dict[str, str] = {}
-    mapper = PydanticMapper()
+    mapper = PydanticMapper(None)
     for row in auditor.events(Wanted(account=account, to_position=upto)):
         places[str(row["event_id"])] = f"{row['topic'].split('.')[1]} at {row['position']}"
         if row["topic"] not in READ:

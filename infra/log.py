@@ -100,7 +100,8 @@ class Log:
         self.recent = RecentStates()
         self._recorder = recorder
         self._news = news or News()
-        self._mapper = PydanticMapper()
+        self._mapper = PydanticMapper(recorder.keys)
+        self._concealing = PydanticMapper(None)
 
     @property
     def news(self) -> News:
@@ -108,12 +109,12 @@ class Log:
         return self._news
 
     def decoded(self, row: LogRow) -> Recorded:
-        """The event of a row that somebody read for himself, in a transaction of his own.
+        """The event of a row that somebody read for himself, in a transaction of his own. Personal data stay sealed.
 
         Raises:
             UnreadableEvent: names its place and what is wrong.
         """
-        return self._mapper.recorded(row)
+        return self._concealing.recorded(row)
 
     def encoded(self, recorded: Recorded) -> LogRow:
         """The row of an event."""
@@ -143,9 +144,9 @@ class Log:
         ]
         if not recorded and received is None:
             return []
-        rows = as_notifications([self._mapper.row(event) for event in recorded])
         try:
             with _available():
+                rows = as_notifications([self._mapper.row(event) for event in recorded])
                 positions = self._recorder.insert_events(rows, received=received, documents=documents)
         except IntegrityError as error:
             streams = ", ".join(change.stream for change in changes)
@@ -157,14 +158,12 @@ class Log:
     def load(self, stream: str, after: int = 0) -> list[Recorded]:
         """The events of a stream behind version ``after``, first to last; none where there is no such stream."""
         with _available():
-            found = self._recorder.rows_of_stream(stream, after)
-        return [self._mapper.recorded(row) for row in found]
+            return self._mapper.all_recorded(self._recorder.rows_of_stream(stream, after))
 
     def read(self, after: int, *, limit: int, upto: int | None = None) -> list[Recorded]:
         """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions."""
         with _available():
-            found = self._recorder.rows(after, limit, upto)
-        return [self._mapper.recorded(row) for row in found]
+            return self._mapper.all_recorded(self._recorder.rows(after, limit, upto))
 
     def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
         """Every event of an account, up to and with ``upto``, page by page."""
@@ -172,7 +171,8 @@ class Log:
         while True:
             with _available():
                 found = self._recorder.rows_of_account(account_id, after, page, upto)
-            yield from map(self._mapper.recorded, found)
+                events = self._mapper.all_recorded(found)
+            yield from events
             if len(found) < page:
                 return
             after = found[-1].id
@@ -223,3 +223,13 @@ class Log:
         """A kept document by the SHA-256 of its bytes (hexadecimal)."""
         with _available():
             return self._recorder.document(sha256)
+
+    def has_key(self, person: str) -> bool:
+        """Whether what the log holds of a person can be read."""
+        with _available():
+            return person in self._recorder.keys.standing([person])
+
+    def destroy_key(self, person: str) -> None:
+        """Make what the log holds of a person unreadable, for good; nothing where it was before."""
+        with _available():
+            self._recorder.keys.destroy(person)

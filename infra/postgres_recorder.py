@@ -31,6 +31,7 @@ from infra.append import Append
 from infra.group_commit import GroupCommit
 from infra.log import Log, News
 from infra.postgres import WRITER, connect, listening, session, wary
+from infra.postgres_person_keys import PostgresPersonKeys
 from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
 
 _SELECT: Final = (
@@ -57,12 +58,16 @@ class PostgresRecorder(Recorder):
     Args:
         database_url: where; its user has to be a member of `WRITER`.
         pool_size: how many can read at once.
+        master_key: what wraps the keys of personal data; without it the events that hold any can be neither
+            written nor read.
 
     Raises:
         DatabaseUnavailable: names the setting.
     """
 
-    def __init__(self, database_url: str, pool_size: int = 8) -> None:
+    keys: PostgresPersonKeys
+
+    def __init__(self, database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> None:
         wary(database_url)
         self._news = News()
         self._writer = GroupCommit(lambda: connect(database_url, WRITER), self._news.tell)
@@ -76,6 +81,7 @@ class PostgresRecorder(Recorder):
             timeout=POOL_WAIT_S,
             reconnect_timeout=2,  # whoever asks after that begins anew, rather than wait for pauses that double
         )
+        self.keys = PostgresPersonKeys(self._rows, master_key)
         self._listening = listening(database_url, self._news.tell)
         self._listening.__enter__()
 
@@ -271,11 +277,13 @@ class _Subscription(ListenNotifySubscription[PostgresRecorder]):
 
 
 @contextmanager
-def postgres_log(database_url: str, pool_size: int = 8) -> Iterator[Log]:
+def postgres_log(database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> Iterator[Log]:
     """The log in a migrated database.
 
     Raises:
         DatabaseUnavailable: names the setting.
+        WrongSetting: the master key is not the one that was used before.
     """
-    with PostgresRecorder(database_url, pool_size) as recorder:
+    with PostgresRecorder(database_url, pool_size, master_key) as recorder:
+        recorder.keys.prove()
         yield Log(recorder, recorder.news)

@@ -18,6 +18,7 @@ from eventsourcing.persistence import IntegrityError, Notification, ProcessRecor
 from eventsourcing.popo import POPOProcessRecorder
 
 from domain.messages import Refusal
+from infra.person_keys import MemoryPersonKeys, PersonKeys
 
 _EVENT_IDS = uuid5(NAMESPACE_URL, "urn:trunkline:event").bytes
 LIBRARY = "system:eventsourcing"
@@ -131,7 +132,11 @@ class Recorder(ProcessRecorder, ABC):
     ``insert_events`` also takes ``received=``, a `Received`, and ``documents=``, a sequence of `Kept`. It raises
     `AlreadyHandled` or `MessageIdReused` where the inbox knows the message. Each stream has to go on from its last
     version; a new one begins with 0 or 1.
+
+    ``keys`` are those of the personal data that its events hold.
     """
+
+    keys: PersonKeys
 
     @abstractmethod
     def handled(self, received: Received) -> range | None:
@@ -192,6 +197,7 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
 
     def __init__(self) -> None:
         super().__init__()
+        self.keys = MemoryPersonKeys()
         self._documents: dict[str, Kept] = {}
         self._inbox: dict[str, tuple[Received, range]] = {}
         self._snapshots: dict[str, Snapshot] = {}

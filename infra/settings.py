@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from domain.account import Email
@@ -20,6 +22,29 @@ WebAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?
 
 class WrongSetting(Exception):
     """A setting is missing, or has a value that it cannot have. The text names it."""
+
+
+MASTER_KEY_BYTES = 32
+
+
+def decoded_master_key(text: SecretStr) -> bytes:
+    """The bytes of a master key.
+
+    Raises:
+        PydanticCustomError: it is no base64 of 32 bytes.
+    """
+    try:
+        key = b64decode(text.get_secret_value(), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != MASTER_KEY_BYTES:
+        raise PydanticCustomError("master_key", "it has to be base64 of 32 bytes; openssl rand -base64 32 makes one")
+    return key
+
+
+def _master_key(text: SecretStr) -> SecretStr:
+    decoded_master_key(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -41,6 +66,9 @@ class Settings(BaseSettings):
     )
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port; 0 takes a free one")
     link_secret: SecretStr | None = Field(None, min_length=32, description="the secret behind invoice links")
+    master_key: Annotated[SecretStr, AfterValidator(_master_key)] | None = Field(
+        None, description="base64 of 32 bytes: wraps the keys of personal data"
+    )
     signing_key: Path | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
     checkpoint_file: Path | None = Field(None, description="the file that signed checkpoints are added to")
     link_hours: Annotated[int, Field(ge=1, le=720)] = Field(24, description="how long an invoice link lives")

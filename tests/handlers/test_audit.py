@@ -42,7 +42,7 @@ from infra.postgres_auditor import Auditor
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
 from infra.settings import WrongSetting, settings
-from tests.databases import ServerPlaces, as_program, fresh_database
+from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, activated, opened, wonka_added, wonka_default
 from tests.handlers.at_work import eventually
 from tests.handlers.in_memory import InMemory
@@ -57,7 +57,7 @@ DORA = Cause("distributor:dora", "wish-1", "click-1")
 def history(places: ServerPlaces, template: str) -> Iterator[tuple[str, list[Recorded]]]:
     """A database with a history of two accounts, as the program; and the history."""
     with fresh_database(places, template) as url:
-        with postgres_log(as_program(url)) as log:
+        with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=150)
             recorded = list(log.history())
         yield as_program(url), recorded
@@ -205,7 +205,7 @@ def test_a_tail_that_was_written_anew_is_found_by_what_was_published(
     append(postgres, opened, wonka_added)
     run_at(database_url, "checkpoint")
     tamper(owner_url, "DELETE FROM log.events", f"UPDATE log.head SET position = 0, hash = '\\x{bytes(32).hex()}'")
-    with postgres_log(database_url) as afresh:
+    with postgres_log(database_url, master_key=MASTER_KEY) as afresh:
         append(afresh, opened, wonka_default)
     assert signing.file
     signing.file.write_bytes(b"")
@@ -557,7 +557,7 @@ def test_what_an_explanation_ends_with_is_what_the_read_model_says(
     run: Run, history: tuple[str, list[Recorded]]
 ) -> None:
     database_url, recorded = history
-    with postgres_log(database_url) as log:
+    with postgres_log(database_url, master_key=MASTER_KEY) as log:
         for position in (len(recorded), len(recorded) // 2):
             for account in ("acme", "slugworth"):
                 for line in shown(VIEWS["entitlements"], account, log, database_url, str(position)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from handlers.cli import main
 from infra.clock import ShiftedClock
 from infra.postgres import connect
 from infra.uvicorn_thread import listening
+from tests.databases import MASTER_KEY
 from tests.handlers.showing import Showing
 
 Run = Callable[..., tuple[int, str, str]]
@@ -25,9 +27,11 @@ def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     Gives exit status, output and errors.
     """
-    monkeypatch.setattr("handlers.cli.SystemClock", lambda: ShiftedClock(datetime(2026, 9, 4, tzinfo=UTC)))
+    for module in ("cli", "opening"):
+        monkeypatch.setattr(f"handlers.{module}.SystemClock", lambda: ShiftedClock(datetime(2026, 9, 4, tzinfo=UTC)))
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", showing.database_url)
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
+    monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
 
     def run_one(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["trunkline", *arguments])
@@ -95,6 +99,11 @@ REFUSED = [
     (("show", "orders", "acme", "--as-of", 5000 * "9"), "is neither a position nor a moment"),
     (("show", "orders", "acme", "--as-of", "yesterday"), "is neither a position nor a moment"),
     (("invoice", "YT-1999-000001", "x.pdf"), "There is no invoice YT-1999-000001"),
+    (("privacy", "erase", "alice"), "alice is no person; write ACCOUNT/RECEIVER, as in acme/wonka."),
+    (("privacy", "erase", "acme/alice/bob"), "acme/alice/bob is no person"),
+    (("privacy", "erase", "acme/nobody"), "There is no billing receiver nobody; the account's are: alice, bob."),
+    (("privacy", "erase", "wonka/alice"), "There is no account wonka"),
+    (("privacy", "erase", "acme/alice", "--as", "partner:alice"), "may not ask for EraseBillingReceiver"),
 ]
 
 
@@ -211,6 +220,7 @@ def test_whom_the_system_has_no_name_for_is_asked_for_one(run: Run, monkeypatch:
         ("TRUNKLINE_DATABASE_URL", "hidden-word"),
         ("TRUNKLINE_SMTP_PORT", "hidden-word"),
         ("TRUNKLINE_LINK_SECRET", "hidden-word"),
+        ("TRUNKLINE_MASTER_KEY", "hidden-word"),
     ],
 )
 def test_a_wrong_setting_is_named_and_never_repeated(
@@ -230,6 +240,21 @@ def test_a_missing_link_secret_is_asked_for(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.delenv("TRUNKLINE_LINK_SECRET")
 
     assert run("order", "acme", "pkg-acme", "extensions=1")[2].startswith("TRUNKLINE_LINK_SECRET is missing")
+
+
+def test_a_missing_or_another_master_key_is_named_and_nobody_looks_erased(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY[::-1]).decode())
+    another = run("order", "acme", "pkg-acme", "extensions=1")
+    monkeypatch.delenv("TRUNKLINE_MASTER_KEY")
+    missing = run("order", "acme", "pkg-acme", "extensions=1")
+
+    for status, output, errors in (another, missing):
+        assert (status, output) == (1, "")
+        assert errors.count("\n") == 1
+    assert another[2].startswith("TRUNKLINE_MASTER_KEY is not the one that the key of acme/")
+    assert missing[2].startswith("TRUNKLINE_MASTER_KEY is missing")
 
 
 def test_without_a_database_the_command_line_asks_where_the_data_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from infra.merkle import NotProven
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import postgres_log
 from infra.recorder import LogRow, as_notifications
-from tests.databases import ServerPlaces, as_program, fresh_database
+from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW
 from tests.projections.histories import ACCOUNTS, tell
 
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 def auditor(places: ServerPlaces, template: str) -> Iterator[Auditor]:
     """A log of two accounts, which share the series of invoice numbers; and of what belongs to none, as prices."""
     with fresh_database(places, template) as url:
-        with postgres_log(as_program(url)) as log:
+        with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=150)
         with auditing(as_program(url)) as auditor:
             yield auditor
@@ -99,7 +99,7 @@ def test_a_bundle_that_is_written_anew_by_others_still_proves_itself(bundle: Jso
 
 def test_a_broken_log_is_not_exported(places: ServerPlaces, template: str) -> None:
     with fresh_database(places, template) as url:
-        with postgres_log(as_program(url)) as log:
+        with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=5)
         with psycopg.connect(url) as owner:
             owner.execute("ALTER TABLE log.events DISABLE TRIGGER only_added_to")
@@ -278,7 +278,7 @@ def test_what_is_no_bundle_is_said_to_be_none(text: bytes) -> None:
 
 def test_a_state_that_is_no_text_is_carried_all_the_same(places: ServerPlaces, template: str) -> None:
     with fresh_database(places, template) as url:
-        with postgres_log(as_program(url)) as log:
+        with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             columns: dict[str, Any] = {
                 "originator_id": "ticket-1",
                 "originator_version": 0,

@@ -29,7 +29,7 @@ from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
 from infra.recorder import LogRow, as_notifications, event_id
-from tests.databases import ServerPlaces, as_program, fresh_database
+from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import (
     NOW,
     bucket_added,
@@ -67,7 +67,7 @@ def write(log: Log) -> None:
 
 @pytest.fixture
 def auditor(owner_url: str) -> Iterator[Auditor]:
-    with postgres_log(as_program(owner_url)) as log:
+    with postgres_log(as_program(owner_url), master_key=MASTER_KEY) as log:
         write(log)
     with auditing(as_program(owner_url)) as auditor:
         yield auditor
@@ -630,7 +630,7 @@ def contents(conn: Connection[Any]) -> list[Any]:
 
 
 def test_an_auditor_changes_nothing(places: ServerPlaces, template: str) -> None:
-    with fresh_database(places, template) as url, postgres_log(as_program(url)) as log:
+    with fresh_database(places, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
         write(log)
         with psycopg.connect(url) as conn:
             before = contents(conn)

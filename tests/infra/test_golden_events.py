@@ -1,7 +1,8 @@
 """One stored event of every topic, as it stood in the log when the topic was new. They are read for ever.
 
-A golden is the bytes of ``log.events.state``, and is never written over: what it no longer fits is a new topic. Those
-of new topics are written by ``python -m tests.infra.test_golden_events``.
+A golden is the bytes of ``log.events.state``, and is never written over: what it no longer fits is a new topic. Topics
+with personal fields have two: as they were stored before such fields were sealed, and, in ``golden/sealed``, sealed
+under a key that stands here. Those of new topics are written by ``python -m tests.infra.test_golden_events``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from eventsourcing.persistence import StoredEvent
 
 from domain.invoice_link import LinkRefused, LinkRevoked, RefusalReason
 from domain.messages import Event
+from domain.personal import personal_fields
 from infra.log import Log
+from infra.person_keys import MemoryPersonKeys
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded, UnreadableEvent
 from infra.topics import topics
 from infra.upcasts import UPCASTS, stored_topics
@@ -26,34 +29,61 @@ from tests.domain import examples as an
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden")
 
+SEALED = GOLDEN / "sealed"
+KEY = bytes(range(32))
+"""Acme's Wonka's."""
+
 READ_AND_WRITE_AGAIN = """
 import json, sys
 from pathlib import Path
 from eventsourcing.persistence import StoredEvent
+from domain.personal import personal_fields
+from infra.person_keys import MemoryPersonKeys
 from infra.pydantic_mapper import PydanticMapper
 from infra.upcasts import UPCASTS
+
+mapper = PydanticMapper(MemoryPersonKeys({"acme/wonka": bytes.fromhex(sys.argv[2])}))
+
+def written_again(read, stored):
+    fields = personal_fields(type(read.event))
+    if not fields:
+        return mapper.to_stored_event(read).state
+    before = json.loads(stored.state)
+    if not all("sealed" in before[field] for field in fields):
+        return read.event.model_dump_json(exclude_unset=True).encode()
+    row = mapper.to_stored_event(read._replace(account_id="acme"))
+    if mapper.to_domain_event(row).event != read.event:
+        return b"something else"
+    after = json.loads(row.state)
+    for field in fields:  # each sealing has a nonce of its own
+        if after[field]["ciphertext"] == before[field]["ciphertext"]:
+            return b"the same nonce"
+        after[field] = before[field]
+    return json.dumps(after, separators=(",", ":"), ensure_ascii=False).encode()
 
 def outcome(path):
     stored = StoredEvent("golden-" + path.stem, 1, path.stem, path.read_bytes())
     try:
-        recorded = PydanticMapper().to_domain_event(stored)
+        read = mapper.to_domain_event(stored)
     except Exception as error:
         return f"{path.name}: {error}"
-    if recorded.event.TOPIC != path.stem and path.stem not in UPCASTS:
-        return f"{path.name}: it is read as {recorded.event.TOPIC}"
-    written = PydanticMapper().row(recorded)
+    if read.event.TOPIC != path.stem and path.stem not in UPCASTS:
+        return f"{path.name}: it is read as {read.event.TOPIC}"
+    written = written_again(read, stored)
     if path.stem in UPCASTS:
-        return "read as " + recorded.event.TOPIC + ": " + written.state.decode()
-    return "read and written" if written.state == stored.state else f"{path.name}: it is written as {written.state!r}"
+        return "read as " + read.event.TOPIC + ": " + written.decode()
+    if written != stored.state:
+        return f"{path.name}: it is written as {written!r}"
+    return "read and written: " + read.event.model_dump_json(exclude_unset=True)
 
-print(json.dumps({path.stem: outcome(path) for path in Path(sys.argv[1]).iterdir()}))
+print(json.dumps({path.stem: outcome(path) for path in Path(sys.argv[1]).glob("*.json")}))
 """
 
 
 def outcomes(folder: Path) -> dict[str, str]:
     """What becomes of each golden of a folder in a process that has imported nothing but the mapper."""
     process = subprocess.run(
-        [sys.executable, "-c", READ_AND_WRITE_AGAIN, folder],
+        [sys.executable, "-c", READ_AND_WRITE_AGAIN, folder, KEY.hex()],
         cwd=REPOSITORY,
         capture_output=True,
         check=True,
@@ -69,11 +99,38 @@ def fresh() -> dict[str, str]:
     return outcomes(GOLDEN)
 
 
+@pytest.fixture(scope="module")
+def fresh_sealed() -> dict[str, str]:
+    """The outcome by sealed golden."""
+    return outcomes(SEALED)
+
+
+PERSONAL = sorted(topic for topic, event in topics().items() if personal_fields(event))
+
+
 @pytest.mark.parametrize("topic", sorted(topics()))
 def test_a_golden_event_is_read_in_a_fresh_process_and_written_again_byte_by_byte(
     fresh: dict[str, str], topic: str
 ) -> None:
-    assert fresh.get(topic, f"there is no {topic}.json") == "read and written"
+    assert fresh.get(topic, f"there is no {topic}.json").startswith("read and written: ")
+
+
+@pytest.mark.parametrize("topic", PERSONAL)
+def test_a_sealed_one_holds_what_the_plain_one_holds_and_is_written_again_with_another_nonce_alone(
+    fresh: dict[str, str], fresh_sealed: dict[str, str], topic: str
+) -> None:
+    read, opened = (found[topic].partition("read and written: ")[2] for found in (fresh, fresh_sealed))
+    assert json.loads(opened) == json.loads(read) | {"receiver_id": "wonka"}
+    stored = (SEALED / f"{topic}.json").read_bytes()
+    for needle in (b"Wonka", b"acme.example", b"Chocolate Street", b"Bucket"):
+        assert needle not in stored
+
+
+@pytest.mark.parametrize("topic", PERSONAL)
+def test_a_sealed_one_whose_key_is_gone_is_read_as_erased(topic: str) -> None:
+    stored = StoredEvent(f"golden-{topic}", 1, topic, (SEALED / f"{topic}.json").read_bytes())
+    event = PydanticMapper(MemoryPersonKeys()).to_domain_event(stored).event
+    assert {getattr(event, field) == mark.erased for field, mark in personal_fields(type(event)).items()} == {True}
 
 
 UPCAST = {
@@ -92,7 +149,10 @@ def test_a_golden_event_of_a_retired_shape_is_read_in_a_fresh_process_as_what_it
 
 
 def test_every_topic_retired_or_not_has_a_golden_event_and_every_golden_event_a_topic() -> None:
-    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(f"{topic}.json" for topic in [*topics(), *UPCASTS])
+    assert sorted(path.name for path in GOLDEN.glob("*.json")) == sorted(
+        f"{topic}.json" for topic in [*topics(), *UPCASTS]
+    )
+    assert sorted(path.name for path in SEALED.iterdir()) == [f"{topic}.json" for topic in PERSONAL]
 
 
 def test_who_reads_an_event_also_reads_what_became_it() -> None:
@@ -153,6 +213,7 @@ EXAMPLES: tuple[Event, ...] = (
     an.wonka_added,
     an.wonka_changed,
     an.wonka_default,
+    an.wonka_erased,
     an.published,
     an.activated,
     an.expanded("extensions", 50),
@@ -191,10 +252,10 @@ def write_missing() -> None:
     """Write the goldens that are not there yet; those that are, stay as they are."""
     cause = Cause("distributor:dora", "c0441e1a-0000-4000-8000-000000000001", "ca05a1e0-0000-4000-8000-000000000002")
     for event in EXAMPLES:
-        path = GOLDEN / f"{event.TOPIC}.json"
+        path = (SEALED if personal_fields(type(event)) else GOLDEN) / f"{event.TOPIC}.json"
         if not path.exists():
             recorded = Recorded(f"golden-{event.TOPIC}", 1, event, "acme", cause, an.LATER)
-            path.write_bytes(PydanticMapper().to_stored_event(recorded).state)
+            path.write_bytes(PydanticMapper(MemoryPersonKeys({"acme/wonka": KEY})).to_stored_event(recorded).state)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from infra.postgres import WRITER, connect
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import Kept
+from tests.databases import MASTER_KEY
 from tests.domain.examples import (
     LATER,
     NOW,
@@ -179,8 +180,8 @@ def test_memory_is_flat_in_the_length_of_the_log(postgres: Log) -> None:
     """Ten times the log, and a replay of it holds no more at once."""
 
     def grow(upto: int) -> None:
-        for first in range(len(postgres.load("account-acme")), upto, 1_000):
-            append(postgres, account(first, *[added(0, n) for n in range(first, first + 1_000)]))
+        for first in range(len(postgres.load("order-order-1")), upto, 1_000):
+            append(postgres, order(first, *[placed] * 1_000))
 
     def peak() -> int:
         tracemalloc.start()
@@ -241,7 +242,7 @@ def test_an_append_of_another_process_is_heard_of(
 ) -> None:
     monkeypatch.setattr("infra.log.POLL_S", 60)
     assert eventually(lambda: len(listeners(owner_url)) == 1)
-    with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -250,7 +251,11 @@ def test_a_notification_that_is_lost_is_made_up_for_by_looking(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.postgres.CHANNEL", "where_nobody_speaks")
-    with postgres_log(database_url) as deaf, postgres_log(database_url) as elsewhere, waiting(deaf, 0) as news:
+    with (
+        postgres_log(database_url, master_key=MASTER_KEY) as deaf,
+        postgres_log(database_url, master_key=MASTER_KEY) as elsewhere,
+        waiting(deaf, 0) as news,
+    ):
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -265,7 +270,7 @@ def test_whose_line_is_cut_listens_anew(
         conn.execute("SELECT pg_terminate_backend(%s)", (before,))
     assert eventually(lambda: listeners(owner_url) not in ([], [before]))
     assert "begins anew" in caplog.text
-    with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -306,7 +311,7 @@ def test_eight_writers_of_one_stream_lose_nothing_and_whoever_reads_along_sees_a
     postgres: Log, database_url: str
 ) -> None:
     begin = threading.Barrier(WRITERS)
-    with postgres_log(database_url) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
         readers = [pool.submit(read_along, log, 2 * WRITERS * TIMES) for log in (postgres, elsewhere)]
         logs = [postgres, elsewhere] * (WRITERS // 2)
         for written in [pool.submit(write_with_retry, log, n, begin) for n, log in enumerate(logs)]:
