@@ -29,12 +29,12 @@ from handlers.composition import (
     checkpoint_file,
     database,
     database_and_broker,
-    sealer_of,
+    signer_of,
 )
 from handlers.console import AsJson, Data, console, print_json
 from handlers.explained import Step, aggregate, explanation
 from handlers.exporting import Export, export_of
-from handlers.sealing import CannotSeal, Sealer, alone, seal, seal_fully
+from handlers.signing import CannotSign, Signer, alone, sign, sign_fully
 from handlers.views import UnknownPosition
 from infra.bundle import verified
 from infra.chain import ChainBroken, Verifier, Walk
@@ -48,7 +48,7 @@ from infra.pydantic_mapper import UnreadableEvent
 from infra.settings import Settings, WrongSetting, settings
 from infra.topics import topics
 
-AUDIT_SAYS = (ChainBroken, NotProven, NoCheckpoint, WrongKey, CannotSeal, UnreadableEvent)
+AUDIT_SAYS = (ChainBroken, NotProven, NoCheckpoint, WrongKey, CannotSign, UnreadableEvent)
 """What this part of the command line says in one sentence, beside what all of it says."""
 
 LINES = 500
@@ -255,12 +255,12 @@ def _published(given: Settings, data: Path | None) -> list[Checkpoint]:
 def checkpoint(data: Data = None, as_json: AsJson = False) -> None:
     """Sign where the log has come to, publish that, and add it to the file of checkpoints."""
     given = settings()
-    sealer = _sealer(given, data)
+    signer = _signer(given, data)
 
     async def make(places: Servers) -> Checkpoint | None:
         async with checkpoints_at(places.nats_url) as jetstream:
             await provision_checkpoints(jetstream)
-            return await seal(sealer, places.database_url, jetstream, SystemClock().now(), WAIT_S)
+            return await sign(signer, places.database_url, jetstream, SystemClock().now(), WAIT_S)
 
     with database_and_broker(given, data) as places:
         made = asyncio.run(make(places))
@@ -278,21 +278,21 @@ def _signed(made: Checkpoint) -> str:
     )
 
 
-def _sealer(given: Settings, data: Path | None) -> Sealer:
+def _signer(given: Settings, data: Path | None) -> Signer:
     if data is not None and not given.database_url and not (data / "postgres").is_dir():
         raise WrongSetting(f"There are no data of Trunkline in {data}; make some: trunkline demo --keep {data}.")
-    sealer = sealer_of(given, data)
-    if sealer is None:
+    signer = signer_of(given, data)
+    if signer is None:
         raise WrongSetting(
             "TRUNKLINE_SIGNING_KEY is missing: a PEM file, as openssl genpkey -algorithm ed25519 -out FILE makes one."
         )
-    return sealer
+    return signer
 
 
 @audit.command(name="public-key")
 def public_key(file: Annotated[Path | None, typer.Argument()] = None, data: Data = None) -> None:
     """Print, or write to a file, the public half of the key that signs checkpoints."""
-    pem = _sealer(settings(), data).key.public.pem()
+    pem = _signer(settings(), data).key.public.pem()
     if file is None:
         sys.stdout.write(pem.decode())
     else:
@@ -530,7 +530,7 @@ def _change(by: int) -> str:
 def export(account: str, file: Path, data: Data = None) -> None:
     """Write a bundle of all events of an account, which proves itself: see verify-export."""
     given = settings()
-    sealer = _sealer(given, data)
+    signer = _signer(given, data)
 
     async def make(places: Servers) -> tuple[Checkpoint, Export]:
         async with checkpoints_at(places.nats_url) as jetstream, alone(places.database_url, WAIT_S) as auditor:
@@ -538,7 +538,7 @@ def export(account: str, file: Path, data: Data = None) -> None:
             _known(auditor, "account", account)
             with _bar("read") as at:
                 found = await asyncio.to_thread(export_of, auditor, account, at)
-            made = await seal_fully(sealer, jetstream, SystemClock().now(), found.head, found.trees)
+            made = await sign_fully(signer, jetstream, SystemClock().now(), found.head, found.trees)
             await asyncio.to_thread(_write, file, found.text(auditor, made))
             return made, found
 

@@ -24,7 +24,7 @@ from domain.quote import Quote, Selection
 from handlers import privacy
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, mailer_of, prepared, sealer_of, secrets_of, servers
+from handlers.composition import Outside, mailer_of, prepared, secrets_of, servers, signer_of
 from handlers.composition import trunkline as whole
 from handlers.console import AsJson, Data
 from handlers.console import console as _console
@@ -121,7 +121,7 @@ def up(
     _make("--data", data)
     with servers(given, data) as places, _provider(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
-        with whole(given, places, outside, secrets_of(given, data), sealer_of(given, data)) as running:
+        with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
             stopping = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopping.set())

@@ -15,7 +15,7 @@ from pydantic_core import from_json, to_json
 
 from handlers.desk import House
 from handlers.http import application
-from handlers.sealing import Sealer
+from handlers.signing import Signer
 from handlers.worker import Worker, working
 from infra.clock import Clock
 from infra.ed25519 import SigningKey, WrongKey
@@ -201,7 +201,7 @@ def secrets_of(settings: Settings, directory: Path | None) -> Secrets:
     return Secrets(link, master)
 
 
-def sealer_of(settings: Settings, directory: Path | None) -> Sealer | None:
+def signer_of(settings: Settings, directory: Path | None) -> Signer | None:
     """Who signs checkpoints: with the key of the settings, or one that is made once and kept beside embedded servers.
 
     None where there is neither: each process would sign with a key of its own, and nobody could tell them from others.
@@ -213,8 +213,8 @@ def sealer_of(settings: Settings, directory: Path | None) -> Sealer | None:
     file = checkpoint_file(settings, directory)
     try:
         if settings.signing_key:
-            return Sealer(SigningKey.read(settings.signing_key), file)
-        return Sealer(SigningKey.kept_in(embedded / SIGNING_KEY), file) if embedded else None
+            return Signer(SigningKey.read(settings.signing_key), file)
+        return Signer(SigningKey.kept_in(embedded / SIGNING_KEY), file) if embedded else None
     except WrongKey as error:
         raise WrongSetting(f"TRUNKLINE_SIGNING_KEY is wrong: {error}") from error
 
@@ -249,7 +249,7 @@ class Running:
             "halted": halted,
             "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
             "worker": self.worker.failing or "working",
-            "checkpoints": self.worker.unsealed or "working",
+            "checkpoints": self.worker.unsigned or "working",
         }
 
 
@@ -286,7 +286,7 @@ def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url:
 
 @contextmanager
 def trunkline(
-    settings: Settings, servers: Servers, outside: Outside, secrets: Secrets, sealer: Sealer | None = None
+    settings: Settings, servers: Servers, outside: Outside, secrets: Secrets, signer: Signer | None = None
 ) -> Iterator[Running]:
     """Everything at work on given servers, until the context ends.
 
@@ -299,7 +299,7 @@ def trunkline(
         url = url_of(listener)
         house = house_of(settings, log, outside, secrets.link, url)
         runners = stack.enter_context(running(servers.database_url, log))
-        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, sealer))
+        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, signer))
         whole = Running(house, url, servers.database_url, runners, worker)
         stack.enter_context(serving(application(house, whole.health), listener))
         yield whole

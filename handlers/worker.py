@@ -16,7 +16,7 @@ from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.desk import SYSTEM, House
 from handlers.messages import consumers, reacting
-from handlers.sealing import Busy, CannotSeal, Sealer, seal
+from handlers.signing import Busy, CannotSign, Signer, sign
 from infra.checkpoints import NoCheckpoint
 from infra.ed25519 import WrongKey
 from infra.nats import EVENTS, BrokerUnavailable, connected, provision, relay
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 class Worker:
     """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
 
-    `failing` says what is wrong while something is; none while it works. `unsealed` says why no checkpoints are signed.
+    `failing` says what is wrong while something is; none while it works. `unsigned` says why no checkpoints are signed.
     """
 
-    def __init__(self, house: House, database_url: str, nats_url: str, sealer: Sealer | None = None) -> None:
+    def __init__(self, house: House, database_url: str, nats_url: str, signer: Signer | None = None) -> None:
         self.failing: str | None = "not started yet"
-        self.unsealed: str | None = None if sealer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
-        self._sealer = sealer
+        self.unsigned: str | None = None if signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
+        self._signer = signer
         self._house = house
         self._database_url = database_url
         self._nats_url = nats_url
@@ -90,7 +90,7 @@ class Worker:
                     self._expire(),
                     self._take_snapshots(),
                     self._watch(jetstream),
-                    self._seal(jetstream),
+                    self._sign(jetstream),
                 ):
                     tasks.create_task(work).add_done_callback(self._note)
 
@@ -112,21 +112,21 @@ class Worker:
                     await asyncio.to_thread(take_snapshots, conn, self._house.log)
                 await self._pause(SNAPSHOTS_EVERY_S)
 
-    async def _seal(self, jetstream: JetStreamContext) -> None:
+    async def _sign(self, jetstream: JetStreamContext) -> None:
         """Sign where the log has come to, now and then, and once more at the end.
 
         What was tampered with is not signed: it is said, over and over, and all other work goes on.
         """
         last = False
-        while self._sealer and not last:
+        while self._signer and not last:
             last = self._stopped.is_set()
             try:
-                await seal(self._sealer, self._database_url, jetstream, self._house.clock.now())
-                self.unsealed = None
+                await sign(self._signer, self._database_url, jetstream, self._house.clock.now())
+                self.unsigned = None
             except Busy:
                 logger.info("another process makes a checkpoint")
-            except (CannotSeal, NoCheckpoint, WrongKey) as error:
-                self.unsealed = str(error)
+            except (CannotSign, NoCheckpoint, WrongKey) as error:
+                self.unsigned = str(error)
                 logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
             await self._pause(CHECKPOINT_EVERY_S)
 
@@ -157,13 +157,13 @@ def expire_orders(house: House, database_url: str) -> None:
 
 
 @contextmanager
-def working(house: House, database_url: str, nats_url: str, sealer: Sealer | None = None) -> Iterator[Worker]:
+def working(house: House, database_url: str, nats_url: str, signer: Signer | None = None) -> Iterator[Worker]:
     """A worker while the context lasts.
 
     Raises:
         BrokerUnavailable: NATS does not serve.
     """
-    worker = Worker(house, database_url, nats_url, sealer)
+    worker = Worker(house, database_url, nats_url, signer)
     worker.start()
     try:
         yield worker

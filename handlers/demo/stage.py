@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.composition import Outside, Running, sealer_of, secrets_of, servers, trunkline
+from handlers.composition import Outside, Running, secrets_of, servers, signer_of, trunkline
 from handlers.demo.prices import BEGIN
 from infra.clock import ShiftedClock
 from infra.embedded_postgres import temporary_directory
@@ -54,8 +54,8 @@ def staged(settings: Settings, keep: Path | None) -> Iterator[Stage]:
         catcher = stack.enter_context(mail_catcher())
         outside = Outside(clock, provider, SmtpMailer(catcher.host, catcher.port))
         as_told = settings.model_copy(update=AS_TOLD)
-        given, sealer = secrets_of(settings, directory), sealer_of(settings, directory)
-        running = stack.enter_context(trunkline(as_told, places, outside, given, sealer))
+        given, signer = secrets_of(settings, directory), signer_of(settings, directory)
+        running = stack.enter_context(trunkline(as_told, places, outside, given, signer))
         simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
         fresh = running.house.log.head() == 0
         yield Stage(running, clock, simulator, catcher, "" if fresh else f"-{secrets.token_hex(3)}")

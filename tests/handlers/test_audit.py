@@ -28,9 +28,9 @@ from psycopg.conninfo import make_conninfo
 import handlers.worker
 from domain.subscription import CapacityExpanded
 from handlers.cli import main
-from handlers.composition import checkpoint_file, sealer_of
+from handlers.composition import checkpoint_file, signer_of
 from handlers.explained import DECIDERS
-from handlers.sealing import Busy, CannotSeal, Sealer, alone, seal
+from handlers.signing import Busy, CannotSign, Signer, alone, sign
 from handlers.views import VIEWS, shown
 from handlers.worker import working
 from infra.checkpoints import Checkpoint, checkpoints_in
@@ -96,22 +96,22 @@ def run(run_at: Run, auditor_url: str) -> Run:
 
 
 @pytest.fixture
-def sealer(tmp_path: Path) -> Sealer:
-    return Sealer(SigningKey.kept_in(tmp_path / "key.pem"), tmp_path / "checkpoints.jsonl")
+def signer(tmp_path: Path) -> Signer:
+    return Signer(SigningKey.kept_in(tmp_path / "key.pem"), tmp_path / "checkpoints.jsonl")
 
 
 @pytest.fixture
-def signing(sealer: Sealer, tmp_path: Path, nats_url: str, monkeypatch: pytest.MonkeyPatch) -> Sealer:
+def signing(signer: Signer, tmp_path: Path, nats_url: str, monkeypatch: pytest.MonkeyPatch) -> Signer:
     """The settings of who signs."""
     monkeypatch.setenv("TRUNKLINE_SIGNING_KEY", str(tmp_path / "key.pem"))
-    monkeypatch.setenv("TRUNKLINE_CHECKPOINT_FILE", str(sealer.file))
+    monkeypatch.setenv("TRUNKLINE_CHECKPOINT_FILE", str(signer.file))
     monkeypatch.setenv("TRUNKLINE_NATS_URL", nats_url)
-    return sealer
+    return signer
 
 
-def in_file(sealer: Sealer) -> list[Checkpoint]:
-    assert sealer.file
-    return list(checkpoints_in(sealer.file)) if sealer.file.exists() else []
+def in_file(signer: Signer) -> list[Checkpoint]:
+    assert signer.file
+    return list(checkpoints_in(signer.file)) if signer.file.exists() else []
 
 
 def on(nats_url: str, do: Callable[[JetStreamContext], Awaitable[T]]) -> T:
@@ -180,7 +180,7 @@ def test_a_log_that_was_tampered_with_is_named_with_exit_status_1(
 
 
 def test_checkpoints_of_the_file_and_of_the_broker_are_checked(
-    run_at: Run, postgres: Log, database_url: str, signing: Sealer
+    run_at: Run, postgres: Log, database_url: str, signing: Signer
 ) -> None:
     append(postgres, opened)
     assert run_at(database_url, "checkpoint")[0] == 0
@@ -200,7 +200,7 @@ def test_checkpoints_of_the_file_and_of_the_broker_are_checked(
 
 
 def test_a_tail_that_was_written_anew_is_found_by_what_was_published(
-    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Sealer
+    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer
 ) -> None:
     append(postgres, opened, wonka_added)
     run_at(database_url, "checkpoint")
@@ -225,7 +225,7 @@ def test_a_tail_that_was_written_anew_is_found_by_what_was_published(
 
 
 def test_a_verification_goes_on_from_the_last_checkpoint_that_it_passed(
-    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Sealer
+    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer
 ) -> None:
     append(postgres, opened, wonka_added)
     run_at(database_url, "checkpoint")
@@ -245,7 +245,7 @@ def test_a_verification_goes_on_from_the_last_checkpoint_that_it_passed(
 
 
 def test_what_a_verification_goes_on_from_is_checked_itself(
-    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Sealer, tmp_path: Path
+    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer, tmp_path: Path
 ) -> None:
     append(postgres, opened, wonka_added, wonka_default)
     run_at(database_url, "checkpoint")
@@ -270,7 +270,7 @@ def test_what_a_verification_goes_on_from_is_checked_itself(
 
 
 def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
-    run_at: Run, postgres: Log, database_url: str, signing: Sealer, monkeypatch: pytest.MonkeyPatch
+    run_at: Run, postgres: Log, database_url: str, signing: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(postgres, opened, wonka_added)
     run_at(database_url, "checkpoint")
@@ -313,7 +313,7 @@ def test_ctrl_c_ends_a_question_that_waits(owner_url: str, database_url: str, po
 
 
 def test_a_checkpoint_is_signed_published_and_added_to_the_file_once(
-    run_at: Run, postgres: Log, database_url: str, signing: Sealer, nats_url: str
+    run_at: Run, postgres: Log, database_url: str, signing: Signer, nats_url: str
 ) -> None:
     append(postgres, opened, wonka_added)
     status, output, _ = run_at(database_url, "checkpoint", "--json")
@@ -326,67 +326,67 @@ def test_a_checkpoint_is_signed_published_and_added_to_the_file_once(
     kept.check([signing.key.public])
 
 
-def test_what_was_published_cannot_be_deleted(postgres: Log, database_url: str, signing: Sealer, nats_url: str) -> None:
+def test_what_was_published_cannot_be_deleted(postgres: Log, database_url: str, signing: Signer, nats_url: str) -> None:
     append(postgres, opened)
-    on(nats_url, lambda jetstream: _seal(signing, database_url, jetstream))
+    on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
     with pytest.raises(nats.js.errors.APIError, match="message delete not permitted"):
         on(nats_url, lambda jetstream: jetstream.delete_msg(CHECKPOINTS, 1))
     with pytest.raises(nats.js.errors.APIError, match="purge not permitted"):
         on(nats_url, lambda jetstream: jetstream.purge_stream(CHECKPOINTS))
 
 
-async def _seal(sealer: Sealer, database_url: str, jetstream: JetStreamContext) -> Checkpoint | None:
+async def _sign(signer: Signer, database_url: str, jetstream: JetStreamContext) -> Checkpoint | None:
     await provision_checkpoints(jetstream)
-    return await seal(sealer, database_url, jetstream, datetime.now(UTC))
+    return await sign(signer, database_url, jetstream, datetime.now(UTC))
 
 
 def test_a_broker_that_lost_its_checkpoints_gets_them_from_the_file(
-    postgres: Log, database_url: str, signing: Sealer, nats_url: str
+    postgres: Log, database_url: str, signing: Signer, nats_url: str
 ) -> None:
     for event in (opened, wonka_added, wonka_default):
         append(postgres, event)
-        on(nats_url, lambda jetstream: _seal(signing, database_url, jetstream))
+        on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
     on(nats_url, lambda jetstream: jetstream.delete_stream(CHECKPOINTS))
-    on(nats_url, lambda jetstream: _seal(signing, database_url, jetstream))
+    on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
 
     assert [one.position for one in on(nats_url, published_checkpoints)] == [1, 2, 3]
 
 
 def test_a_log_whose_head_does_not_agree_is_not_signed(
-    postgres: Log, database_url: str, owner_url: str, signing: Sealer, nats_url: str
+    postgres: Log, database_url: str, owner_url: str, signing: Signer, nats_url: str
 ) -> None:
     append(postgres, opened, wonka_added)
     tamper(owner_url, "DELETE FROM log.events WHERE position = 2")
-    with pytest.raises(CannotSeal, match=r"log\.head says that the log ends at 2"):
-        on(nats_url, lambda jetstream: _seal(signing, database_url, jetstream))
+    with pytest.raises(CannotSign, match=r"log\.head says that the log ends at 2"):
+        on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
     assert in_file(signing) == []
 
 
 def test_a_forged_message_among_the_checkpoints_is_not_built_upon(
-    postgres: Log, database_url: str, signing: Sealer, nats_url: str
+    postgres: Log, database_url: str, signing: Signer, nats_url: str
 ) -> None:
     append(postgres, opened)
-    on(nats_url, lambda jetstream: _seal(signing, database_url, jetstream))
+    on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
     forged = in_file(signing)[0].model_copy(update={"hash": 64 * "0"})
     on(nats_url, lambda jetstream: jetstream.publish(CHECKPOINT_SUBJECT, forged.line()))
     append(postgres, wonka_added)
-    with pytest.raises(CannotSeal, match="What stands last among the checkpoints is forged"):
-        on(nats_url, lambda jetstream: _seal(signing, database_url, jetstream))
+    with pytest.raises(CannotSign, match="What stands last among the checkpoints is forged"):
+        on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
 
 
-def test_one_makes_checkpoints_at_a_time(postgres: Log, database_url: str, signing: Sealer, nats_url: str) -> None:
+def test_one_makes_checkpoints_at_a_time(postgres: Log, database_url: str, signing: Signer, nats_url: str) -> None:
     append(postgres, opened)
 
     async def two(jetstream: JetStreamContext) -> None:
         async with alone(database_url):
-            await _seal(signing, database_url, jetstream)
+            await _sign(signing, database_url, jetstream)
 
     with pytest.raises(Busy, match="Another process makes a checkpoint at this moment"):
         on(nats_url, two)
 
 
 def test_the_worker_signs_now_and_then_and_at_its_end_and_two_of_them_sign_once(
-    database_url: str, nats_url: str, signing: Sealer, postgres: Log, monkeypatch: pytest.MonkeyPatch
+    database_url: str, nats_url: str, signing: Signer, postgres: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers.worker, "CHECKPOINT_EVERY_S", 0.1)
     house = InMemory(log=postgres).house
@@ -404,7 +404,7 @@ def test_the_worker_signs_now_and_then_and_at_its_end_and_two_of_them_sign_once(
 def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
     owner_url: str,
     nats_url: str,
-    signing: Sealer,
+    signing: Signer,
     postgres: Log,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -416,35 +416,35 @@ def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
         eventually(lambda: in_file(signing), "the first checkpoint")
         with caplog.at_level(logging.ERROR):
             tamper(owner_url, "UPDATE log.events SET hash = sha256('forged') WHERE position = 2")
-            eventually(lambda: worker.unsealed, "what is wrong")
+            eventually(lambda: worker.unsigned, "what is wrong")
         assert worker.failing is None
         tamper(owner_url, f"UPDATE log.events SET hash = '\\x{in_file(signing)[0].hash}' WHERE position = 2")
-        eventually(lambda: worker.unsealed is None, "that it is well again")
+        eventually(lambda: worker.unsigned is None, "that it is well again")
     assert "no checkpoint is signed" in caplog.text
 
 
 def test_a_worker_without_a_key_says_that_it_signs_nothing(database_url: str, nats_url: str, postgres: Log) -> None:
     with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
-        assert worker.unsealed == "not made, for TRUNKLINE_SIGNING_KEY is not set"
+        assert worker.unsigned == "not made, for TRUNKLINE_SIGNING_KEY is not set"
 
 
 def test_embedded_data_have_a_key_and_a_file_of_their_own_and_others_need_settings(tmp_path: Path) -> None:
-    sealer = sealer_of(settings(), tmp_path)
-    assert sealer
-    assert sealer.file == tmp_path / "checkpoints.jsonl"
+    signer = signer_of(settings(), tmp_path)
+    assert signer
+    assert signer.file == tmp_path / "checkpoints.jsonl"
     assert (tmp_path / "signing-key.pem").stat().st_mode & 0o777 == 0o600
-    again = sealer_of(settings(), tmp_path)
+    again = signer_of(settings(), tmp_path)
     assert again
-    assert again.key.public.fingerprint == sealer.key.public.fingerprint
+    assert again.key.public.fingerprint == signer.key.public.fingerprint
 
     elsewhere = settings(database_url="postgresql://trunkline@db/trunkline")
-    assert sealer_of(elsewhere, tmp_path) is None
+    assert signer_of(elsewhere, tmp_path) is None
     assert checkpoint_file(elsewhere, tmp_path) is None
     (tmp_path / "rsa.pem").write_text("golden ticket")
     with pytest.raises(WrongSetting, match=r"TRUNKLINE_SIGNING_KEY is wrong: .* is no Ed25519 private key"):
-        sealer_of(settings(signing_key=tmp_path / "rsa.pem"), None)
+        signer_of(settings(signing_key=tmp_path / "rsa.pem"), None)
     with pytest.raises(WrongSetting, match=r"TRUNKLINE_SIGNING_KEY is wrong: .* cannot be read: No such file"):
-        sealer_of(settings(signing_key=tmp_path / "absent.pem"), None)
+        signer_of(settings(signing_key=tmp_path / "absent.pem"), None)
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ def test_a_hundred_extensions_with_twenty_ultimate_are_explained_to_be_eighty(
 
 
 def test_an_export_proves_itself_where_there_is_neither_database_nor_network(
-    run_at: Run, history: tuple[str, list[Recorded]], signing: Sealer, nats_url: str, tmp_path: Path
+    run_at: Run, history: tuple[str, list[Recorded]], signing: Signer, nats_url: str, tmp_path: Path
 ) -> None:
     key, file = tmp_path / "public.pem", tmp_path / "acme.json"
     assert run_at(history[0], "public-key", str(key)) == (0, "", "")
@@ -629,7 +629,7 @@ def test_an_export_proves_itself_where_there_is_neither_database_nor_network(
 
 
 def test_a_broken_log_is_neither_exported_nor_signed(
-    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Sealer, tmp_path: Path
+    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer, tmp_path: Path
 ) -> None:
     append(postgres, opened, wonka_added)
     tamper(owner_url, "UPDATE log.events SET actor = 'admin:ada' WHERE position = 1")
@@ -718,7 +718,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
     ],
 )
 def test_what_cannot_be_signed_or_written_is_said_too(
-    run_at: Run, history: tuple[str, list[Recorded]], signing: Sealer, arguments: tuple[str, ...], sentence: str
+    run_at: Run, history: tuple[str, list[Recorded]], signing: Signer, arguments: tuple[str, ...], sentence: str
 ) -> None:
     status, output, errors = run_at(history[0], *arguments)
     assert (status, output) == (1, "")
@@ -727,7 +727,7 @@ def test_what_cannot_be_signed_or_written_is_said_too(
 
 
 def test_a_broker_that_keeps_no_streams_is_named(
-    run_at: Run, history: tuple[str, list[Recorded]], signing: Sealer, monkeypatch: pytest.MonkeyPatch
+    run_at: Run, history: tuple[str, list[Recorded]], signing: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -746,7 +746,7 @@ def _listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_an_empty_log_has_nothing_to_sign(run_at: Run, database_url: str, signing: Sealer) -> None:
+def test_an_empty_log_has_nothing_to_sign(run_at: Run, database_url: str, signing: Signer) -> None:
     assert run_at(database_url, "checkpoint")[2] == "The log is empty; there is nothing to sign.\n"
     assert run_at(database_url, "verify", "--checkpoints", os.devnull)[1] == "The log is empty.\n"
 

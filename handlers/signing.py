@@ -22,7 +22,7 @@ NAME = "checkpoints"
 POLL_S = 0.1
 
 
-class CannotSeal(Exception):
+class CannotSign(Exception):
     """What the log is now is not what was signed, or does not agree with itself: nobody signs that."""
 
 
@@ -31,7 +31,7 @@ class Busy(Refusal):
 
 
 @dataclass(frozen=True)
-class Sealer:
+class Signer:
     """The key that signs, and the file that checkpoints are added to; they are always published too."""
 
     key: SigningKey
@@ -54,55 +54,55 @@ async def alone(database_url: str, wait_s: float = 0.0) -> AsyncIterator[Auditor
         yield auditor
 
 
-async def seal(
-    sealer: Sealer, database_url: str, jetstream: JetStreamContext, at: datetime, wait_s: float = 0.0
+async def sign(
+    signer: Signer, database_url: str, jetstream: JetStreamContext, at: datetime, wait_s: float = 0.0
 ) -> Checkpoint | None:
     """Sign where the log has come to, if it has moved since the last checkpoint. Gives the last one; none of nothing.
 
     Raises:
-        CannotSeal: the log does not agree with its head, or with the last checkpoint.
+        CannotSign: the log does not agree with its head, or with the last checkpoint.
         Busy: another process does the same, and has not ended in ``wait_s``.
         NoCheckpoint: the file cannot be read or written.
     """
     async with alone(database_url, wait_s) as auditor:
-        published, kept = await _last(sealer, jetstream)
-        head = await asyncio.to_thread(_agreed, sealer, auditor, [published, kept])
+        published, kept = await _last(signer, jetstream)
+        head = await asyncio.to_thread(_agreed, signer, auditor, [published, kept])
         if head is None:
             return None
         position, hash_ = head
         last = max((one for one in (published, kept) if one), key=lambda one: one.position, default=None)
         if last is None or last.position < position:
-            last = Checkpoint.signed(sealer.key, position, hash_, at)
-        await _record(sealer, jetstream, last, published, kept)
+            last = Checkpoint.signed(signer.key, position, hash_, at)
+        await _record(signer, jetstream, last, published, kept)
         return last
 
 
-async def seal_fully(
-    sealer: Sealer, jetstream: JetStreamContext, at: datetime, head: tuple[int, bytes], trees: Trees
+async def sign_fully(
+    signer: Signer, jetstream: JetStreamContext, at: datetime, head: tuple[int, bytes], trees: Trees
 ) -> Checkpoint:
     """Sign a position with its trees, by who is `alone` and has verified the log up to there.
 
     Raises:
         NoCheckpoint: the file cannot be read or written.
     """
-    published, kept = await _last(sealer, jetstream)
-    checkpoint = Checkpoint.signed(sealer.key, *head, at, trees)
-    await _record(sealer, jetstream, checkpoint, published, kept)
+    published, kept = await _last(signer, jetstream)
+    checkpoint = Checkpoint.signed(signer.key, *head, at, trees)
+    await _record(signer, jetstream, checkpoint, published, kept)
     return checkpoint
 
 
-async def _last(sealer: Sealer, jetstream: JetStreamContext) -> tuple[Checkpoint | None, Checkpoint | None]:
+async def _last(signer: Signer, jetstream: JetStreamContext) -> tuple[Checkpoint | None, Checkpoint | None]:
     """What was published last, and what stands last in the file."""
-    return await last_checkpoint(jetstream), last_in(sealer.file) if sealer.file else None
+    return await last_checkpoint(jetstream), last_in(signer.file) if signer.file else None
 
 
-def _agreed(sealer: Sealer, auditor: Auditor, signed: list[Checkpoint | None]) -> tuple[int, bytes] | None:
+def _agreed(signer: Signer, auditor: Auditor, signed: list[Checkpoint | None]) -> tuple[int, bytes] | None:
     """Where the log ends, if that is what its last row says, and what was signed before still stands."""
     end = auditor.end()
     if not end.position and not end.last and not any(signed):
         return None
     if end.position != end.last or end.hash is None or end.hash != auditor.hash_at(end.last):
-        raise CannotSeal(
+        raise CannotSign(
             f"log.head says that the log ends at {end.position}, and its rows, which end at {end.last}, do not agree; "
             "trunkline audit verify says more."
         )
@@ -110,14 +110,14 @@ def _agreed(sealer: Sealer, auditor: Auditor, signed: list[Checkpoint | None]) -
         if checkpoint is None:
             continue
         try:
-            checkpoint.check([sealer.key.public])
+            checkpoint.check([signer.key.public])
         except WrongKey:
             continue  # of an older key: who verifies has its public half
         except ForgedCheckpoint as forged:
-            raise CannotSeal(f"What stands last among the checkpoints is forged: {forged}.") from None
+            raise CannotSign(f"What stands last among the checkpoints is forged: {forged}.") from None
         found = auditor.hash_at(checkpoint.position)
         if found is None or found.hex() != checkpoint.hash:
-            raise CannotSeal(
+            raise CannotSign(
                 f"Position {checkpoint.position} is not what was signed on {checkpoint.time:%Y-%m-%d %H:%M:%S}: the "
                 "log was written anew; trunkline audit verify says more."
             )
@@ -125,7 +125,7 @@ def _agreed(sealer: Sealer, auditor: Auditor, signed: list[Checkpoint | None]) -
 
 
 async def _record(
-    sealer: Sealer,
+    signer: Signer,
     jetstream: JetStreamContext,
     checkpoint: Checkpoint,
     published: Checkpoint | None,
@@ -135,11 +135,11 @@ async def _record(
 
     A broker that has lost everything gets all that the file has.
     """
-    if published is None and sealer.file and kept:
-        for old in checkpoints_in(sealer.file):
+    if published is None and signer.file and kept:
+        for old in checkpoints_in(signer.file):
             await publish_checkpoint(jetstream, old)
         published = kept
-    if sealer.file and (kept is None or kept != checkpoint):
-        await asyncio.to_thread(append_to, sealer.file, checkpoint)
+    if signer.file and (kept is None or kept != checkpoint):
+        await asyncio.to_thread(append_to, signer.file, checkpoint)
     if published is None or published != checkpoint:
         await publish_checkpoint(jetstream, checkpoint)
