@@ -59,8 +59,8 @@ CREATE TABLE projection.rebuild_parts (
 );
 COMMENT ON TABLE projection.rebuild_parts IS 'Accounts that are made anew together; without accounts: what belongs to none.';
 
--- An empty table of a read model's shape, without its indexes: these come when it is full (projection.index_table).
--- Whoever may read or write the live one may do so here, under the same policies.
+-- An empty table of a read model's shape and grants, without its indexes and policies: these come when it is full
+-- (projection.index_table), for COPY is slow under the ones and refused under the others.
 CREATE FUNCTION projection.make_table(place text, model text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -78,6 +78,30 @@ BEGIN
       FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.oid = live AND a.grantee <> c.relowner
   LOOP
     EXECUTE format('GRANT %s ON %I.%I TO %s', found.privilege_type, place, model, found.who);
+  END LOOP;
+END $$;
+
+-- The keys, indexes and policies of the live table, under the same names.
+CREATE FUNCTION projection.index_table(place text, model text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  live  regclass := format('read.%I', model)::regclass;
+  found record;
+BEGIN
+  IF place NOT IN ('shadow', 'scratch') THEN
+    RAISE EXCEPTION '% is no place for a table that is made anew', place;
+  END IF;
+  FOR found IN
+    SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
+     WHERE conrelid = live AND contype IN ('p', 'u')
+  LOOP
+    EXECUTE format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', place, model, found.conname, found.definition);
+  END LOOP;
+  FOR found IN
+    SELECT pg_get_indexdef(i.indexrelid) AS definition FROM pg_index AS i
+     WHERE i.indrelid = live AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
+  LOOP
+    EXECUTE regexp_replace(found.definition, ' ON \S+ USING ', format(' ON %I.%I USING ', place, model));
   END LOOP;
   FOR found IN
     SELECT p.polname, p.polpermissive, p.polcmd,
@@ -100,30 +124,6 @@ BEGIN
       EXECUTE format('ALTER TABLE %I.%I FORCE ROW LEVEL SECURITY', place, model);
     END IF;
   END LOOP;
-END $$;
-
--- The keys and indexes of the live table, under the same names.
-CREATE FUNCTION projection.index_table(place text, model text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  live  regclass := format('read.%I', model)::regclass;
-  found record;
-BEGIN
-  IF place NOT IN ('shadow', 'scratch') THEN
-    RAISE EXCEPTION '% is no place for a table that is made anew', place;
-  END IF;
-  FOR found IN
-    SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
-     WHERE conrelid = live AND contype IN ('p', 'u')
-  LOOP
-    EXECUTE format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', place, model, found.conname, found.definition);
-  END LOOP;
-  FOR found IN
-    SELECT pg_get_indexdef(i.indexrelid) AS definition FROM pg_index AS i
-     WHERE i.indrelid = live AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
-  LOOP
-    EXECUTE regexp_replace(found.definition, ' ON \S+ USING ', format(' ON %I.%I USING ', place, model));
-  END LOOP;
   EXECUTE format('ANALYZE %I.%I', place, model);
 END $$;
 
@@ -140,11 +140,10 @@ BEGIN
     EXECUTE format('LOCK TABLE read.%I IN ACCESS EXCLUSIVE MODE', model);
   END LOOP;
   -- A view knows its tables by identity, so it is defined once more, by their names.
-  SELECT coalesce(array_agg(format('CREATE OR REPLACE VIEW %I.%I WITH (security_barrier = %s) AS %s', v.nspname, v.relname,
-                                   v.barrier, pg_get_viewdef(v.oid))), '{}')
+  SELECT coalesce(array_agg(format('CREATE OR REPLACE VIEW %I.%I %s AS %s', v.nspname, v.relname,
+                                   'WITH (' || v.options || ')', pg_get_viewdef(v.oid))), '{}')
     INTO views
-    FROM (SELECT DISTINCT c.oid, n.nspname, c.relname,
-                 coalesce('security_barrier=true' = ANY (c.reloptions), false) AS barrier
+    FROM (SELECT DISTINCT c.oid, n.nspname, c.relname, array_to_string(c.reloptions, ', ') AS options
             FROM pg_depend AS d
             JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
             JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind = 'v'
