@@ -7,12 +7,19 @@ the same events, at the same positions.
 from __future__ import annotations
 
 import heapq
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
 from random import Random
 from typing import Any, Final
+
+from pydantic_core import to_json
+from rich.console import Console
+from rich.progress import Progress
 
 from domain.account import ACCOUNT, BillingContact, OpenAccount
 from domain.allocation import (
@@ -49,10 +56,13 @@ from domain.price_list import PRICE_LIST, Offer, PriceList, PriceListPublished, 
 from domain.quote import Quote, Selection, Term, quote
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ActivatePackage, ExpandPackage, ReverseGrant
+from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.group_commit import MAX_GROUP, Append, GroupCommit
 from infra.log import Log
-from infra.postgres import WRITER, connect
+from infra.postgres import WRITER, admit, connect, migrate, program_login
+from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
+from infra.settings import settings
 
 BEGIN: Final = datetime(2026, 1, 1, 8, tzinfo=UTC)
 TERM: Final = Term(starts_on=date(2026, 1, 1), ends_on=date(2027, 1, 1))
@@ -479,3 +489,37 @@ def _packed(log: Log, units: Iterable[list[Recorded]]) -> Iterator[tuple[Append,
     for unit in units:
         append = Append([log.encoded(recorded) for recorded in unit])
         yield append, {*append.keys, f"account {unit[0].account_id}"}, len(unit)
+
+
+def told_history(accounts: int, seed: int, *, as_json: bool) -> None:
+    """Write a history to the log of TRUNKLINE_DATABASE_URL; to one that is thrown away, where there is none.
+
+    Prints how many events there are of each topic, and the hash of the last one: the same for the same history.
+    """
+    with ExitStack() as stack:
+        if (database_url := settings().database_url) is None:
+            owner_url = stack.enter_context(embedded_postgres(stack.enter_context(temporary_directory())))
+            migrate(owner_url)
+            database_url = program_login(owner_url)
+            admit(owner_url, database_url)
+        log = stack.enter_context(postgres_log(database_url))
+        if log.head():
+            sys.stderr.write(f"The log is not empty: it has {log.head():,} events. A history begins with the first.\n")
+            sys.exit(1)
+        with Progress(console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
+            task = progress.add_task("events", total=None)
+            begun = time.monotonic()
+            count = write(database_url, log, history(accounts, seed), lambda n: progress.update(task, completed=n))
+            took_s = time.monotonic() - begun
+        with connect(database_url) as conn:
+            found = conn.execute("SELECT topic, count(*) AS n FROM log.events GROUP BY topic ORDER BY n DESC, topic")
+            by_topic = {row["topic"]: row["n"] for row in found}
+            last = conn.execute("SELECT encode(hash, 'hex') AS hash FROM log.head").fetchone()
+    assert last is not None
+    if as_json:
+        told = {"accounts": accounts, "seed": seed, "events": count, "hash": last["hash"], "by_topic": by_topic}
+        sys.stdout.write(to_json(told, indent=2).decode() + "\n")
+        return
+    for topic, n in by_topic.items():
+        print(f"{n:>10,} {topic}")
+    print(f"{count:>10,} events of {accounts:,} accounts in {took_s:.1f} s; the last one's hash is {last['hash']}")

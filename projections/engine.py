@@ -177,9 +177,9 @@ def catch_up(
     The log is read in that transaction too, and where it ends, before that: so what is passed over is there, and read.
     Gives the position that the projection has come to, and how many it has passed.
     """
-    with conn.transaction():
-        before = locked_position(conn, projection, schema)
-        position = min(head_of(conn), before + SPAN, upto)
+    with conn.pipeline(), conn.transaction():  # what is written, and the commit, go out together
+        before, head = _bounds(conn, projection, schema)
+        position = min(head, before + SPAN, upto)
         if position <= before:
             return before, 0
         rows = _next_rows(conn, projection, before, position, batch)
@@ -193,6 +193,19 @@ def catch_up(
 def position_name(projection: Projection, schema: str = LIVE) -> str:
     """The name of a projection's position in ``read.positions``."""
     return projection.name if schema == LIVE else f"{schema}.{projection.name}"
+
+
+def _bounds(conn: Connection[DictRow], projection: Projection, schema: str) -> tuple[int, int]:
+    """How far a projection has come, as `locked_position` says it; and where the log ends, seen no later than that."""
+    row = conn.execute(_BOUNDS, (position_name(projection, schema),), prepare=True).fetchone()
+    if row is None:
+        return locked_position(conn, projection, schema), head_of(conn)
+    return int(row["position"]), int(row["head"])
+
+
+_BOUNDS: Final = (
+    "SELECT p.position, h.position AS head FROM read.positions AS p, log.head AS h WHERE p.name = %s FOR UPDATE OF p"
+)
 
 
 def locked_position(conn: Connection[DictRow], projection: Projection, schema: str = LIVE) -> int:

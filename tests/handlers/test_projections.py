@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from domain.messages import Refusal
+from domain.messages import Event, Refusal
 from handlers.cli import app
 from infra.log import Change, Log
 from infra.postgres import connect
@@ -38,7 +38,11 @@ def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def told(log: Log, *, poison: bool = False) -> int:
-    streams = {"account-acme": [opened], "subscription-pkg-acme": [activated], "order-1": [requested, placed]}
+    streams: dict[str, list[Event]] = {
+        "account-acme": [opened],
+        "subscription-pkg-acme": [activated],
+        "order-1": [requested, placed],
+    }
     if poison:
         streams["order-poison"] = [POISON]
     for stream, events in streams.items():

@@ -125,6 +125,7 @@ def test_a_session_idle_in_a_transaction_lets_no_reader_skip_and_is_ended_by_its
     append(postgres, "order-1", requested)
     with running(database_url, postgres), connect(database_url, WRITER if "writer" in idle_in else PROJECTOR) as idle:
         assert wait(conn, 1, WELL_S)
+        backend = idle.info.backend_pid
         idle.execute("SET idle_in_transaction_session_timeout = '1s'")
         idle.execute("BEGIN")
         if "writer" in idle_in:
@@ -133,7 +134,7 @@ def test_a_session_idle_in_a_transaction_lets_no_reader_skip_and_is_ended_by_its
             idle.execute("SELECT 1")
         append(postgres, "order-2", but(requested, order_id="order-2"))
         assert wait(conn, 2, WELL_S)
-        assert eventually(lambda: not is_there(conn, idle.info.backend_pid))
+        assert eventually(lambda: not is_there(conn, backend))
     assert [row.order_id for row in stored(conn, OrderRow)] == ["order-1", "order-2"]
     assert [event.position for event in postgres.history()] == [1, 2]
 
