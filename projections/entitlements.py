@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, ClassVar, assert_never
+from typing import Any, ClassVar, Final, assert_never
 
 from psycopg import Connection
 
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, ULTIMATE_PLAN, Plan
 from domain.subscription import CapacityExpanded, GrantReversed, PackageActivated, ServiceSubscribed
+from infra.prepared_reads import read_prepared
 from infra.pydantic_mapper import Recorded
-from projections.engine import Projection, Row, Rows, stored
+from projections.engine import Projection, Row, Rows
 from projections.pages import PAGE, Page, page
 
 
@@ -141,7 +142,17 @@ class Entitlement:
 
 def entitlements_of(conn: Connection[Any], account_id: str) -> list[Entitlement]:
     """What an account may use, as it stands."""
-    return entitlements(stored(conn, EntitlementRow, account_id=account_id))
+    return entitlements(read_prepared(conn, b"entitlements_of", _OF_ACCOUNT, [account_id], _row_of))
+
+
+_OF_ACCOUNT: Final = (
+    f"SELECT {', '.join(EntitlementRow.columns())} FROM read.entitlements "  # noqa: S608 - constants of ours
+    "WHERE account_id = $1 ORDER BY package_id, service"
+).encode()
+
+
+def _row_of(values: Sequence[Any]) -> EntitlementRow:
+    return EntitlementRow(*values)
 
 
 def over_allocated(conn: Connection[Any], cursor: str | None = None, size: int = PAGE) -> Page[EntitlementRow]:
