@@ -7,12 +7,20 @@ the same events, at the same positions.
 from __future__ import annotations
 
 import heapq
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from itertools import chain, islice
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from pydantic_core import to_json
+from rich.console import Console
+from rich.progress import Progress
 
 from domain.account import ACCOUNT, BillingContact, OpenAccount
 from domain.allocation import (
@@ -50,10 +58,16 @@ from domain.quote import Quote, Selection, Term, quote
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ActivatePackage, ExpandPackage, ReverseGrant
 from infra.append import Append
+from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.group_commit import MAX_GROUP, GroupCommit
 from infra.log import Log
-from infra.postgres import WRITER, connect
+from infra.postgres import WRITER, admit, connect, migrate, program_login
+from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
+from infra.settings import decoded_master_key, settings
+
+MASTER_KEY: Final = bytes(32)
+"""Nobody's data are in a history that was made up."""
 
 BEGIN: Final = datetime(2026, 1, 1, 8, tzinfo=UTC)
 TERM: Final = Term(starts_on=date(2026, 1, 1), ends_on=date(2027, 1, 1))
@@ -303,6 +317,7 @@ class Story:
             "order_id": order_id,
             "package_id": self.package,
             "seller": self._seller(),
+            "receiver_id": order.billing.receiver_id,
             "buyer": order.billing.contact,
             "quote": priced,
             "method": method,
@@ -318,7 +333,9 @@ class Story:
         yield self.unit("system:reactions")
         self.at += timedelta(milliseconds=300)
         mailed = {"invoice_id": invoice_id, "link_id": link_id, "message_id": f"<{link_id}@yt.example>"}
-        self.do(INVOICE, invoice_id, RecordInvoiceEmailed, **mailed, recipient=order.billing.contact.email)
+        billing = order.billing
+        mailed |= {"receiver_id": billing.receiver_id, "recipient": billing.contact.email}
+        self.do(INVOICE, invoice_id, RecordInvoiceEmailed, **mailed)
         yield self.unit("system:reactions")
         for _ in range(self.random.choice([0, 1, 1, 1, 2])):
             self.later(most_hours=20)
@@ -349,6 +366,7 @@ class Story:
             "order_id": order_id,
             "refund_id": refund_id,
             "seller": self._seller(),
+            "receiver_id": invoice.receiver_id,
             "buyer": invoice.buyer,
             "net": net,
             "taxes": taxes,
@@ -480,3 +498,52 @@ def _packed(log: Log, units: Iterable[list[Recorded]]) -> Iterator[tuple[Append,
     for unit in units:
         append = Append([log.encoded(recorded) for recorded in unit])
         yield append, {*append.keys, f"account {unit[0].account_id}"}, len(unit)
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def _digested(units: Iterator[list[Recorded]], digest: _Digest) -> Iterator[list[Recorded]]:
+    for unit in units:
+        for recorded in unit:
+            digest.update(f"{recorded.stream} {recorded.version} {recorded.event.TOPIC} ".encode())
+            digest.update(recorded.event.model_dump_json().encode())
+        yield unit
+
+
+def told_history(accounts: int, seed: int, *, as_json: bool) -> None:
+    """Write a history to the log of TRUNKLINE_DATABASE_URL; to one that is thrown away, where there is none.
+
+    Prints how many events there are of each topic, and a digest of them all: the same for the same history. (The log's
+    own hashes are others each time, for personal data are encrypted.)
+    """
+    with ExitStack() as stack:
+        given = settings()
+        key = decoded_master_key(given.master_key) if given.master_key else MASTER_KEY
+        if (database_url := given.database_url) is None:
+            owner_url = stack.enter_context(embedded_postgres(stack.enter_context(temporary_directory())))
+            migrate(owner_url)
+            database_url = program_login(owner_url)
+            admit(owner_url, database_url)
+        log = stack.enter_context(postgres_log(database_url, master_key=key))
+        if log.head():
+            sys.stderr.write(f"The log is not empty: it has {log.head():,} events. A history begins with the first.\n")
+            sys.exit(1)
+        with Progress(console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
+            task = progress.add_task("events", total=None)
+            begun = time.monotonic()
+            digest = sha256()
+            units = _digested(history(accounts, seed), digest)
+            count = write(database_url, log, units, lambda n: progress.update(task, completed=n))
+            took_s = time.monotonic() - begun
+        with connect(database_url) as conn:
+            found = conn.execute("SELECT topic, count(*) AS n FROM log.events GROUP BY topic ORDER BY n DESC, topic")
+            by_topic = {row["topic"]: row["n"] for row in found}
+    if as_json:
+        told = {"accounts": accounts, "seed": seed, "events": count, "digest": digest.hexdigest(), "by_topic": by_topic}
+        sys.stdout.write(to_json(told, indent=2).decode() + "\n")
+        return
+    for topic, n in by_topic.items():
+        print(f"{n:>10,} {topic}")
+    print(f"{count:>10,} events of {accounts:,} accounts in {took_s:.1f} s; digest {digest.hexdigest()}")

@@ -24,7 +24,7 @@ from eventsourcing.persistence import ApplicationRecorder, StoredEvent
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from benchmarks.history import history, write
+from benchmarks.history import MASTER_KEY, history, write
 from benchmarks.measure import Measure, Void, in_turn
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
 from domain.messages import Decider
@@ -48,7 +48,6 @@ STOCK_EACH = 8
 ALONE = 300
 BULK = 1_000
 REPLAYED_ACCOUNTS = 60
-MASTER_KEY = bytes(32)
 COPIED = "int8 text int8 text bytea timestamptz text uuid text text text bytea"
 AT = datetime(2026, 3, 2, tzinfo=UTC)
 CAUSE = Cause("service:benchmark", "benchmark")

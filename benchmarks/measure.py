@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -13,10 +13,13 @@ class Void(Exception):
 
 @dataclass(frozen=True)
 class Measure:
-    """Medians in ``unit``; the median ratio ours / baseline, with its range over the rounds."""
+    """Medians in ``unit``; the median ratio ours / baseline, with its range over the rounds.
+
+    Where a figure stands for itself there is no baseline, and ratio, range, floor and aim are in ``unit``.
+    """
 
     ours: float
-    baseline: float
+    baseline: float | None
     unit: str
     ratio: float
     range: tuple[float, float]
@@ -58,3 +61,9 @@ def in_turn(  # noqa: PLR0913 - each by its name
         floor=floor,
         aim=aim,
     )
+
+
+def absolute(figures: Sequence[float], unit: str, *, floor: float, aim: float) -> Measure:
+    """A figure that stands for itself, measured in several rounds."""
+    middle = median(figures)
+    return Measure(middle, None, unit, middle, (min(figures), max(figures)), floor, aim)

@@ -204,7 +204,7 @@ def show(
     if as_json:
         _print_json(answer)
     else:
-        _console().print(table(VIEWS[name], answer))
+        _console().print(table(VIEWS[name].columns, answer))
 
 
 @app.command()

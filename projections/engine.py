@@ -137,6 +137,11 @@ class Projection:
         """The topics of the events that it reads, and those of their retired shapes."""
         return frozenset(stored_topics(topic for topic, event in topics().items() if issubclass(event, self.events)))
 
+    @cached_property
+    def kinds(self) -> frozenset[type[Event]]:
+        """The classes of the events that it reads."""
+        return frozenset(event for event in topics().values() if issubclass(event, self.events))
+
     def folded(self, history: Iterable[Recorded], skipped: Collection[int] = ()) -> Rows:
         """All rows after ``history``, in memory, but for what the positions of ``skipped`` would have done."""
         everything = Rows()
@@ -149,9 +154,9 @@ class Projection:
     def partitions(self, history: Iterable[Recorded], skipped: Collection[int] = ()) -> dict[PartitionKey, Rows]:
         """The same, partition by partition."""
         partitions: dict[PartitionKey, Rows] = {}
-        events, partition, fold = self.events, self.partition, self.fold
+        kinds, partition, fold = self.kinds, self.partition, self.fold
         for recorded in history:
-            if isinstance(recorded.event, events) and recorded.position not in skipped:
+            if type(recorded.event) in kinds and recorded.position not in skipped:
                 fold(partitions.setdefault(partition(recorded), Rows()), recorded)
         return partitions
 
@@ -173,9 +178,9 @@ def catch_up(
     The log is read in that transaction too, and where it ends, before that: so what is passed over is there, and read.
     Gives the position that the projection has come to, and how many it has passed.
     """
-    with conn.transaction():
-        before = locked_position(conn, projection, schema)
-        position = min(head_of(conn), before + SPAN, upto)
+    with conn.pipeline(), conn.transaction():  # what is written, and the commit, go out together
+        before, head = _bounds(conn, projection, schema)
+        position = min(head, before + SPAN, upto)
         if position <= before:
             return before, 0
         rows = _next_rows(conn, projection, before, position, batch)
@@ -189,6 +194,19 @@ def catch_up(
 def position_name(projection: Projection, schema: str = LIVE) -> str:
     """The name of a projection's position in ``read.positions``."""
     return projection.name if schema == LIVE else f"{schema}.{projection.name}"
+
+
+def _bounds(conn: Connection[DictRow], projection: Projection, schema: str) -> tuple[int, int]:
+    """How far a projection has come, as `locked_position` says it; and where the log ends, seen no later than that."""
+    row = conn.execute(_BOUNDS, (position_name(projection, schema),), prepare=True).fetchone()
+    if row is None:
+        return locked_position(conn, projection, schema), head_of(conn)
+    return int(row["position"]), int(row["head"])
+
+
+_BOUNDS: Final = (
+    "SELECT p.position, h.position AS head FROM read.positions AS p, log.head AS h WHERE p.name = %s FOR UPDATE OF p"
+)
 
 
 def locked_position(conn: Connection[DictRow], projection: Projection, schema: str = LIVE) -> int:
@@ -277,8 +295,8 @@ def without_body(topic: str) -> Event:
 
 def project(conn: Connection[DictRow], projection: Projection, events: Iterable[Recorded], schema: str = LIVE) -> None:
     """Fold ``events`` into the projection's tables, in the transaction that is open."""
-    partition, reads = projection.partition, projection.events
-    touched = [(partition(e), e) for e in events if isinstance(e.event, reads)]
+    partition, kinds = projection.partition, projection.kinds
+    touched = [(partition(e), e) for e in events if type(e.event) in kinds]
     if not touched:
         return
     partitions = _loaded(conn, projection, list({key: None for key, _ in touched}), schema)

@@ -11,6 +11,7 @@ Verifying makes the tables in a scratch schema, up to the position at which the 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import os
@@ -40,9 +41,20 @@ from infra.log import Log
 from infra.postgres import connect, move_position, only_one, position_of
 from infra.postgres_recorder import postgres_log
 from infra.recorder import LogRow
-from projections.engine import Projection, Row, Shape, bodiless, catch_up, head_of, locked_position, position_name
+from projections.engine import (
+    PartitionKey,
+    Projection,
+    Row,
+    Rows,
+    Shape,
+    bodiless,
+    catch_up,
+    head_of,
+    locked_position,
+    position_name,
+)
 from projections.poison import Skipped, said, skipped, skipped_positions
-from projections.runner import projection_named
+from projections.runner import LOST, projection_named
 
 SHADOW: Final = "shadow"
 SCRATCH: Final = "scratch"
@@ -291,6 +303,7 @@ def _progress(conn: Connection[DictRow], place: str, names: Sequence[str]) -> tu
 
 
 def _die_with_the_parent() -> None:
+    gc.set_threshold(200_000, 20, 20)  # rows and events live for as long as a part, and have no cycles
     parent = parent_process()
 
     def watch() -> None:
@@ -348,44 +361,35 @@ def _rows_of_part(
     """What the accounts of a part come to: each account is folded by itself, and its events forgotten."""
     rows: dict[type[Row], list[tuple[object, ...]]] = {t: [] for projection in projections for t in projection.tables}
     left_out = {projection.name: skipped_positions(conn, projection.name) for projection in projections}
-    read = _read_with_bodies(projections)
+    with_bodies = _read_with_bodies(projections)
+    readers = {kind: [p for p in projections if kind in p.kinds] for p in projections for kind in p.kinds}
     for _, events in groupby(_events(conn, projections, part), key=lambda row: row["account_id"]):
-        history = list(events)
-        facts = [_decoded(log, projections, row) if row["topic"] in read else bodiless(row) for row in history]
-        for projection in projections:
+        folded: dict[str, dict[PartitionKey, Rows]] = {projection.name: {} for projection in projections}
+        for row in events:
+            reading, position = "", row["id"]
             try:
-                partitions = projection.partitions(facts, left_out[projection.name])
+                fact = log.decoded(LogRow(**row)) if row["topic"] in with_bodies else bodiless(row)
+                for projection in readers.get(type(fact.event), ()):
+                    reading = projection.name
+                    if position not in left_out[reading]:
+                        partitions, key = folded[reading], projection.partition(fact)
+                        if (partition := partitions.get(key)) is None:
+                            partition = partitions[key] = Rows()
+                        projection.fold(partition, fact)
+            except LOST:
+                raise
             except Exception as error:
-                raise _cannot_fold(projection, facts, left_out[projection.name], error) from error
-            for partition in partitions.values():
+                names = reading or ", ".join(p.name for p in projections if row["topic"] in p.topics or not p.bodies)
+                raise CannotRebuild(f"{names} cannot be replayed past position {position}: {said(error)}") from error
+        for projection in projections:
+            for partition in folded[projection.name].values():
                 for table in projection.tables:
-                    rows[table] += [row.values() for row in partition.of(table)]
+                    rows[table] += [found.values() for found in partition.of(table)]
     return rows
 
 
 def _read_with_bodies(projections: Sequence[Projection]) -> frozenset[str]:
     return frozenset[str]().union(*(projection.topics for projection in projections if projection.bodies))
-
-
-def _decoded(log: Log, projections: Sequence[Projection], row: dict[str, Any]) -> Any:  # noqa: ANN401 - a `Recorded`
-    try:
-        return log.decoded(LogRow(**row))
-    except Exception as error:
-        names = ", ".join(p.name for p in projections if p.bodies and row["topic"] in p.topics)
-        raise CannotRebuild(f"{names} cannot be replayed past position {row['id']}: {said(error)}") from error
-
-
-def _cannot_fold(
-    projection: Projection, facts: Sequence[Any], left_out: frozenset[int], error: Exception
-) -> CannotRebuild:
-    """Name the event: the last one of the shortest history that cannot be folded."""
-    for count in range(1, len(facts) + 1):
-        try:
-            projection.partitions(facts[:count], left_out)
-        except Exception:  # noqa: BLE001 - it is the one that was met
-            position = facts[count - 1].position
-            return CannotRebuild(f"{projection.name} cannot be replayed past position {position}: {said(error)}")
-    return CannotRebuild(f"{projection.name} cannot be replayed: {said(error)}")
 
 
 def _events(
@@ -394,8 +398,8 @@ def _events(
     """The events of a part's accounts that one of the projections reads; bodies where one of them asks for them."""
     everything = any(projection.events == (Event,) for projection in projections)
     read = frozenset[str]().union(*(projection.topics for projection in projections))
-    query = (  # only constants are put together
-        "SELECT stream AS originator_id, version AS originator_version, topic, "  # noqa: S608 - ours
+    query = (
+        "SELECT stream AS originator_id, version AS originator_version, topic, "  # noqa: S608 - constants of ours
         "CASE WHEN topic = ANY(%(bodies)s) THEN state ELSE '' END AS state, position AS id, recorded_at, account_id, "
         "correlation_id, causation_id, actor FROM log.events WHERE position <= %(upto)s AND "
         + ("account_id IS NULL " if part["first_account"] is None else "account_id BETWEEN %(first)s AND %(last)s ")

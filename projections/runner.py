@@ -33,7 +33,7 @@ POLL_S = 0.5
 
 RETRY_S = 1.0
 LONGEST_RETRY_S = 4.0
-GATHER_S = 0.004
+GATHER_S = 0.008
 """How long a runner that keeps up lets events gather, so that under load they share a transaction."""
 
 LOOK_S = 0.01

@@ -53,37 +53,27 @@ def tables(tables_url: str, tables_owner: Connection[Any]) -> Iterator[Connectio
 @pytest.fixture
 def lay(tables: Connection[Any], tables_owner: Connection[Any]) -> Lay:
     """Put what a log in memory has, and the database's log has not yet, into that."""
+    return lambda memory: laid(tables_owner, memory)
 
-    def laid(memory: Log) -> Log:
-        found = tables_owner.execute("SELECT position FROM log.head").fetchone()
-        assert found is not None
-        with tables_owner.transaction(), tables_owner.cursor() as cursor:
-            with cursor.copy(
-                "COPY log.events (position, stream, version, topic, state, recorded_at, account_id, event_id, "
-                "correlation_id, causation_id, actor, hash) FROM STDIN"
-            ) as copy:
-                for e in memory._recorder.select_notifications(found[0], 10**9, inclusive_of_start=False):
-                    row: Any = e
-                    copy.write_row(
-                        (
-                            row.id,
-                            row.originator_id,
-                            row.originator_version,
-                            row.topic,
-                            row.state,
-                            row.recorded_at,
-                            row.account_id,
-                            event_id(row.originator_id, row.originator_version),
-                            row.correlation_id,
-                            row.causation_id,
-                            row.actor,
-                            bytes(32),
-                        )
-                    )
-            tables_owner.execute("UPDATE log.head SET position = %s", (memory.head(),))
-        return memory
 
-    return laid
+def laid(owner: Connection[Any], memory: Log) -> Log:
+    """Put what a log in memory has, and a database's log has not yet, into that; gives the one in memory."""
+    found = owner.execute("SELECT position FROM log.head").fetchone()
+    assert found is not None
+    rows: Any = memory._recorder.select_notifications(found[0], 10**9, inclusive_of_start=False)
+    with owner.transaction():
+        with owner.cursor().copy(
+            "COPY log.events (position, stream, version, topic, state, recorded_at, account_id, event_id, "
+            "correlation_id, causation_id, actor, hash) FROM STDIN"
+        ) as copy:
+            for row in rows:
+                place = (row.id, row.originator_id, row.originator_version, row.topic, row.state, row.recorded_at)
+                an_id = event_id(row.originator_id, row.originator_version)
+                copy.write_row(
+                    (*place, row.account_id, an_id, row.correlation_id, row.causation_id, row.actor, bytes(32))
+                )
+        owner.execute("UPDATE log.head SET position = %s", (memory.head(),))
+    return memory
 
 
 def empty(owner: Connection[Any]) -> None:
