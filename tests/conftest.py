@@ -30,6 +30,7 @@ from infra.settings import settings
 from tests.databases import as_program, fresh_database
 from tests.handlers.showing import Showing
 
+pytest.register_assert_rewrite("tests.projections.given")  # here, for tests of other folders take it too
 _GIVEN = pytest.StashKey[dict[str, str]]()
 
 

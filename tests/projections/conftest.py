@@ -15,8 +15,6 @@ from infra.postgres import connect
 from infra.recorder import event_id
 from tests.databases import ServerPlaces, as_program, fresh_database
 
-pytest.register_assert_rewrite("tests.projections.given")
-
 Lay = Callable[[Log], Log]
 
 
