@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -325,9 +325,15 @@ PLANNED: dict[str, Callable[[Connection[Any]], object]] = {
 
 @pytest.mark.parametrize("ask", PLANNED.values(), ids=PLANNED)
 def test_at_a_million_rows_every_question_is_answered_by_an_index_and_few_rows_are_looked_at(
-    million: Connection[Any], ask: Callable[[Connection[Any]], object]
+    million: Connection[Any], ask: Callable[[Connection[Any]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Any, Any]] = []
+
+    def noted(_conn: object, _name: bytes, query: bytes, texts: Sequence[str], _row: object) -> list[Any]:
+        asked.append((query.replace(b"$1", b"%s"), texts))
+        return []
+
+    monkeypatch.setattr("projections.entitlements.read_prepared", noted)
     usual = million.cursor_factory
 
     class Noting(Cursor[Any]):
