@@ -14,10 +14,12 @@ from nats.js import JetStreamContext
 from domain.messages import Refusal
 from domain.order import ExpireOrder
 from handlers.commands import handle
+from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
 from handlers.messages import consumers, reacting
-from infra.nats import EVENTS, BrokerUnavailable, connected, provision, relay
+from infra.nats import EVENTS, BrokerUnavailable, connected, provision
 from infra.postgres import connect, only_one
+from infra.relay import Relay
 from infra.snapshots import NAME as SNAPSHOTS
 from infra.snapshots import take_snapshots
 from projections.orders import unpaid_in_time
@@ -37,6 +39,7 @@ class Worker:
 
     def __init__(self, house: House, database_url: str, nats_url: str) -> None:
         self.failing: str | None = "not started yet"
+        self.relay = Relay(database_url, house.log, encoded)
         self._house = house
         self._database_url = database_url
         self._nats_url = nats_url
@@ -80,7 +83,7 @@ class Worker:
                 self.failing = None
                 self._begun.set()
                 for work in (
-                    relay(self._database_url, self._house.log, jetstream, self._stopped),
+                    self.relay.run(client, self._stopped),
                     self._expire(),
                     self._take_snapshots(),
                     self._watch(jetstream),

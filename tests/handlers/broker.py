@@ -17,7 +17,7 @@ from nats.js.api import ConsumerInfo, RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from infra.embedded_nats import NAME, _program
-from infra.nats import DEAD_LETTERS, EVENTS
+from infra.nats import COMMANDS, DEAD_LETTERS, EVENTS
 from infra.supervisor import SupervisedProcess, exclusive
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Broker:
 
     def positions(self) -> list[int]:
         """The positions that the messages name."""
-        return [json.loads(message.data or b"")["position"] for message in self.events()]
+        return [int(json.loads(message.data or b"")["position"]) for message in self.events()]
 
     def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Put a message on a subject of events."""
@@ -64,10 +64,10 @@ class Broker:
         self._do(lambda jetstream: jetstream.delete_consumer(EVENTS, name))
 
     def wipe(self) -> None:
-        """Delete both streams, with their consumers."""
+        """Delete all streams, with their consumers."""
 
         async def delete(jetstream: JetStreamContext) -> None:
-            for name in (EVENTS, DEAD_LETTERS):
+            for name in (EVENTS, COMMANDS, DEAD_LETTERS):
                 await jetstream.delete_stream(name)
 
         self._do(delete)
