@@ -22,7 +22,16 @@ from rich.console import Console
 from domain.messages import Command, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, database, house_of, link_secret, mailer_of, prepared, servers
+from handlers.composition import (
+    Outside,
+    database,
+    house_of,
+    link_secret,
+    local_senders,
+    mailer_of,
+    prepared,
+    servers,
+)
 from handlers.composition import trunkline as whole
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
@@ -101,7 +110,8 @@ def up(
     data: Annotated[Path, typer.Option("--data", help="Where embedded servers keep their data.")],
 ) -> None:
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
-    given = settings()
+    data.mkdir(parents=True, exist_ok=True)
+    given = local_senders(settings(), data)
     with servers(given, data) as places, _provider(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
         with whole(given, places, outside, link_secret(given, data)) as running:

@@ -14,20 +14,23 @@ from pydantic_core import from_json, to_json
 
 from handlers.desk import House
 from handlers.http import application
-from handlers.worker import Worker, working
+from handlers.worker import Duties, Worker, working
 from infra.clock import Clock
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
 from infra.payments import PaymentProvider
-from infra.postgres import DatabaseUnavailable, admit, connect, migrate, program_login
+from infra.postgres import DatabaseUnavailable, admit, connect, migrate, position_of, program_login
 from infra.postgres_recorder import postgres_log
+from infra.relay import NAME as RELAY
+from infra.senders import EVERY_ACCOUNT, Sender
 from infra.settings import Settings, WrongSetting
 from infra.smtp import Mailer, SmtpMailer
 from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import Runner, positions, running
 
 RUNNING = "running.json"
+SENDERS = "senders.json"
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,27 @@ def link_secret(settings: Settings, directory: Path | None) -> bytes:
     return kept.read_bytes()
 
 
+def local_senders(settings: Settings, directory: Path) -> Settings:
+    """The settings, with a sender of this machine where they name none: its secret is made once, in ``directory``.
+
+    Whoever can read that directory, which holds the data too, may send commands.
+    """
+    if settings.senders:
+        return settings
+    kept = directory / SENDERS
+    if not kept.exists():
+        kept.touch(mode=0o600)
+        kept.write_bytes(to_json([{"name": "local", "secret": secrets.token_hex(32), "accounts": [EVERY_ACCOUNT]}]))
+    return settings.model_copy(
+        update={"senders": tuple(Sender.model_validate(sender) for sender in from_json(kept.read_bytes()))}
+    )
+
+
+def duties_of(settings: Settings, *, relays: bool = True, works: bool = True) -> Duties:
+    """What a worker is to do under these settings."""
+    return Duties(relays, works, settings.senders, settings.limits)
+
+
 @dataclass(frozen=True)
 class Running:
     """A whole Trunkline at work, and the URL of its HTTP application."""
@@ -136,16 +160,23 @@ class Running:
     worker: Worker
 
     def health(self) -> dict[str, Any]:
-        """Where the log and each projection stand, and whether everything works."""
+        """Where the log, each projection and the relay stand, and whether everything works."""
         with connect(self.database_url) as conn:
             reached = positions(conn)
+            relayed = max(position_of(conn, RELAY), 0)
         halted = {runner.projection.name: runner.halted for runner in self.runners if runner.halted}
         return {
-            "ok": not halted and self.worker.failing is None,
-            "head": self.house.log.head(),
+            "ok": not halted and self.worker.failing is None and self.worker.relay.blocked is None,
+            "head": (head := self.house.log.head()),
             "projections": dict(reached),
             "halted": halted,
             "worker": self.worker.failing or "working",
+            "relay": {
+                "position": relayed,
+                "lag": max(head - relayed, 0),
+                "active": self.worker.relay.active,
+                "blocked": self.worker.relay.blocked,
+            },
         }
 
 
@@ -193,7 +224,7 @@ def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: by
         url = url_of(listener)
         house = house_of(settings, log, outside, secret, url)
         runners = stack.enter_context(running(servers.database_url, log))
-        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url))
+        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties_of(settings)))
         whole = Running(house, url, servers.database_url, runners, worker)
         stack.enter_context(serving(application(house, whole.health), listener))
         yield whole

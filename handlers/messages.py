@@ -1,11 +1,12 @@
-"""The reactions on NATS: one durable consumer each, bound by FastStream. Handlers know nothing of either."""
+"""Reactions and commands on NATS: durable consumers, bound by FastStream. Handlers know nothing of either."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from json import JSONDecodeError
 from typing import Any
@@ -18,20 +19,37 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from domain.messages import Event
+from handlers.command_messages import Answer, Incoming, Unanswerable, account_named, deal_with
 from handlers.commands import handle
 from handlers.desk import SYSTEM, House
 from handlers.reactions import REACTIONS, Reaction
 from infra.cloudevents import CloudEvent
-from infra.nats import DEAD_LETTER_SUBJECTS, DEAD_LETTERS, EVENTS, PUBLISH_S, subject_of
+from infra.dead_letters import first_stored_at, letter_of, original_subject
+from infra.nats import (
+    COMMANDS,
+    COMMANDS_CONSUMER,
+    DEAD_LETTERS,
+    EVENTS,
+    PUBLISH_S,
+    addresses,
+    subject_of,
+)
+from infra.senders import Sender
 
 TRIES = 12
 LONGEST_DELAY_S = 60
 STOP_S = 5.0
+AT_ONCE = 32
+"""So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
 
 
 class UnknownPosition(Exception):
     """A message names an event that the log does not have there."""
+
+
+HOPELESS = (ValidationError, JSONDecodeError, UnicodeDecodeError, UnknownPosition, Unanswerable)
+"""However often it is delivered, it stays what it is."""
 
 
 def consumers() -> dict[str, type[Event]]:
@@ -51,7 +69,7 @@ class Delivery(BaseMiddleware):
         """Deal with one delivery."""
         try:
             return await call_next(msg)
-        except (ValidationError, JSONDecodeError, UnicodeDecodeError, UnknownPosition) as error:
+        except HOPELESS as error:
             await self._bury(msg, error)
         except Exception as error:
             tries = msg.raw_message.metadata.num_delivered
@@ -62,22 +80,22 @@ class Delivery(BaseMiddleware):
             raise NackMessage(delay=delay * random.uniform(0.8, 1.2)) from error  # noqa: S311 - spreads, keeps no secret
 
     async def _bury(self, msg: StreamMessage[Any], error: Exception) -> None:
+        letter = letter_of(msg.raw_message, error)
         logger.error("to the dead letters: %s: %s", msg.raw_message.subject, error)
         broker: NatsBroker = self.context.get("broker")
         await broker.publish(
-            msg.body,
-            f"{DEAD_LETTER_SUBJECTS}.{msg.raw_message.metadata.consumer}",
-            headers={"Trunkline-Error": " ".join(f"{type(error).__name__}: {error}".split())[:1000]},
-            stream=DEAD_LETTERS,
-            timeout=PUBLISH_S,
+            letter.body, letter.subject, headers=dict(letter.headers), stream=DEAD_LETTERS, timeout=PUBLISH_S
         )
         raise RejectMessage from error
 
 
-def reactions_broker(nats_url: str, house: House) -> NatsBroker:
-    """A broker with a subscriber for each reaction. Streams and consumers are there already: see `infra.nats`."""
+def our_broker(nats_url: str, house: House, senders: Sequence[Sender]) -> NatsBroker:
+    """A broker with a subscriber for each reaction, and one for commands.
+
+    Streams and consumers are there already: see `infra.nats`.
+    """
     broker = NatsBroker(
-        nats_url,
+        addresses(nats_url),
         max_reconnect_attempts=-1,
         connect_timeout=5,
         middlewares=(Delivery,),
@@ -94,13 +112,23 @@ def reactions_broker(nats_url: str, house: House) -> NatsBroker:
                 ack_policy=AckPolicy.NACK_ON_ERROR,
             )
             subscriber(_reacting(reaction, house))
+    commands = broker.subscriber(
+        "trunkline.commands.>",
+        stream=JStream(COMMANDS, declare=False),
+        durable=COMMANDS_CONSUMER,
+        pull_sub=PullSub(batch_size=AT_ONCE, timeout=1.0),
+        max_workers=AT_ONCE,
+        decoder=_incoming,
+        ack_policy=AckPolicy.NACK_ON_ERROR,
+    )
+    commands(_Commands(house, senders, broker).deal_with)
     return broker
 
 
 @asynccontextmanager
-async def reacting(nats_url: str, house: House) -> AsyncIterator[None]:
-    """Reactions, while the context lasts."""
-    broker = reactions_broker(nats_url, house)
+async def reacting(nats_url: str, house: House, senders: Sequence[Sender] = ()) -> AsyncIterator[None]:
+    """Reactions and commands, while the context lasts."""
+    broker = our_broker(nats_url, house, senders)
     client = await broker.connect()
     try:
         await broker.start()
@@ -110,6 +138,9 @@ async def reacting(nats_url: str, house: House) -> AsyncIterator[None]:
             async with asyncio.timeout(STOP_S):
                 await broker.stop()
         await client.close()
+
+
+# --- reactions -----------------------------------------------------------------------------------------------------
 
 
 def _reacting(reaction: Reaction, house: House) -> Callable[[CloudEvent], Awaitable[None]]:
@@ -134,3 +165,52 @@ def follow(message: CloudEvent, reaction: Reaction, house: House) -> None:
             causation_id=str(recorded.event_id),
             message_id=f"{reaction.__name__}:{recorded.event_id}:{number}",
         )
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+async def _incoming(msg: StreamMessage[Any]) -> Incoming:
+    """A message as it came: what is wrong with its body is for `deal_with` to say."""
+    raw = msg.raw_message
+    return Incoming(original_subject(raw), raw.headers or {}, raw.data, first_stored_at(raw))
+
+
+class _Commands:
+    """Deals with many commands at a time, and with those of one account in the order in which they came."""
+
+    def __init__(self, house: House, senders: Sequence[Sender], broker: NatsBroker) -> None:
+        self._house = house
+        self._senders = senders
+        self._broker = broker
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="command")
+        self._queues: dict[str, list[asyncio.Event]] = {}
+
+    async def deal_with(self, incoming: Any) -> None:  # noqa: ANN401 - an `Incoming`, which pydantic need not look at
+        """Deal with one delivery, and answer."""
+        async with self._turn(account_named(incoming.body)):
+            answer: Answer = await asyncio.get_running_loop().run_in_executor(
+                self._threads, deal_with, incoming, self._house, self._senders
+            )
+        if answer.subject:
+            await self._broker.publish(answer.body, answer.subject)
+
+    @asynccontextmanager
+    async def _turn(self, account_id: str | None) -> AsyncIterator[None]:
+        """Wait until all that came before for an account is dealt with."""
+        if account_id is None:
+            yield
+            return
+        queue = self._queues.setdefault(account_id, [])
+        mine = asyncio.Event()
+        queue.append(mine)
+        try:
+            if queue[0] is not mine:
+                await mine.wait()
+            yield
+        finally:
+            queue.remove(mine)
+            if queue:
+                queue[0].set()
+            else:
+                del self._queues[account_id]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 from nats.js import JetStreamContext
@@ -17,9 +19,18 @@ from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
 from handlers.messages import consumers, reacting
-from infra.nats import EVENTS, BrokerUnavailable, connected, provision
+from infra.nats import (
+    COMMANDS,
+    COMMANDS_CONSUMER,
+    EVENTS,
+    BrokerUnavailable,
+    Limits,
+    connected,
+    provision,
+)
 from infra.postgres import connect, only_one
 from infra.relay import Relay
+from infra.senders import Sender
 from infra.snapshots import NAME as SNAPSHOTS
 from infra.snapshots import take_snapshots
 from projections.orders import unpaid_in_time
@@ -31,18 +42,33 @@ SNAPSHOTS_EVERY_S = 5.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Duties:
+    """What a worker does, for whom, and how large the streams may be that it does it on."""
+
+    relays: bool = True
+    works: bool = True
+    """Reactions, commands, history, and what time brings."""
+    senders: Sequence[Sender] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+EVERYTHING = Duties()
+
+
 class Worker:
     """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
 
     `failing` says what is wrong while something is; none while it works.
     """
 
-    def __init__(self, house: House, database_url: str, nats_url: str) -> None:
+    def __init__(self, house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> None:
         self.failing: str | None = "not started yet"
         self.relay = Relay(database_url, house.log, encoded)
         self._house = house
         self._database_url = database_url
         self._nats_url = nats_url
+        self._duties = duties
         self._stopped = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker", daemon=True)
@@ -76,18 +102,19 @@ class Worker:
             await self._pause(AGAIN_S)
 
     async def _serve(self) -> None:
-        async with connected(self._nats_url) as client:
+        async with connected(self._nats_url) as client, AsyncExitStack() as stack:
             jetstream = client.jetstream()
-            await provision(jetstream, consumers())
-            async with reacting(self._nats_url, self._house), asyncio.TaskGroup() as tasks:
+            await provision(jetstream, consumers(), self._duties.limits)
+            works: list[Coroutine[Any, Any, None]] = []
+            if self._duties.relays:
+                works.append(self.relay.run(client, self._stopped))
+            if self._duties.works:
+                await stack.enter_async_context(reacting(self._nats_url, self._house, self._duties.senders))
+                works += [self._expire(), self._take_snapshots(), self._watch(jetstream)]
+            async with asyncio.TaskGroup() as tasks:
                 self.failing = None
                 self._begun.set()
-                for work in (
-                    self.relay.run(client, self._stopped),
-                    self._expire(),
-                    self._take_snapshots(),
-                    self._watch(jetstream),
-                ):
+                for work in works:
                     tasks.create_task(work).add_done_callback(self._note)
 
     def _note(self, task: asyncio.Task[None]) -> None:
@@ -113,6 +140,7 @@ class Worker:
         while not self._stopped.is_set():
             for name in consumers():
                 await jetstream.consumer_info(EVENTS, name)
+            await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
             await self._pause(WATCH_EVERY_S)
 
     async def _pause(self, longest_s: float) -> None:
@@ -135,13 +163,13 @@ def expire_orders(house: House, database_url: str) -> None:
 
 
 @contextmanager
-def working(house: House, database_url: str, nats_url: str) -> Iterator[Worker]:
+def working(house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> Iterator[Worker]:
     """A worker while the context lasts.
 
     Raises:
         BrokerUnavailable: NATS does not serve.
     """
-    worker = Worker(house, database_url, nats_url)
+    worker = Worker(house, database_url, nats_url, duties)
     worker.start()
     try:
         yield worker

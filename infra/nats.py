@@ -114,8 +114,9 @@ def redelivery_to(stream: str, consumer: str) -> str:
 def streams(limits: Limits) -> list[StreamConfig]:
     """The streams as they should be.
 
-    Commands leave theirs as soon as they are dealt with: they hold what persons wrote. A sender notices when it is
-    full, as does whoever buries a message; of events, which the log has, the oldest go.
+    Commands leave theirs as soon as they are dealt with: they hold what persons wrote. Those of a version that we do
+    not know come there too, to be answered. A sender notices when it is full, as does whoever buries a message; of
+    events, which the log has, the oldest go.
     """
     return [
         StreamConfig(
@@ -128,7 +129,7 @@ def streams(limits: Limits) -> list[StreamConfig]:
         ),
         StreamConfig(
             name=COMMANDS,
-            subjects=[f"{COMMAND_SUBJECTS}.>", redelivery_to(COMMANDS, COMMANDS_CONSUMER)],
+            subjects=["trunkline.commands.>", redelivery_to(COMMANDS, COMMANDS_CONSUMER)],
             retention=RetentionPolicy.WORK_QUEUE,
             discard=DiscardPolicy.NEW,
             max_bytes=limits.commands_max_bytes or -1,

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -35,6 +35,10 @@ class Broker:
 
     def dead_letters(self) -> list[RawStreamMsg]:
         return self._do(lambda jetstream: _messages(jetstream, DEAD_LETTERS))
+
+    def commands(self) -> list[RawStreamMsg]:
+        """The commands that are not dealt with yet."""
+        return self._do(lambda jetstream: _messages(jetstream, COMMANDS))
 
     def positions(self) -> list[int]:
         """The positions that the messages name."""
@@ -88,7 +92,11 @@ async def _messages(jetstream: JetStreamContext, stream: str) -> list[RawStreamM
         state = (await jetstream.stream_info(stream)).state
     except NotFoundError:
         return []
-    return [await jetstream.get_msg(stream, n) for n in range(state.first_seq, state.last_seq + 1) if n]
+    found = []
+    for number in range(max(state.first_seq, 1), state.last_seq + 1):
+        with suppress(NotFoundError):  # it was dealt with, or deleted
+            found.append(await jetstream.get_msg(stream, number))
+    return found
 
 
 class OwnNats:
