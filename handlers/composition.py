@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from handlers.contract.page import contract_pages
 from handlers.desk import House
 from handlers.http import application
 from handlers.worker import Duties, Worker, working
@@ -226,5 +227,7 @@ def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: by
         runners = stack.enter_context(running(servers.database_url, log))
         worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties_of(settings)))
         whole = Running(house, url, servers.database_url, runners, worker)
-        stack.enter_context(serving(application(house, whole.health), listener))
+        app = application(house, whole.health)
+        app.include_router(contract_pages())
+        stack.enter_context(serving(app, listener))
         yield whole
