@@ -15,13 +15,17 @@ from faststream import AckPolicy, BaseMiddleware
 from faststream.exceptions import NackMessage, RejectMessage
 from faststream.message import StreamMessage
 from faststream.nats import JStream, NatsBroker, PullSub
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from domain.messages import Event
 from handlers.command_messages import Answer, Incoming, Unanswerable, account_named, deal_with
 from handlers.commands import handle
+from handlers.contract.history import END_HEADER
 from handlers.desk import SYSTEM, House
+from handlers.history import SENTENCE_HEADER, Part, told
 from handlers.reactions import REACTIONS, Reaction
 from infra.cloudevents import CloudEvent
 from infra.dead_letters import first_stored_at, letter_of, original_subject
@@ -30,6 +34,7 @@ from infra.nats import (
     COMMANDS_CONSUMER,
     DEAD_LETTERS,
     EVENTS,
+    HISTORY_SUBJECT,
     PUBLISH_S,
     addresses,
     subject_of,
@@ -165,6 +170,36 @@ def follow(message: CloudEvent, reaction: Reaction, house: House) -> None:
             causation_id=str(recorded.event_id),
             message_id=f"{reaction.__name__}:{recorded.event_id}:{number}",
         )
+
+
+# --- history -------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def telling_history(client: Client, house: House, senders: Sequence[Sender]) -> AsyncIterator[None]:
+    """Requests for past events, while the context lasts; each is answered by one of all processes."""
+
+    async def tell(request: Msg) -> None:
+        if not request.reply:
+            return
+
+        def page() -> list[Part]:
+            return list(told(request.reply, request.headers or {}, request.data, house, senders))
+
+        try:
+            parts = await asyncio.to_thread(page)
+        except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told, and asks again
+            logger.warning("a request for past events failed: %s", error)
+            parts = [Part({END_HEADER: "failed", SENTENCE_HEADER: "Something that this needs is away; ask again."})]
+        for part in parts:
+            await client.publish(request.reply, part.body, headers=dict(part.headers))
+
+    subscription = await client.subscribe(HISTORY_SUBJECT, queue="history", cb=tell)
+    try:
+        yield
+    finally:
+        with suppress(NatsError):
+            await subscription.unsubscribe()
 
 
 # --- commands ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
-from handlers.messages import consumers, reacting
+from handlers.messages import consumers, reacting, telling_history
 from infra.nats import (
     COMMANDS,
     COMMANDS_CONSUMER,
@@ -110,6 +110,7 @@ class Worker:
                 works.append(self.relay.run(client, self._stopped))
             if self._duties.works:
                 await stack.enter_async_context(reacting(self._nats_url, self._house, self._duties.senders))
+                await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
                 works += [self._expire(), self._take_snapshots(), self._watch(jetstream)]
             async with asyncio.TaskGroup() as tasks:
                 self.failing = None

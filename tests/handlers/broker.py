@@ -67,6 +67,10 @@ class Broker:
     def delete_consumer(self, name: str) -> None:
         self._do(lambda jetstream: jetstream.delete_consumer(EVENTS, name))
 
+    def purge(self) -> None:
+        """Take all events out of their stream, as its retention would; its consumers stay."""
+        self._do(lambda jetstream: jetstream.purge_stream(EVENTS))
+
     def wipe(self) -> None:
         """Delete all streams, with their consumers."""
 
