@@ -14,16 +14,18 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import projections
+from benchmarks import messages, projections
 from benchmarks.measure import Measure, Void
 
-BENCHMARKS = {"projections": projections.measures}
+BENCHMARKS = {"projections": projections.measures, "messages": messages.measures}
 MIN_ROUNDS = 5
 PIPE_WIDTH = 120
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="One of: projections. All of them where none is named.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of: projections, messages. All of them where none is named.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=MIN_ROUNDS, help="Interleaved rounds.")] = MIN_ROUNDS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

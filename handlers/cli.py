@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from rich.console import Console
 
 from domain.messages import Command, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
+from handlers import dead_letters, relay
 from handlers.commands import COMMANDS, handle
 from handlers.composition import (
     Outside,
@@ -30,6 +29,7 @@ from handlers.composition import (
     local_senders,
     mailer_of,
     prepared,
+    provider_of,
     servers,
 )
 from handlers.composition import trunkline as whole
@@ -37,16 +37,18 @@ from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
 from handlers.desk import Actor, House, Role
+from handlers.processes import running_alone, until_stopped
 from handlers.purchase import order_summary
 from handlers.requests import OrderExpansion
 from handlers.views import VIEWS, shown, summary_table, table
 from infra.clock import SystemClock
+from infra.dead_letters import NoSuchLetter
 from infra.log import Log, LogUnavailable
 from infra.nats import BrokerUnavailable
 from infra.payments import PaymentProviderError
-from infra.paypal import PayPal
 from infra.postgres import DatabaseUnavailable, connect
 from infra.postgres_recorder import postgres_log
+from infra.relay import AnotherLog, OutOfStep
 from infra.settings import Settings, WrongSetting, settings
 from infra.smtp import MailNotSent
 from infra.supervisor import ServerDidNotStart
@@ -65,10 +67,15 @@ SAID = (
     PaymentProviderError,
     MailNotSent,
     StoryBroken,
+    NoSuchLetter,
+    OutOfStep,
+    AnotherLog,
 )
 PIPE_WIDTH = 120
 CATCH_UP_S = 60.0
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(relay.app, name="relay")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
@@ -112,14 +119,23 @@ def up(
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
     data.mkdir(parents=True, exist_ok=True)
     given = local_senders(settings(), data)
-    with servers(given, data) as places, _provider(given) as provider:
+    with servers(given, data) as places, provider_of(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
         with whole(given, places, outside, link_secret(given, data)) as running:
-            stopping = threading.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stopping.set())
             _console().print(f"Trunkline serves at {running.url}; stop it by Ctrl-C.", highlight=False)
-            stopping.wait()
+            until_stopped()
+
+
+@app.command()
+def serve() -> None:
+    """Run the HTTP application alone, until it is stopped; as many of these as there are requests for."""
+    running_alone("serves", relays=False, works=False, serves=True)
+
+
+@app.command()
+def work() -> None:
+    """Run reactions, commands and read models alone, until it is stopped; several share the load."""
+    running_alone("works", relays=False, works=True)
 
 
 @app.command()
@@ -210,11 +226,6 @@ def invoice(number: str, file: Path, data: Data = None) -> None:
     file.write_bytes(document.content)
 
 
-def _provider(given: Settings) -> PayPal:
-    secret = given.paypal_secret.get_secret_value()
-    return PayPal(base_url=given.paypal_url, client_id=given.paypal_client_id, client_secret=secret)
-
-
 @dataclass(frozen=True)
 class _Opened:
     settings: Settings
@@ -235,7 +246,7 @@ def _opened(data: Path | None) -> Iterator[_Opened]:
 def _house(opened: _Opened) -> Iterator[House]:
     """The house over a log, without its HTTP application, projections and worker."""
     given = opened.settings
-    with _provider(given) as provider:
+    with provider_of(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
         url = given.public_url or f"http://127.0.0.1:{given.http_port}"
         yield house_of(given, opened.log, outside, link_secret(given, opened.data), url)

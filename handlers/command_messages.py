@@ -78,7 +78,9 @@ class Answer:
 
     subject: str
     body: bytes
-    refusal: Refusal | None = None
+    command: str
+    """The name of the command, for figures; ``unknown`` where there is none of that name."""
+    outcome: str
 
 
 def deal_with(incoming: Incoming, house: House, senders: Sequence[Sender]) -> Answer:
@@ -95,7 +97,7 @@ def deal_with(incoming: Incoming, house: House, senders: Sequence[Sender]) -> An
         positions = _done(event, house, sender)
     except Refusal as refusal:
         return _refused(incoming, house, event, refusal)
-    return Answer(incoming.reply, _answer(house, event, Accepted(positions=positions)))
+    return Answer(incoming.reply, _answer(house, event, Accepted(positions=positions)), _name(event), "accepted")
 
 
 def _sender(incoming: Incoming, senders: Sequence[Sender]) -> Sender:
@@ -180,7 +182,12 @@ def _refused(incoming: Incoming, house: House, event: CommandEvent | None, refus
     if not incoming.reply:
         raise Unanswerable(f"{refusal.code}: {refusal}") from refusal
     body = _answer(house, event, Refused(code=refusal.code, sentence=str(refusal)))
-    return Answer(incoming.reply, body, refusal)
+    return Answer(incoming.reply, body, _name(event), refusal.code)
+
+
+def _name(event: CommandEvent | None) -> str:
+    kind = offered().get(event.type) if event else None
+    return kind.__name__ if kind else "unknown"
 
 
 def _answer(house: House, event: CommandEvent | None, outcome: Accepted | Refused) -> bytes:

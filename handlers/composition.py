@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,12 +15,14 @@ from pydantic_core import from_json, to_json
 from handlers.contract.page import contract_pages
 from handlers.desk import House
 from handlers.http import application
+from handlers.telemetry import metrics_pages
 from handlers.worker import Duties, Worker, working
 from infra.clock import Clock
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
 from infra.payments import PaymentProvider
+from infra.paypal import PayPal
 from infra.postgres import DatabaseUnavailable, admit, connect, migrate, position_of, program_login
 from infra.postgres_recorder import postgres_log
 from infra.relay import NAME as RELAY
@@ -80,14 +82,35 @@ def _embedded(directory: Path) -> Iterator[str]:
         yield database_url
 
 
-def _running_in(directory: Path) -> str | None:
-    """The database of the servers that somebody runs in ``directory``; none where nobody does any longer."""
+def _running_in(directory: Path) -> Servers | None:
+    """The servers that somebody runs in ``directory``; none where nobody does any longer."""
     try:
-        database_url: str = from_json((directory / RUNNING).read_bytes())["database_url"]
-        connect(database_url).close()
+        places = Servers(**from_json((directory / RUNNING).read_bytes()))
+        connect(places.database_url).close()
     except (FileNotFoundError, DatabaseUnavailable):
         return None
-    return database_url
+    return places
+
+
+@contextmanager
+def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
+    """The address of NATS: the settings', or that of the server whose data are in ``directory``.
+
+    Raises:
+        WrongSetting: neither is given.
+        ServerDidNotStart: it cannot be started.
+    """
+    if settings.nats_url:
+        yield settings.nats_url
+    elif directory is None:
+        raise WrongSetting("Say where the messages are: set TRUNKLINE_NATS_URL, or give --data DIRECTORY.")
+    elif not (directory / "nats").is_dir():
+        raise WrongSetting(f"There are no data of Trunkline in {directory}; trunkline up --data makes some.")
+    elif places := _running_in(directory):
+        yield places.nats_url
+    else:
+        with embedded_nats(directory / "nats") as url:
+            yield url
 
 
 @contextmanager
@@ -108,7 +131,8 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
                 f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
             )
         else:
-            database_url = _running_in(directory) or stack.enter_context(_embedded(directory))
+            places = _running_in(directory)
+            database_url = places.database_url if places else stack.enter_context(_embedded(directory))
         yield database_url
 
 
@@ -161,24 +185,33 @@ class Running:
     worker: Worker
 
     def health(self) -> dict[str, Any]:
-        """Where the log, each projection and the relay stand, and whether everything works."""
-        with connect(self.database_url) as conn:
-            reached = positions(conn)
-            relayed = max(position_of(conn, RELAY), 0)
-        halted = {runner.projection.name: runner.halted for runner in self.runners if runner.halted}
-        return {
-            "ok": not halted and self.worker.failing is None and self.worker.relay.blocked is None,
-            "head": (head := self.house.log.head()),
-            "projections": dict(reached),
-            "halted": halted,
-            "worker": self.worker.failing or "working",
-            "relay": {
-                "position": relayed,
-                "lag": max(head - relayed, 0),
-                "active": self.worker.relay.active,
-                "blocked": self.worker.relay.blocked,
-            },
-        }
+        """See `running_health`."""
+        return running_health(self.database_url, self.house.log, self.runners, self.worker)
+
+
+def running_health(database_url: str, log: Log, runners: Sequence[Runner], worker: Worker | None) -> dict[str, Any]:
+    """Where the log, each projection and the relay stand, and whether everything in this process works."""
+    with connect(database_url) as conn:
+        reached = positions(conn)
+        relayed = max(position_of(conn, RELAY), 0)
+    halted = {runner.projection.name: runner.halted for runner in runners if runner.halted}
+    failing = worker.failing if worker else None
+    blocked = worker.relay.blocked if worker else None
+    head = log.head()
+    return {
+        "ok": not halted and failing is None and blocked is None,
+        "head": head,
+        "projections": dict(reached),
+        "halted": halted,
+        "worker": failing or ("working" if worker else "elsewhere"),
+        "relay": {
+            "position": relayed,
+            "lag": max(head - relayed, 0),
+            "active": bool(worker and worker.relay.active),
+            "blocked": blocked,
+        },
+        "dead_letters": worker.dead_letters if worker else None,
+    }
 
 
 @dataclass(frozen=True)
@@ -188,6 +221,12 @@ class Outside:
     clock: Clock
     provider: PaymentProvider
     mailer: Mailer
+
+
+def provider_of(settings: Settings) -> PayPal:
+    """The payment provider that the settings name."""
+    secret = settings.paypal_secret.get_secret_value()
+    return PayPal(base_url=settings.paypal_url, client_id=settings.paypal_client_id, client_secret=secret)
 
 
 def mailer_of(settings: Settings) -> Mailer:
@@ -229,5 +268,6 @@ def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: by
         whole = Running(house, url, servers.database_url, runners, worker)
         app = application(house, whole.health)
         app.include_router(contract_pages())
+        app.include_router(metrics_pages(whole.health, servers.database_url))
         stack.enter_context(serving(app, listener))
         yield whole

@@ -29,6 +29,9 @@ from handlers.history import SENTENCE_HEADER, Part, told
 from handlers.reactions import REACTIONS, Reaction
 from infra.cloudevents import CloudEvent
 from infra.dead_letters import first_stored_at, letter_of, original_subject
+from infra.metrics import COMMANDS as OUTCOMES
+from infra.metrics import DEAD_LETTERS as BURIED
+from infra.metrics import RETRIES
 from infra.nats import (
     COMMANDS,
     COMMANDS_CONSUMER,
@@ -80,6 +83,7 @@ class Delivery(BaseMiddleware):
             tries = msg.raw_message.metadata.num_delivered
             if tries >= TRIES:
                 await self._bury(msg, error)
+            RETRIES.labels(msg.raw_message.metadata.consumer).inc()
             logger.warning("delivery %s of %s failed: %s", tries, msg.raw_message.subject, error)
             delay = min(LONGEST_DELAY_S, 0.2 * 2**tries)
             raise NackMessage(delay=delay * random.uniform(0.8, 1.2)) from error  # noqa: S311 - spreads, keeps no secret
@@ -91,6 +95,7 @@ class Delivery(BaseMiddleware):
         await broker.publish(
             letter.body, letter.subject, headers=dict(letter.headers), stream=DEAD_LETTERS, timeout=PUBLISH_S
         )
+        BURIED.labels(msg.raw_message.metadata.consumer).inc()
         raise RejectMessage from error
 
 
@@ -227,6 +232,7 @@ class _Commands:
             answer: Answer = await asyncio.get_running_loop().run_in_executor(
                 self._threads, deal_with, incoming, self._house, self._senders
             )
+        OUTCOMES.labels(answer.command, answer.outcome).inc()
         if answer.subject:
             await self._broker.publish(answer.body, answer.subject)
 

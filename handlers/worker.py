@@ -19,6 +19,7 @@ from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
 from handlers.messages import consumers, reacting, telling_history
+from infra.dead_letters import waiting
 from infra.nats import (
     COMMANDS,
     COMMANDS_CONSUMER,
@@ -64,6 +65,8 @@ class Worker:
 
     def __init__(self, house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> None:
         self.failing: str | None = "not started yet"
+        self.dead_letters: int | None = None
+        """So many messages wait for a person; none while that is not known."""
         self.relay = Relay(database_url, house.log, encoded)
         self._house = house
         self._database_url = database_url
@@ -142,6 +145,7 @@ class Worker:
             for name in consumers():
                 await jetstream.consumer_info(EVENTS, name)
             await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
+            self.dead_letters = await waiting(jetstream)
             await self._pause(WATCH_EVERY_S)
 
     async def _pause(self, longest_s: float) -> None:

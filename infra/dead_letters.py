@@ -105,6 +105,12 @@ async def letters(jetstream: JetStreamContext, *, dropped: bool = False) -> Asyn
                 yield found
 
 
+async def waiting(jetstream: JetStreamContext) -> int:
+    """How many dead letters there are, without those that were dropped."""
+    state = (await jetstream.stream_info(DEAD_LETTERS, subjects_filter=f"{DEAD_LETTER_SUBJECTS}.*")).state
+    return sum((state.subjects or {}).values())
+
+
 async def letter(jetstream: JetStreamContext, number: int) -> Letter:
     """A dead letter.
 

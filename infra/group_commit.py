@@ -19,6 +19,7 @@ import psycopg
 from eventsourcing.persistence import DataError, IntegrityError, OperationalError, StoredEvent, Tracking
 from psycopg import Connection
 
+from infra.metrics import APPENDED, APPENDS, GROUP
 from infra.packed_arrays import (
     ByteaArray,
     Int4Array,
@@ -232,6 +233,9 @@ class GroupCommit:
             for append in group:
                 append.ended(range(0), OperationalError(f"{type(error).__name__}: {error}"))
         else:
+            GROUP.observe(len(group))
+            APPENDS.inc(sum(1 for _, failed in outcomes if failed is None))
+            APPENDED.inc(sum(len(positions) for positions, failed in outcomes if failed is None))
             for append, (positions, failed) in zip(group, outcomes, strict=True):
                 append.ended(positions, failed)
 

@@ -27,7 +27,8 @@ from pydantic import BaseModel
 
 from infra.cloudevents import CONTENT_TYPE
 from infra.log import Log
-from infra.nats import DUPLICATES_S, EVENTS, PUBLISH_S, subject_of
+from infra.metrics import RELAYED
+from infra.nats import DUPLICATES_S, EVENT_SUBJECTS, EVENTS, PUBLISH_S, subject_of
 from infra.postgres import connect, only_one, position_of
 from infra.pydantic_mapper import Recorded, UnreadableEvent
 
@@ -227,14 +228,16 @@ class Relay:
             return saved, saved, state.last_seq
         for sequence in range(state.last_seq, max(state.first_seq, state.last_seq - LOOK_BACK) - 1, -1):
             with suppress(NotFoundError):
-                headers = (await jetstream.get_msg(EVENTS, sequence)).headers or {}
-                if POSITION_HEADER in headers:
+                found = await jetstream.get_msg(EVENTS, sequence)
+                headers = found.headers or {}
+                ours = str(found.subject).startswith(f"{EVENT_SUBJECTS}.") and "Nats-Msg-Id" in headers
+                if ours and headers.get(POSITION_HEADER, "").isdecimal():
                     position = int(headers[POSITION_HEADER])
-                    await asyncio.to_thread(self._must_be_ours, position, headers.get("Nats-Msg-Id"))
+                    await asyncio.to_thread(self._must_be_ours, position, headers["Nats-Msg-Id"])
                     return saved, position, state.last_seq
         return saved, saved, state.last_seq
 
-    def _must_be_ours(self, position: int, event_id: str | None) -> None:
+    def _must_be_ours(self, position: int, event_id: str) -> None:
         try:
             found = self._log.read(position - 1, limit=1)
         except UnreadableEvent:  # it was readable when it was published
@@ -361,3 +364,4 @@ class _Pipeline:
             self._failure = self._failure or str((said.error or {}).get("description", f"it is at {said.seq}"))
             return
         self.acknowledged = self._under_way.pop(sequence)
+        RELAYED.inc()

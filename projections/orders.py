@@ -145,3 +145,9 @@ def unpaid_in_time(conn: Connection[DictRow], at: datetime) -> list[str]:
         (open_states, at),
     )
     return [row["order_id"] for row in found]
+
+
+def orders_by_state(conn: Connection[DictRow]) -> dict[str, int]:
+    """How many orders there are in each state."""
+    found = conn.execute("SELECT state, count(*) AS orders FROM read.orders GROUP BY state ORDER BY state")
+    return {row["state"]: row["orders"] for row in found}

@@ -5,6 +5,7 @@ A command's ``data`` is the command as `handlers.commands` knows it, without its
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -18,6 +19,7 @@ REPLY_HEADER = "Trunkline-Reply"
 MESSAGE_IDS = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
 
 
+@cache
 def offered() -> dict[str, type[Message]]:
     """The commands that somebody outside may send, by the type of their message."""
     kinds = [kind for kind, entry in COMMANDS.items() if entry.roles - {Role.SYSTEM}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
@@ -13,7 +14,7 @@ from typing import Self, TypeVar
 
 import nats
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo, RawStreamMsg
+from nats.js.api import ConsumerConfig, ConsumerInfo, RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from infra.embedded_nats import NAME, _program
@@ -70,6 +71,69 @@ class Broker:
     def purge(self) -> None:
         """Take all events out of their stream, as its retention would; its consumers stay."""
         self._do(lambda jetstream: jetstream.purge_stream(EVENTS))
+
+    def count(self) -> int:
+        """How many messages of events there are."""
+
+        async def ask(jetstream: JetStreamContext) -> int:
+            try:
+                return int((await jetstream.stream_info(EVENTS)).state.messages)
+            except NotFoundError:
+                return 0
+
+        return self._do(ask)
+
+    def ordered_positions(self) -> list[int]:
+        """As `positions`, for many: by a consumer of its own."""
+        name = f"look-{secrets.token_hex(4)}"
+        self.add_consumer(ConsumerConfig(durable_name=name))
+        return [int(json.loads(body)["position"]) for body in self.fetched(name, self.count())]
+
+    def add_consumer(self, config: ConsumerConfig) -> None:
+        """Another service's, of all events."""
+        self._do(lambda jetstream: jetstream.add_consumer(EVENTS, config))
+
+    def fetched(self, durable: str, count: int) -> list[bytes]:
+        """So many messages as a consumer gets them, acknowledged."""
+
+        async def fetch(jetstream: JetStreamContext) -> list[bytes]:
+            subscription = await jetstream.pull_subscribe_bind(durable, EVENTS)
+            bodies: list[bytes] = []
+            while len(bodies) < count:
+                for message in await subscription.fetch(min(500, count - len(bodies)), timeout=20):
+                    bodies.append(message.data)
+                    await message.ack()
+            return bodies
+
+        return self._do(fetch)
+
+    def forget_ids(self) -> None:
+        """As if the window of duplicates had passed."""
+
+        async def shorten(jetstream: JetStreamContext) -> None:
+            config = (await jetstream.stream_info(EVENTS)).config
+            await jetstream.update_stream(config.evolve(duplicate_window=0.1))
+            await asyncio.sleep(0.3)
+            await jetstream.update_stream(config)
+
+        self._do(shorten)
+
+    def lose_after(self, sequence: int) -> None:
+        """As if the server had come back from an older backup: the stream ends there."""
+
+        async def lose(jetstream: JetStreamContext) -> None:
+            kept = [await jetstream.get_msg(EVENTS, number) for number in range(1, sequence + 1)]
+            config = (await jetstream.stream_info(EVENTS)).config
+            await jetstream.delete_stream(EVENTS)
+            await jetstream.add_stream(config)
+            for message in kept:
+                headers = {k: v for k, v in (message.headers or {}).items() if not k.startswith("Nats-Expected")}
+                await jetstream.publish(str(message.subject), message.data or b"", stream=EVENTS, headers=headers)
+
+        self._do(lose)
+
+    def delete_stream(self, name: str) -> None:
+        self._do(lambda jetstream: jetstream.delete_stream(name))
 
     def wipe(self) -> None:
         """Delete all streams, with their consumers."""
