@@ -1,10 +1,11 @@
-"""Reactions and commands on NATS: durable consumers, bound by FastStream. Handlers know nothing of either."""
+"""Reactions, commands and history on NATS: what binds them to it. Handlers know nothing of NATS or FastStream."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -28,7 +29,7 @@ from handlers.desk import SYSTEM, House
 from handlers.history import SENTENCE_HEADER, Part, told
 from handlers.reactions import REACTIONS, Reaction
 from infra.cloudevents import CloudEvent
-from infra.dead_letters import first_stored_at, letter_of, original_subject
+from infra.dead_letters import Letter, first_stored_at, letter_of, original_subject
 from infra.metrics import COMMANDS as OUTCOMES
 from infra.metrics import DEAD_LETTERS as BURIED
 from infra.metrics import RETRIES
@@ -47,6 +48,7 @@ from infra.senders import Sender
 TRIES = 12
 LONGEST_DELAY_S = 60
 STOP_S = 5.0
+FETCH_S = 1.0
 AT_ONCE = 32
 """So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
@@ -65,11 +67,30 @@ def consumers() -> dict[str, type[Event]]:
     return {reaction.__name__: event for event, reactions in REACTIONS.items() for reaction in reactions}
 
 
-class Delivery(BaseMiddleware):
-    """What becomes of a message that could not be dealt with: again later, or to the dead letters.
+def again_in(message: Msg, error: Exception) -> float | None:
+    """In how many seconds a message that could not be dealt with is to come again; none where it never is.
 
-    What cannot be read goes there at once; all else after `TRIES` deliveries, with growing pauses in between.
+    What cannot be read never is; all else after growing pauses, `TRIES` times. They are spread, so that what failed
+    together does not come together.
     """
+    tries: int = message.metadata.num_delivered
+    if isinstance(error, HOPELESS) or tries >= TRIES:
+        return None
+    RETRIES.labels(message.metadata.consumer).inc()
+    logger.warning("delivery %s of %s failed: %s", tries, message.subject, error)
+    longest: float = min(LONGEST_DELAY_S, 0.2 * 2**tries)
+    return longest * random.uniform(0.8, 1.2)  # noqa: S311 - it keeps no secret
+
+
+async def bury(message: Msg, error: Exception, keep: Callable[[Letter], Awaitable[object]]) -> None:
+    """Put a message to the dead letters, with what was wrong."""
+    logger.error("to the dead letters: %s: %s", message.subject, error)
+    await keep(letter_of(message, error))
+    BURIED.labels(message.metadata.consumer).inc()
+
+
+class Delivery(BaseMiddleware):
+    """What becomes of an event that a reaction could not deal with: again later, or to the dead letters."""
 
     async def consume_scope(
         self, call_next: Callable[[StreamMessage[Any]], Awaitable[Any]], msg: StreamMessage[Any]
@@ -77,33 +98,21 @@ class Delivery(BaseMiddleware):
         """Deal with one delivery."""
         try:
             return await call_next(msg)
-        except HOPELESS as error:
-            await self._bury(msg, error)
         except Exception as error:
-            tries = msg.raw_message.metadata.num_delivered
-            if tries >= TRIES:
-                await self._bury(msg, error)
-            RETRIES.labels(msg.raw_message.metadata.consumer).inc()
-            logger.warning("delivery %s of %s failed: %s", tries, msg.raw_message.subject, error)
-            delay = min(LONGEST_DELAY_S, 0.2 * 2**tries)
-            raise NackMessage(delay=delay * random.uniform(0.8, 1.2)) from error  # noqa: S311 - spreads, keeps no secret
+            delay = again_in(msg.raw_message, error)
+            if delay is not None:
+                raise NackMessage(delay=delay) from error
+            await bury(msg.raw_message, error, self._keep)
+            raise RejectMessage from error
 
-    async def _bury(self, msg: StreamMessage[Any], error: Exception) -> None:
-        letter = letter_of(msg.raw_message, error)
-        logger.error("to the dead letters: %s: %s", msg.raw_message.subject, error)
+    async def _keep(self, letter: Letter) -> None:
         broker: NatsBroker = self.context.get("broker")
-        await broker.publish(
-            letter.body, letter.subject, headers=dict(letter.headers), stream=DEAD_LETTERS, timeout=PUBLISH_S
-        )
-        BURIED.labels(msg.raw_message.metadata.consumer).inc()
-        raise RejectMessage from error
+        headers = dict(letter.headers)
+        await broker.publish(letter.body, letter.subject, headers=headers, stream=DEAD_LETTERS, timeout=PUBLISH_S)
 
 
-def our_broker(nats_url: str, house: House, senders: Sequence[Sender]) -> NatsBroker:
-    """A broker with a subscriber for each reaction, and one for commands.
-
-    Streams and consumers are there already: see `infra.nats`.
-    """
+def reactions_broker(nats_url: str, house: House) -> NatsBroker:
+    """A broker with a subscriber for each reaction. Streams and consumers are there already: see `infra.nats`."""
     broker = NatsBroker(
         addresses(nats_url),
         max_reconnect_attempts=-1,
@@ -122,23 +131,13 @@ def our_broker(nats_url: str, house: House, senders: Sequence[Sender]) -> NatsBr
                 ack_policy=AckPolicy.NACK_ON_ERROR,
             )
             subscriber(_reacting(reaction, house))
-    commands = broker.subscriber(
-        "trunkline.commands.>",
-        stream=JStream(COMMANDS, declare=False),
-        durable=COMMANDS_CONSUMER,
-        pull_sub=PullSub(batch_size=AT_ONCE, timeout=1.0),
-        max_workers=AT_ONCE,
-        decoder=_incoming,
-        ack_policy=AckPolicy.NACK_ON_ERROR,
-    )
-    commands(_Commands(house, senders, broker).deal_with)
     return broker
 
 
 @asynccontextmanager
-async def reacting(nats_url: str, house: House, senders: Sequence[Sender] = ()) -> AsyncIterator[None]:
-    """Reactions and commands, while the context lasts."""
-    broker = our_broker(nats_url, house, senders)
+async def reacting(nats_url: str, house: House) -> AsyncIterator[None]:
+    """Reactions, while the context lasts."""
+    broker = reactions_broker(nats_url, house)
     client = await broker.connect()
     try:
         await broker.start()
@@ -209,49 +208,104 @@ async def telling_history(client: Client, house: House, senders: Sequence[Sender
 
 # --- commands ------------------------------------------------------------------------------------------------------
 
-
-async def _incoming(msg: StreamMessage[Any]) -> Incoming:
-    """A message as it came: what is wrong with its body is for `deal_with` to say."""
-    raw = msg.raw_message
-    return Incoming(original_subject(raw), raw.headers or {}, raw.data, first_stored_at(raw))
+Dealt = Answer | Exception
 
 
-class _Commands:
-    """Deals with many commands at a time, and with those of one account in the order in which they came."""
+class Commands:
+    """Deals with many commands at a time, and with those of one account in the order in which they came.
 
-    def __init__(self, house: House, senders: Sequence[Sender], broker: NatsBroker) -> None:
+    They are fetched without FastStream: what it does for each message takes as long as the command itself. What
+    becomes of one that fails is decided as for reactions, by `again_in`.
+    """
+
+    def __init__(self, client: Client, house: House, senders: Sequence[Sender]) -> None:
+        self._client = client
+        self._jetstream = client.jetstream()
         self._house = house
         self._senders = senders
-        self._broker = broker
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="command")
-        self._queues: dict[str, list[asyncio.Event]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._last: dict[str, asyncio.Task[None]] = {}
 
-    async def deal_with(self, incoming: Any) -> None:  # noqa: ANN401 - an `Incoming`, which pydantic need not look at
-        """Deal with one delivery, and answer."""
-        async with self._turn(account_named(incoming.body)):
-            answer: Answer = await asyncio.get_running_loop().run_in_executor(
-                self._threads, deal_with, incoming, self._house, self._senders
-            )
-        OUTCOMES.labels(answer.command, answer.outcome).inc()
-        if answer.subject:
-            await self._broker.publish(answer.body, answer.subject)
+    async def obey(self, stopping: threading.Event) -> None:
+        """Take commands until ``stopping``; those that are being dealt with come to their end.
 
-    @asynccontextmanager
-    async def _turn(self, account_id: str | None) -> AsyncIterator[None]:
-        """Wait until all that came before for an account is dealt with."""
-        if account_id is None:
-            yield
-            return
-        queue = self._queues.setdefault(account_id, [])
-        mine = asyncio.Event()
-        queue.append(mine)
+        Raises:
+            nats.errors.Error: the consumer is gone, or a command could be neither acknowledged nor buried.
+        """
+        subscription = await self._jetstream.pull_subscribe_bind(COMMANDS_CONSUMER, COMMANDS)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="command") as threads:
+            try:
+                while not stopping.is_set():
+                    await self._room()
+                    with suppress(TimeoutError):  # nothing came, or NATS is away: it is asked again
+                        self._begin(await subscription.fetch(AT_ONCE, timeout=FETCH_S), threads)
+            finally:
+                if self._running:
+                    await asyncio.wait(self._running, timeout=STOP_S)
+
+    async def _room(self) -> None:
+        """Wait until not too many are being dealt with; one that takes long holds up no other."""
+        while len(self._running) >= AT_ONCE:
+            done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    def _begin(self, messages: Sequence[Msg], threads: ThreadPoolExecutor) -> None:
+        """Deal with those of each account one after another, in a thread; after those that came before them."""
+        chains: dict[str, list[Msg]] = {}
+        for number, message in enumerate(messages):
+            account_id = account_named(message.data)
+            chains.setdefault(f"account {account_id}" if account_id else f"message {number}", []).append(message)
+        for key, chain in chains.items():
+            task = asyncio.create_task(self._deal_with(chain, threads, self._last.get(key)))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+            if key.startswith("account "):
+                self._last[key] = task
+                task.add_done_callback(lambda ended, key=key: self._forget(key, ended))  # type: ignore[misc]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            self._running.discard(task)  # one that failed stays, for `obey` to raise its error
+
+    def _forget(self, key: str, task: asyncio.Task[None]) -> None:
+        if self._last.get(key) is task:
+            del self._last[key]
+
+    async def _deal_with(
+        self, chain: Sequence[Msg], threads: ThreadPoolExecutor, before: asyncio.Task[None] | None
+    ) -> None:
+        if before:
+            await asyncio.wait([before])
+        for message, dealt in zip(
+            chain, await asyncio.get_running_loop().run_in_executor(threads, self._dealt_with, chain), strict=True
+        ):
+            await self._settle(message, dealt)
+
+    def _dealt_with(self, chain: Sequence[Msg]) -> list[Dealt]:
+        return [self._one(message) for message in chain]
+
+    def _one(self, message: Msg) -> Dealt:
+        incoming = Incoming(original_subject(message), message.headers or {}, message.data, first_stored_at(message))
         try:
-            if queue[0] is not mine:
-                await mine.wait()
-            yield
-        finally:
-            queue.remove(mine)
-            if queue:
-                queue[0].set()
-            else:
-                del self._queues[account_id]
+            return deal_with(incoming, self._house, self._senders)
+        except Exception as error:  # noqa: BLE001 - what becomes of it is decided for each kind, by `again_in`
+            return error
+
+    async def _settle(self, message: Msg, dealt: Dealt) -> None:
+        if isinstance(dealt, Answer):
+            OUTCOMES.labels(dealt.command, dealt.outcome).inc()
+            if dealt.subject:
+                await self._client.publish(dealt.subject, dealt.body)
+            await message.ack()
+        elif (delay := again_in(message, dealt)) is not None:
+            await message.nak(delay=delay)
+        else:
+            await bury(message, dealt, self._keep)
+            await message.term()
+
+    async def _keep(self, letter: Letter) -> None:
+        headers = dict(letter.headers)
+        await self._jetstream.publish(
+            letter.subject, letter.body, timeout=PUBLISH_S, stream=DEAD_LETTERS, headers=headers
+        )

@@ -18,7 +18,7 @@ from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
-from handlers.messages import consumers, reacting, telling_history
+from handlers.messages import Commands, consumers, reacting, telling_history
 from infra.dead_letters import waiting
 from infra.nats import (
     COMMANDS,
@@ -112,8 +112,9 @@ class Worker:
             if self._duties.relays:
                 works.append(self.relay.run(client, self._stopped))
             if self._duties.works:
-                await stack.enter_async_context(reacting(self._nats_url, self._house, self._duties.senders))
+                await stack.enter_async_context(reacting(self._nats_url, self._house))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
+                works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
                 works += [self._expire(), self._take_snapshots(), self._watch(jetstream)]
             async with asyncio.TaskGroup() as tasks:
                 self.failing = None
