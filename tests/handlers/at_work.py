@@ -35,7 +35,7 @@ from tests.handlers.in_memory import ADA, SECRET, WILLY, SettableClock, permitte
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
-SOON_S = 25.0
+SOON_S = 120.0
 """What is to happen has happened by then, also on a loaded machine."""
 POLL_S = 0.01
 

@@ -146,7 +146,7 @@ class Broker:
 
     def _do(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
         async def connected() -> T:
-            client = await nats.connect(self.url)
+            client = await nats.connect(self.url.split(","))
             try:
                 return await work(client.jetstream())
             finally:

@@ -69,7 +69,7 @@ class Service:
         """Send a command, and want no answer."""
 
         async def send() -> None:
-            client = await nats.connect(self.url)
+            client = await nats.connect(self.url.split(","))
             subject = f"trunkline.commands.v1.{name}"
             await client.jetstream().publish(
                 subject, body, stream=COMMANDS, headers={**self.signed(subject, "", body), **headers}
@@ -85,7 +85,7 @@ class Service:
         return {SENDER_HEADER: self.sender.name, SIGNATURE_HEADER: signature(secret, subject, reply, body)}
 
     async def _asked(self, messages: list[tuple[str, bytes]], headers: dict[str, str]) -> list[dict[str, Any]]:
-        client = await nats.connect(self.url)
+        client = await nats.connect(self.url.split(","))
         try:
             return await asyncio.gather(*[self._one(client, *message, headers) for message in messages])
         finally:
