@@ -5,7 +5,7 @@ READY  := .venv/.ready
 export UV_PYTHON := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-containers lint format bench lock clean
+.PHONY: help demo test coverage test-containers lint format contract bench lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: $(READY) ## style, types and the import rule
 format: $(READY) ## let ruff lay the code out
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+contract: $(READY) ## write docs/asyncapi.yaml, unless that breaks who builds on it
+	@$(BIN)/python -m handlers.contract
 
 bench: $(READY) ## every benchmark, as ratios in one run
 	@$(BIN)/python -m benchmarks

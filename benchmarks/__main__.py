@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import log, projections
+from benchmarks import log, messages, projections
 from benchmarks.history import told_history
 from benchmarks.measure import Measure, Void
 
-BENCHMARKS = {"log": log.measures, "projections": projections.measures}
+BENCHMARKS = {"log": log.measures, "projections": projections.measures, "messages": messages.measures}
 MIN_ROUNDS = 5
 PIPE_WIDTH = 120
 
@@ -26,7 +26,7 @@ PIPE_WIDTH = 120
 def run(
     name: Annotated[
         str | None,
-        typer.Argument(help="log, projections, or both where none is named; history writes one to be looked at."),
+        typer.Argument(help="log, projections, messages; all where none is named. history writes one to look at."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=MIN_ROUNDS, help="Interleaved rounds.")] = MIN_ROUNDS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

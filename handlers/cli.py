@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import re
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +19,19 @@ from pydantic_core import from_json
 
 from domain.messages import Command, Message, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
-from handlers import privacy
+from handlers import dead_letters, privacy, relay
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, mailer_of, prepared, secrets_of, servers, signer_of
+from handlers.composition import (
+    Outside,
+    local_senders,
+    mailer_of,
+    prepared,
+    provider_of,
+    secrets_of,
+    servers,
+    signer_of,
+)
 from handlers.composition import trunkline as whole
 from handlers.console import AsJson, Data
 from handlers.console import console as _console
@@ -37,16 +44,18 @@ from handlers.opening import As, MalformedMessage
 from handlers.opening import actor_of as _actor
 from handlers.opening import house_over as _house
 from handlers.opening import opened_log as _opened
-from handlers.opening import provider_of as _provider
+from handlers.processes import running_alone, until_stopped
 from handlers.projections import app as projections
 from handlers.purchase import order_summary
 from handlers.requests import OrderExpansion
 from handlers.views import VIEWS, shown, summary_table, table
 from infra.clock import SystemClock
+from infra.dead_letters import NoSuchLetter
 from infra.log import LogUnavailable
 from infra.nats import BrokerUnavailable
 from infra.payments import PaymentProviderError
 from infra.postgres import DatabaseUnavailable, connect
+from infra.relay import AnotherLog, OutOfStep
 from infra.settings import WrongSetting, settings
 from infra.smtp import MailNotSent
 from infra.supervisor import ServerDidNotStart
@@ -66,6 +75,9 @@ SAID = (
     MailNotSent,
     StoryBroken,
     *AUDIT_SAYS,
+    NoSuchLetter,
+    OutOfStep,
+    AnotherLog,
 )
 M = TypeVar("M", bound=Message)
 MOST_CHARACTERS = 100
@@ -76,6 +88,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(projections, name="projections")
 app.add_typer(finding, name="find")
+app.add_typer(relay.app, name="relay")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 app.add_typer(audit, name="audit")
 
@@ -117,16 +131,25 @@ def up(
     data: Annotated[Path, typer.Option("--data", help="Where embedded servers keep their data.")],
 ) -> None:
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
-    given = settings()
     _make("--data", data)
-    with servers(given, data) as places, _provider(given) as provider:
+    given = local_senders(settings(), data)
+    with servers(given, data) as places, provider_of(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
         with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
-            stopping = threading.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stopping.set())
             _console().print(f"Trunkline serves at {running.url}; stop it by Ctrl-C.", highlight=False)
-            stopping.wait()
+            until_stopped()
+
+
+@app.command()
+def serve() -> None:
+    """Run the HTTP application alone, until it is stopped; as many of these as there are requests for."""
+    running_alone("serves", relays=False, works=False, serves=True)
+
+
+@app.command()
+def work() -> None:
+    """Run reactions, commands and read models alone, until it is stopped; several share the load."""
+    running_alone("works", relays=False, works=True)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from domain.account import (
     OpenAccount,
 )
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, ReleaseCapacity, RemovePbx, UpgradePbx
-from domain.messages import Command, Decider, Message
+from domain.messages import Command, Decider, Message, Refusal
 from domain.order import ExpireOrder
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.subscription import ActivatePackage
@@ -74,6 +74,8 @@ def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str])
 account = decided(ACCOUNT, lambda command: command.account_id)
 pool = decided(ALLOCATION, lambda command: command.package_id)
 prices = decided(PRICE_LIST, lambda command: price_list_id(command.seller, command.currency))
+DECIDED_ALONE = (account, pool, prices)
+"""What these do shows nowhere but in their commit, and that asks the inbox by itself: so it is not asked before."""
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,21 @@ def handle(
     def once() -> Outcome:
         desk = Desk(house, actor, correlation_id, causation_id, received)
         try:
-            if received and (positions := house.log.handled(received)) is not None:
+            if (
+                received
+                and entry.handler not in DECIDED_ALONE
+                and (positions := house.log.handled(received)) is not None
+            ):
                 return _as_before(desk, positions)
             answer = entry.handler(message, desk)
             if received and not desk.committed:
                 desk.commit(desk.work(), account_id)
         except AlreadyHandled as before:
             return _as_before(desk, before.positions)
+        except Refusal:
+            if received and (positions := house.log.handled(received)) is not None:
+                return _as_before(desk, positions)  # it was done, and is refused now because it was
+            raise
         return Outcome(desk, answer)
 
     try:

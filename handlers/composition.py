@@ -13,18 +13,23 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from handlers.contract.page import contract_pages
 from handlers.desk import House
 from handlers.http import application
 from handlers.signing import Signer
-from handlers.worker import Worker, working
+from handlers.telemetry import metrics_pages
+from handlers.worker import Duties, Worker, working
 from infra.clock import Clock
 from infra.ed25519 import SigningKey, WrongKey
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
 from infra.payments import PaymentProvider
-from infra.postgres import DatabaseUnavailable, admit, connect, migrate, program_login
+from infra.paypal import PayPal
+from infra.postgres import DatabaseUnavailable, admit, connect, migrate, position_of, program_login
 from infra.postgres_recorder import postgres_log
+from infra.relay import NAME as RELAY
+from infra.senders import EVERY_ACCOUNT, Sender
 from infra.settings import MASTER_KEY_BYTES, Settings, WrongSetting, decoded_master_key
 from infra.smtp import Mailer, SmtpMailer
 from infra.uvicorn_thread import listening, serving, url_of
@@ -33,6 +38,7 @@ from projections.runner import Runner, running, statuses
 RUNNING = "running.json"
 SIGNING_KEY = "signing-key.pem"
 CHECKPOINT_FILE = "checkpoints.jsonl"
+SENDERS = "senders.json"
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,27 @@ def _running_in(directory: Path) -> Servers | None:
     except (FileNotFoundError, DatabaseUnavailable):
         return None
     return places
+
+
+@contextmanager
+def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
+    """The address of NATS: the settings', or that of the server whose data are in ``directory``.
+
+    Raises:
+        WrongSetting: neither is given.
+        ServerDidNotStart: it cannot be started.
+    """
+    if settings.nats_url:
+        yield settings.nats_url
+    elif directory is None:
+        raise WrongSetting("Say where the messages are: set TRUNKLINE_NATS_URL, or give --data DIRECTORY.")
+    elif not (directory / "nats").is_dir():
+        raise WrongSetting(f"There are no data of Trunkline in {directory}; trunkline up --data makes some.")
+    elif places := _running_in(directory):
+        yield places.nats_url
+    else:
+        with embedded_nats(directory / "nats") as url:
+            yield url
 
 
 @contextmanager
@@ -226,6 +253,27 @@ def checkpoint_file(settings: Settings, directory: Path | None) -> Path | None:
     return directory / CHECKPOINT_FILE
 
 
+def local_senders(settings: Settings, directory: Path) -> Settings:
+    """The settings, with a sender of this machine where they name none: its secret is made once, in ``directory``.
+
+    Whoever can read that directory, which holds the data too, may send commands.
+    """
+    if settings.senders:
+        return settings
+    kept = directory / SENDERS
+    if not kept.exists():
+        kept.touch(mode=0o600)
+        kept.write_bytes(to_json([{"name": "local", "secret": secrets.token_hex(32), "accounts": [EVERY_ACCOUNT]}]))
+    return settings.model_copy(
+        update={"senders": tuple(Sender.model_validate(sender) for sender in from_json(kept.read_bytes()))}
+    )
+
+
+def duties_of(settings: Settings, *, relays: bool = True, works: bool = True, signer: Signer | None = None) -> Duties:
+    """What a worker is to do under these settings."""
+    return Duties(relays, works, settings.senders, settings.limits, signer)
+
+
 @dataclass(frozen=True)
 class Running:
     """A whole Trunkline at work, and the URL of its HTTP application."""
@@ -237,20 +285,36 @@ class Running:
     worker: Worker
 
     def health(self) -> dict[str, Any]:
-        """Where the log and each projection stand, and whether everything works."""
-        with connect(self.database_url) as conn:
-            projections = statuses(conn)
-        halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
-        return {
-            "ok": not halted and self.worker.failing is None,
-            "head": self.house.log.head(),
-            "projections": {s.name: s.position for s in projections},
-            "lag": {s.name: s.lag for s in projections},
-            "halted": halted,
-            "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
-            "worker": self.worker.failing or "working",
-            "checkpoints": self.worker.unsigned or "working",
-        }
+        """See `running_health`."""
+        return running_health(self.database_url, self.house.log, self.worker)
+
+
+def running_health(database_url: str, log: Log, worker: Worker | None) -> dict[str, Any]:
+    """Where the log, each projection and the relay stand, and whether everything in this process works."""
+    with connect(database_url) as conn:
+        projections = statuses(conn)
+        relayed = max(position_of(conn, RELAY), 0)
+    halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
+    failing = worker.failing if worker else None
+    blocked = worker.relay.blocked if worker else None
+    head = log.head()
+    return {
+        "ok": not halted and failing is None and blocked is None,
+        "head": head,
+        "projections": {s.name: s.position for s in projections},
+        "lag": {s.name: s.lag for s in projections},
+        "halted": halted,
+        "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
+        "worker": failing or ("working" if worker else "elsewhere"),
+        "relay": {
+            "position": relayed,
+            "lag": max(head - relayed, 0),
+            "active": bool(worker and worker.relay.active),
+            "blocked": blocked,
+        },
+        "dead_letters": worker.dead_letters if worker else None,
+        "checkpoints": (worker.unsigned or "working") if worker else "elsewhere",
+    }
 
 
 @dataclass(frozen=True)
@@ -260,6 +324,12 @@ class Outside:
     clock: Clock
     provider: PaymentProvider
     mailer: Mailer
+
+
+def provider_of(settings: Settings) -> PayPal:
+    """The payment provider that the settings name."""
+    secret = settings.paypal_secret.get_secret_value()
+    return PayPal(base_url=settings.paypal_url, client_id=settings.paypal_client_id, client_secret=secret)
 
 
 def mailer_of(settings: Settings) -> Mailer:
@@ -299,7 +369,11 @@ def trunkline(
         url = url_of(listener)
         house = house_of(settings, log, outside, secrets.link, url)
         runners = stack.enter_context(running(servers.database_url, log))
-        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, signer))
+        duties = duties_of(settings, signer=signer)
+        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties))
         whole = Running(house, url, servers.database_url, runners, worker)
-        stack.enter_context(serving(application(house, whole.health), listener))
+        app = application(house, whole.health)
+        app.include_router(contract_pages())
+        app.include_router(metrics_pages(whole.health, servers.database_url))
+        stack.enter_context(serving(app, listener))
         yield whole

@@ -1,11 +1,13 @@
-"""The reactions on NATS: one durable consumer each, bound by FastStream. Handlers know nothing of either."""
+"""Reactions, commands and history on NATS: what binds them to it. Handlers know nothing of NATS or FastStream."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from json import JSONDecodeError
 from typing import Any
@@ -14,19 +16,41 @@ from faststream import AckPolicy, BaseMiddleware
 from faststream.exceptions import NackMessage, RejectMessage
 from faststream.message import StreamMessage
 from faststream.nats import JStream, NatsBroker, PullSub
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from domain.messages import Event
+from handlers.command_messages import Answer, Incoming, Unanswerable, account_named, deal_with
 from handlers.commands import handle
+from handlers.contract.history import END_HEADER
 from handlers.desk import SYSTEM, House
+from handlers.history import SENTENCE_HEADER, Part, told
 from handlers.reactions import REACTIONS, Reaction
 from infra.cloudevents import CloudEvent
-from infra.nats import DEAD_LETTER_SUBJECTS, DEAD_LETTERS, EVENTS, PUBLISH_S, subject_of
+from infra.dead_letters import Letter, first_stored_at, letter_of, original_subject
+from infra.metrics import COMMANDS as OUTCOMES
+from infra.metrics import DEAD_LETTERS as BURIED
+from infra.metrics import RETRIES
+from infra.nats import (
+    COMMANDS,
+    COMMANDS_CONSUMER,
+    DEAD_LETTERS,
+    EVENTS,
+    HISTORY_SUBJECT,
+    PUBLISH_S,
+    addresses,
+    subject_of,
+)
+from infra.senders import Sender
 
 TRIES = 12
 LONGEST_DELAY_S = 60
 STOP_S = 5.0
+FETCH_S = 1.0
+AT_ONCE = 32
+"""So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
 
 
@@ -34,16 +58,39 @@ class UnknownPosition(Exception):
     """A message names an event that the log does not have there."""
 
 
+HOPELESS = (ValidationError, JSONDecodeError, UnicodeDecodeError, UnknownPosition, Unanswerable)
+"""However often it is delivered, it stays what it is."""
+
+
 def consumers() -> dict[str, type[Event]]:
     """The durable consumer of each reaction, and the event that it reads."""
     return {reaction.__name__: event for event, reactions in REACTIONS.items() for reaction in reactions}
 
 
-class Delivery(BaseMiddleware):
-    """What becomes of a message that could not be dealt with: again later, or to the dead letters.
+def again_in(message: Msg, error: Exception) -> float | None:
+    """In how many seconds a message that could not be dealt with is to come again; none where it never is.
 
-    What cannot be read goes there at once; all else after `TRIES` deliveries, with growing pauses in between.
+    What cannot be read never is; all else after growing pauses, `TRIES` times. They are spread, so that what failed
+    together does not come together.
     """
+    tries: int = message.metadata.num_delivered
+    if isinstance(error, HOPELESS) or tries >= TRIES:
+        return None
+    RETRIES.labels(message.metadata.consumer).inc()
+    logger.warning("delivery %s of %s failed: %s", tries, message.subject, error)
+    longest: float = min(LONGEST_DELAY_S, 0.2 * 2**tries)
+    return longest * random.uniform(0.8, 1.2)  # noqa: S311 - it keeps no secret
+
+
+async def bury(message: Msg, error: Exception, keep: Callable[[Letter], Awaitable[object]]) -> None:
+    """Put a message to the dead letters, with what was wrong."""
+    logger.error("to the dead letters: %s: %s", message.subject, error)
+    await keep(letter_of(message, error))
+    BURIED.labels(message.metadata.consumer).inc()
+
+
+class Delivery(BaseMiddleware):
+    """What becomes of an event that a reaction could not deal with: again later, or to the dead letters."""
 
     async def consume_scope(
         self, call_next: Callable[[StreamMessage[Any]], Awaitable[Any]], msg: StreamMessage[Any]
@@ -51,33 +98,23 @@ class Delivery(BaseMiddleware):
         """Deal with one delivery."""
         try:
             return await call_next(msg)
-        except (ValidationError, JSONDecodeError, UnicodeDecodeError, UnknownPosition) as error:
-            await self._bury(msg, error)
         except Exception as error:
-            tries = msg.raw_message.metadata.num_delivered
-            if tries >= TRIES:
-                await self._bury(msg, error)
-            logger.warning("delivery %s of %s failed: %s", tries, msg.raw_message.subject, error)
-            delay = min(LONGEST_DELAY_S, 0.2 * 2**tries)
-            raise NackMessage(delay=delay * random.uniform(0.8, 1.2)) from error  # noqa: S311 - spreads, keeps no secret
+            delay = again_in(msg.raw_message, error)
+            if delay is not None:
+                raise NackMessage(delay=delay) from error
+            await bury(msg.raw_message, error, self._keep)
+            raise RejectMessage from error
 
-    async def _bury(self, msg: StreamMessage[Any], error: Exception) -> None:
-        logger.error("to the dead letters: %s: %s", msg.raw_message.subject, error)
+    async def _keep(self, letter: Letter) -> None:
         broker: NatsBroker = self.context.get("broker")
-        await broker.publish(
-            msg.body,
-            f"{DEAD_LETTER_SUBJECTS}.{msg.raw_message.metadata.consumer}",
-            headers={"Trunkline-Error": " ".join(f"{type(error).__name__}: {error}".split())[:1000]},
-            stream=DEAD_LETTERS,
-            timeout=PUBLISH_S,
-        )
-        raise RejectMessage from error
+        headers = dict(letter.headers)
+        await broker.publish(letter.body, letter.subject, headers=headers, stream=DEAD_LETTERS, timeout=PUBLISH_S)
 
 
 def reactions_broker(nats_url: str, house: House) -> NatsBroker:
     """A broker with a subscriber for each reaction. Streams and consumers are there already: see `infra.nats`."""
     broker = NatsBroker(
-        nats_url,
+        addresses(nats_url),
         max_reconnect_attempts=-1,
         connect_timeout=5,
         middlewares=(Delivery,),
@@ -112,6 +149,9 @@ async def reacting(nats_url: str, house: House) -> AsyncIterator[None]:
         await client.close()
 
 
+# --- reactions -----------------------------------------------------------------------------------------------------
+
+
 def _reacting(reaction: Reaction, house: House) -> Callable[[CloudEvent], Awaitable[None]]:
     async def react(message: CloudEvent) -> None:
         await asyncio.to_thread(follow, message, reaction, house)
@@ -133,4 +173,139 @@ def follow(message: CloudEvent, reaction: Reaction, house: House) -> None:
             correlation_id=recorded.cause.correlation_id,
             causation_id=str(recorded.event_id),
             message_id=f"{reaction.__name__}:{recorded.event_id}:{number}",
+        )
+
+
+# --- history -------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def telling_history(client: Client, house: House, senders: Sequence[Sender]) -> AsyncIterator[None]:
+    """Requests for past events, while the context lasts; each is answered by one of all processes."""
+
+    async def tell(request: Msg) -> None:
+        if not request.reply:
+            return
+
+        def page() -> list[Part]:
+            return list(told(request.reply, request.headers or {}, request.data, house, senders))
+
+        try:
+            parts = await asyncio.to_thread(page)
+        except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told, and asks again
+            logger.warning("a request for past events failed: %s", error)
+            parts = [Part({END_HEADER: "failed", SENTENCE_HEADER: "Something that this needs is away; ask again."})]
+        for part in parts:
+            await client.publish(request.reply, part.body, headers=dict(part.headers))
+
+    subscription = await client.subscribe(HISTORY_SUBJECT, queue="history", cb=tell)
+    try:
+        yield
+    finally:
+        with suppress(NatsError):
+            await subscription.unsubscribe()
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+Dealt = Answer | Exception
+
+
+class Commands:
+    """Deals with many commands at a time, and with those of one account in the order in which they came.
+
+    They are fetched without FastStream: what it does for each message takes as long as the command itself. What
+    becomes of one that fails is decided as for reactions, by `again_in`.
+    """
+
+    def __init__(self, client: Client, house: House, senders: Sequence[Sender]) -> None:
+        self._client = client
+        self._jetstream = client.jetstream()
+        self._house = house
+        self._senders = senders
+        self._running: set[asyncio.Task[None]] = set()
+        self._last: dict[str, asyncio.Task[None]] = {}
+
+    async def obey(self, stopping: threading.Event) -> None:
+        """Take commands until ``stopping``; those that are being dealt with come to their end.
+
+        Raises:
+            nats.errors.Error: the consumer is gone, or a command could be neither acknowledged nor buried.
+        """
+        subscription = await self._jetstream.pull_subscribe_bind(COMMANDS_CONSUMER, COMMANDS)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="command") as threads:
+            try:
+                while not stopping.is_set():
+                    await self._room()
+                    with suppress(TimeoutError):  # nothing came, or NATS is away: it is asked again
+                        self._begin(await subscription.fetch(AT_ONCE, timeout=FETCH_S), threads)
+            finally:
+                if self._running:
+                    await asyncio.wait(self._running, timeout=STOP_S)
+
+    async def _room(self) -> None:
+        """Wait until not too many are being dealt with; one that takes long holds up no other."""
+        while len(self._running) >= AT_ONCE:
+            done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    def _begin(self, messages: Sequence[Msg], threads: ThreadPoolExecutor) -> None:
+        """Deal with those of each account one after another, in a thread; after those that came before them."""
+        chains: dict[str, list[Msg]] = {}
+        for number, message in enumerate(messages):
+            account_id = account_named(message.data)
+            chains.setdefault(f"account {account_id}" if account_id else f"message {number}", []).append(message)
+        for key, chain in chains.items():
+            task = asyncio.create_task(self._deal_with(chain, threads, self._last.get(key)))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+            if key.startswith("account "):
+                self._last[key] = task
+                task.add_done_callback(lambda ended, key=key: self._forget(key, ended))  # type: ignore[misc]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            self._running.discard(task)  # one that failed stays, for `obey` to raise its error
+
+    def _forget(self, key: str, task: asyncio.Task[None]) -> None:
+        if self._last.get(key) is task:
+            del self._last[key]
+
+    async def _deal_with(
+        self, chain: Sequence[Msg], threads: ThreadPoolExecutor, before: asyncio.Task[None] | None
+    ) -> None:
+        if before:
+            await asyncio.wait([before])
+        for message, dealt in zip(
+            chain, await asyncio.get_running_loop().run_in_executor(threads, self._dealt_with, chain), strict=True
+        ):
+            await self._settle(message, dealt)
+
+    def _dealt_with(self, chain: Sequence[Msg]) -> list[Dealt]:
+        return [self._one(message) for message in chain]
+
+    def _one(self, message: Msg) -> Dealt:
+        incoming = Incoming(original_subject(message), message.headers or {}, message.data, first_stored_at(message))
+        try:
+            return deal_with(incoming, self._house, self._senders)
+        except Exception as error:  # noqa: BLE001 - what becomes of it is decided for each kind, by `again_in`
+            return error
+
+    async def _settle(self, message: Msg, dealt: Dealt) -> None:
+        if isinstance(dealt, Answer):
+            OUTCOMES.labels(dealt.command, dealt.outcome).inc()
+            if dealt.subject:
+                await self._client.publish(dealt.subject, dealt.body)
+            await message.ack()
+        elif (delay := again_in(message, dealt)) is not None:
+            await message.nak(delay=delay)
+        else:
+            await bury(message, dealt, self._keep)
+            await message.term()
+
+    async def _keep(self, letter: Letter) -> None:
+        headers = dict(letter.headers)
+        await self._jetstream.publish(
+            letter.subject, letter.body, timeout=PUBLISH_S, stream=DEAD_LETTERS, headers=headers
         )

@@ -12,11 +12,10 @@ from typing import Annotated
 import typer
 
 from domain.messages import Refusal
-from handlers.composition import Outside, database, house_of, link_secret, mailer_of, master_key
+from handlers.composition import Outside, database, house_of, link_secret, mailer_of, master_key, provider_of
 from handlers.desk import Actor, House, Role
 from infra.clock import SystemClock
 from infra.log import Log
-from infra.paypal import PayPal
 from infra.postgres_recorder import postgres_log
 from infra.settings import Settings, settings
 
@@ -58,12 +57,6 @@ def house_over(opened: Opened) -> Iterator[House]:
         outside = Outside(SystemClock(), provider, mailer_of(given))
         url = given.public_url or f"http://127.0.0.1:{given.http_port}"
         yield house_of(given, opened.log, outside, link_secret(given, opened.data), url)
-
-
-def provider_of(given: Settings) -> PayPal:
-    """The payment provider that the settings name."""
-    secret = given.paypal_secret.get_secret_value()
-    return PayPal(base_url=given.paypal_url, client_id=given.paypal_client_id, client_secret=secret)
 
 
 def actor_of(text: str | None, account_id: str | None) -> Actor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 from nats.js import JetStreamContext
@@ -14,13 +16,25 @@ from nats.js import JetStreamContext
 from domain.messages import Refusal
 from domain.order import ExpireOrder
 from handlers.commands import handle
+from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
-from handlers.messages import consumers, reacting
+from handlers.messages import Commands, consumers, reacting, telling_history
 from handlers.signing import Busy, CannotSign, Signer, sign
 from infra.checkpoints import NoCheckpoint
+from infra.dead_letters import waiting
 from infra.ed25519 import WrongKey
-from infra.nats import EVENTS, BrokerUnavailable, connected, provision, relay
+from infra.nats import (
+    COMMANDS,
+    COMMANDS_CONSUMER,
+    EVENTS,
+    BrokerUnavailable,
+    Limits,
+    connected,
+    provision,
+)
 from infra.postgres import connect, only_one
+from infra.relay import Relay
+from infra.senders import Sender
 from infra.snapshots import NAME as SNAPSHOTS
 from infra.snapshots import take_snapshots
 from projections.orders import unpaid_in_time
@@ -33,19 +47,38 @@ CHECKPOINT_EVERY_S = 60.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Duties:
+    """What a worker does, for whom, and how large the streams may be that it does it on."""
+
+    relays: bool = True
+    works: bool = True
+    """Reactions, commands, history, and what time brings."""
+    senders: Sequence[Sender] = ()
+    limits: Limits = field(default_factory=Limits)
+    signer: Signer | None = None
+    """Who signs checkpoints, where it works."""
+
+
+EVERYTHING = Duties()
+
+
 class Worker:
     """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
 
     `failing` says what is wrong while something is; none while it works. `unsigned` says why no checkpoints are signed.
     """
 
-    def __init__(self, house: House, database_url: str, nats_url: str, signer: Signer | None = None) -> None:
+    def __init__(self, house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> None:
         self.failing: str | None = "not started yet"
-        self.unsigned: str | None = None if signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
-        self._signer = signer
+        self.unsigned: str | None = None if duties.signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
+        self.dead_letters: int | None = None
+        """So many messages wait for a person; none while that is not known."""
+        self.relay = Relay(database_url, house.log, encoded)
         self._house = house
         self._database_url = database_url
         self._nats_url = nats_url
+        self._duties = duties
         self._stopped = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker", daemon=True)
@@ -79,19 +112,21 @@ class Worker:
             await self._pause(AGAIN_S)
 
     async def _serve(self) -> None:
-        async with connected(self._nats_url) as client:
+        async with connected(self._nats_url) as client, AsyncExitStack() as stack:
             jetstream = client.jetstream()
-            await provision(jetstream, consumers())
-            async with reacting(self._nats_url, self._house), asyncio.TaskGroup() as tasks:
+            await provision(jetstream, consumers(), self._duties.limits)
+            works: list[Coroutine[Any, Any, None]] = []
+            if self._duties.relays:
+                works.append(self.relay.run(client, self._stopped))
+            if self._duties.works:
+                await stack.enter_async_context(reacting(self._nats_url, self._house))
+                await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
+                works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
+                works += [self._expire(), self._take_snapshots(), self._watch(jetstream), self._sign(jetstream)]
+            async with asyncio.TaskGroup() as tasks:
                 self.failing = None
                 self._begun.set()
-                for work in (
-                    relay(self._database_url, self._house.log, jetstream, self._stopped),
-                    self._expire(),
-                    self._take_snapshots(),
-                    self._watch(jetstream),
-                    self._sign(jetstream),
-                ):
+                for work in works:
                     tasks.create_task(work).add_done_callback(self._note)
 
     def _note(self, task: asyncio.Task[None]) -> None:
@@ -118,10 +153,11 @@ class Worker:
         What was tampered with is not signed: it is said, over and over, and all other work goes on.
         """
         last = False
-        while self._signer and not last:
+        signer = self._duties.signer
+        while signer and not last:
             last = self._stopped.is_set()
             try:
-                await sign(self._signer, self._database_url, jetstream, self._house.clock.now())
+                await sign(signer, self._database_url, jetstream, self._house.clock.now())
                 self.unsigned = None
             except Busy:
                 logger.info("another process makes a checkpoint")
@@ -135,6 +171,8 @@ class Worker:
         while not self._stopped.is_set():
             for name in consumers():
                 await jetstream.consumer_info(EVENTS, name)
+            await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
+            self.dead_letters = await waiting(jetstream)
             await self._pause(WATCH_EVERY_S)
 
     async def _pause(self, longest_s: float) -> None:
@@ -157,13 +195,13 @@ def expire_orders(house: House, database_url: str) -> None:
 
 
 @contextmanager
-def working(house: House, database_url: str, nats_url: str, signer: Signer | None = None) -> Iterator[Worker]:
+def working(house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> Iterator[Worker]:
     """A worker while the context lasts.
 
     Raises:
         BrokerUnavailable: NATS does not serve.
     """
-    worker = Worker(house, database_url, nats_url, signer)
+    worker = Worker(house, database_url, nats_url, duties)
     worker.start()
     try:
         yield worker

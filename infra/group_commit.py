@@ -20,6 +20,7 @@ from eventsourcing.persistence import DataError, OperationalError
 from psycopg import Connection
 
 from infra.append import APPEND, Append, meant, parameters, placed
+from infra.metrics import APPENDED, APPENDS, GROUP
 from infra.packed_arrays import take_packed_arrays
 
 MAX_GROUP: Final = 256
@@ -121,6 +122,9 @@ class GroupCommit:
             outcomes = [(range(0), OperationalError(f"{type(error).__name__}: {error}"))] * len(group)
         else:
             self.told()
+            GROUP.observe(len(group))
+            APPENDS.inc(sum(1 for _, failed in outcomes if failed is None))
+            APPENDED.inc(sum(len(positions) for positions, failed in outcomes if failed is None))
         for append, (positions, failed) in zip(group, outcomes, strict=True):
             append.positions, append.error = positions, failed
         for append, following in pairwise(group):

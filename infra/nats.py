@@ -1,41 +1,54 @@
-"""NATS JetStream: the streams and consumers that Trunkline keeps there, and the relay that feeds them from the log."""
+"""NATS JetStream: the connection to it, and the streams and consumers that Trunkline keeps there."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamConfig
 from nats.js.errors import BadRequestError, NotFoundError
-from psycopg import Connection
-from psycopg.rows import DictRow
 
 from domain.messages import Event
 from infra.checkpoints import Checkpoint, NoCheckpoint, checkpoint_of
-from infra.cloudevents import cloud_event
-from infra.log import Log
-from infra.postgres import connect, move_position, only_one, position_of
-from infra.pydantic_mapper import Recorded
 
 EVENTS = "TRUNKLINE_EVENTS"
+COMMANDS = "TRUNKLINE_COMMANDS"
 DEAD_LETTERS = "TRUNKLINE_DEAD_LETTERS"
 EVENT_SUBJECTS = "trunkline.events.v1"
+COMMAND_SUBJECTS = "trunkline.commands.v1"
 DEAD_LETTER_SUBJECTS = "trunkline.dead-letters.v1"
 CHECKPOINTS = "TRUNKLINE_CHECKPOINTS"
 CHECKPOINT_SUBJECT = "trunkline.checkpoints.v1"
-PAGE = 200
-RELAY = "relay"
+REDELIVERY_SUBJECTS = "trunkline.redelivery.v1"
+"""Where a dead letter comes back, for the one consumer that had it: no other is to get the same message again."""
+
+HISTORY_SUBJECT = "trunkline.history.v1"
+COMMANDS_CONSUMER = "commands"
+DUPLICATES_S = 120.0
 ACK_S = 60
+DAY_S = 86_400
 PUBLISH_S = 5.0
 CONNECT_S = 5
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large the streams may grow, how long they keep, and on how many servers. 0 is without a limit."""
+
+    replicas: int = 1
+    events_max_bytes: int = 0
+    events_max_age_days: int = 0
+    commands_max_bytes: int = 0
+    dead_letters_max_bytes: int = 0
+    dead_letters_max_age_days: int = 0
 
 
 class BrokerUnavailable(Exception):
@@ -55,7 +68,8 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
     Raises:
         BrokerUnavailable: it cannot be made the first time.
     """
-    where = nats_url.rpartition("@")[2]
+    urls = addresses(nats_url)
+    where = ", ".join(url.rpartition("@")[2] for url in urls)
 
     async def broken(error: Exception) -> None:
         logger.warning("the connection to NATS at %s: %s", where, error)
@@ -63,7 +77,7 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
     try:
         # With endless reconnecting, the first connection would be tried for ever too: so it has a time of its own.
         async with asyncio.timeout(CONNECT_S):
-            client = await nats.connect(nats_url, max_reconnect_attempts=-1, error_cb=broken)
+            client = await nats.connect(urls, max_reconnect_attempts=-1, error_cb=broken)
     except (NatsError, OSError, TimeoutError, ValueError) as error:
         reason = str(error) or f"there is no answer in {CONNECT_S} s"
         raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
@@ -73,29 +87,78 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
         await client.close()
 
 
-async def provision(jetstream: JetStreamContext, consumers: dict[str, type[Event]]) -> None:
+def addresses(nats_url: str) -> list[str]:
+    """The servers that a setting names, with commas between them: any of them leads into their cluster."""
+    return [url.strip() for url in nats_url.split(",")]
+
+
+async def provision(
+    jetstream: JetStreamContext, consumers: Mapping[str, type[Event]], limits: Limits | None = None
+) -> None:
     """Bring streams and durable consumers to what they should be; several processes may do so at once.
 
     Args:
         jetstream: where.
         consumers: for each durable consumer's name, the event that it reads.
+        limits: of the streams.
     """
-    await _stream(jetstream, StreamConfig(name=EVENTS, subjects=[f"{EVENT_SUBJECTS}.>"], duplicate_window=120))
-    await _stream(
-        jetstream,
-        StreamConfig(name=DEAD_LETTERS, subjects=[f"{DEAD_LETTER_SUBJECTS}.>"], discard=DiscardPolicy.NEW),
-    )
+    for stream in streams(limits or Limits()):
+        await _stream(jetstream, stream)
+    await jetstream.add_consumer(COMMANDS, _durable(COMMANDS_CONSUMER, []))
     await provision_checkpoints(jetstream)
     for name, event in consumers.items():
-        config = ConsumerConfig(
-            name=name,
-            durable_name=name,
-            filter_subject=subject_of(event),
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_S,
-            max_deliver=-1,
-        )
-        await jetstream.add_consumer(EVENTS, config)
+        await jetstream.add_consumer(EVENTS, _durable(name, [subject_of(event), redelivery_to(EVENTS, name)]))
+
+
+def redelivery_to(stream: str, consumer: str) -> str:
+    """Where a dead letter comes back to a consumer of a stream."""
+    return f"{REDELIVERY_SUBJECTS}.{'commands' if stream == COMMANDS else 'events'}.{consumer}"
+
+
+def streams(limits: Limits) -> list[StreamConfig]:
+    """The streams as they should be.
+
+    Commands leave theirs as soon as they are dealt with: they hold what persons wrote. Those of a version that we do
+    not know come there too, to be answered. A sender notices when it is full, as does whoever buries a message; of
+    events, which the log has, the oldest go.
+    """
+    return [
+        StreamConfig(
+            name=EVENTS,
+            subjects=[f"{EVENT_SUBJECTS}.>", redelivery_to(EVENTS, "*")],
+            duplicate_window=DUPLICATES_S,
+            max_bytes=limits.events_max_bytes or -1,
+            max_age=limits.events_max_age_days * DAY_S,
+            num_replicas=limits.replicas,
+        ),
+        StreamConfig(
+            name=COMMANDS,
+            subjects=["trunkline.commands.>", redelivery_to(COMMANDS, COMMANDS_CONSUMER)],
+            retention=RetentionPolicy.WORK_QUEUE,
+            discard=DiscardPolicy.NEW,
+            max_bytes=limits.commands_max_bytes or -1,
+            num_replicas=limits.replicas,
+        ),
+        StreamConfig(
+            name=DEAD_LETTERS,
+            subjects=[f"{DEAD_LETTER_SUBJECTS}.>"],
+            discard=DiscardPolicy.NEW,
+            max_bytes=limits.dead_letters_max_bytes or -1,
+            max_age=limits.dead_letters_max_age_days * DAY_S,
+            num_replicas=limits.replicas,
+        ),
+    ]
+
+
+def _durable(name: str, subjects: list[str]) -> ConsumerConfig:
+    return ConsumerConfig(
+        name=name,
+        durable_name=name,
+        filter_subjects=subjects or None,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ACK_S,
+        max_deliver=-1,
+    )
 
 
 @asynccontextmanager
@@ -162,44 +225,3 @@ async def _stream(jetstream: JetStreamContext, config: StreamConfig) -> None:
         await jetstream.add_stream(config)
     except BadRequestError:
         await jetstream.update_stream(config)
-
-
-async def relay(database_url: str, log: Log, jetstream: JetStreamContext, stopping: threading.Event) -> None:
-    """Publish the log, from where the last relay came to, until ``stopping``; an empty stream gets all of it again.
-
-    One process does so at a time. The position moves after the acknowledgements: a crash in between publishes again,
-    under the same ids, and never leaves out.
-    """
-    with await asyncio.to_thread(connect, database_url) as conn:
-        while not stopping.is_set() and not await asyncio.to_thread(only_one, conn, RELAY):
-            await asyncio.to_thread(stopping.wait, 1.0)
-        if not stopping.is_set() and not (await jetstream.stream_info(EVENTS)).state.messages:
-            await asyncio.to_thread(move_position, conn, RELAY, 0)  # it is new, or was wiped with what was to be done
-        while not stopping.is_set():
-            position = await _relay_page(conn, log, jetstream)
-            if position is not None:
-                await asyncio.to_thread(log.wait, position, 1.0, stopping)
-
-
-async def _relay_page(conn: Connection[DictRow], log: Log, jetstream: JetStreamContext) -> int | None:
-    """Publish a page. Gives the position where the log had nothing more."""
-    position = await asyncio.to_thread(position_of, conn, RELAY)
-    events = await asyncio.to_thread(log.read, position, limit=PAGE)
-    if not events:
-        return position
-    await _publish(jetstream, events)
-    await asyncio.to_thread(move_position, conn, RELAY, events[-1].position)
-    return None
-
-
-async def _publish(jetstream: JetStreamContext, events: Iterable[Recorded]) -> None:
-    acknowledgements = [
-        await jetstream.publish_async(
-            subject_of(type(recorded.event)),
-            cloud_event(recorded).model_dump_json().encode(),
-            stream=EVENTS,
-            headers={"Nats-Msg-Id": str(recorded.event_id), "Content-Type": "application/cloudevents+json"},
-        )
-        for recorded in events
-    ]
-    await asyncio.wait_for(asyncio.gather(*acknowledgements), PUBLISH_S)

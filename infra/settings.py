@@ -14,10 +14,22 @@ from domain.account import Email
 from domain.invoice import Seller
 from domain.messages import Text
 from domain.price_list import Country, SellerCode
+from infra.nats import Limits
+from infra.senders import Sender
 from infra.smtp import Security
 
 WebAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
 """Where something is served over HTTP, without a query: paths are added to it."""
+
+
+def _odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError("with 2 servers, one that is away stops both; say 1 or 3")
+    return number
+
+
+Replicas = Annotated[int, Field(ge=1, le=3), AfterValidator(_odd)]
+Size = Annotated[int, Field(ge=0)]
 
 
 class WrongSetting(Exception):
@@ -55,6 +67,13 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="PostgreSQL 18: postgresql://user:password@host:port/database")
     owner_url: str | None = Field(None, description="the same database as its owner, for migrations alone")
     nats_url: str | None = Field(None, description="NATS with JetStream: nats://user:password@host:port")
+    nats_replicas: Replicas = Field(1, description="on how many NATS servers each stream is kept: 1 or 3")
+    events_max_bytes: Size = Field(0, description="the size of the stream of events; 0 is without a limit")
+    events_max_age_days: Size = Field(0, description="how long the stream of events keeps them; 0 is for good")
+    commands_max_bytes: Size = Field(0, description="the size of the stream of commands")
+    dead_letters_max_bytes: Size = Field(0, description="the size of the stream of dead letters")
+    dead_letters_max_age_days: Size = Field(0, description="how long dead letters are kept; 0 is for good")
+    senders: tuple[Sender, ...] = Field((), description="who may send us messages, as JSON: name, secret, accounts")
     smtp_host: str = Field("127.0.0.1", description="the mail server that takes our mail")
     smtp_port: Annotated[int, Field(ge=1, le=65535)] = Field(25, description="its port")
     smtp_user: str | None = Field(None, description="its user, where it asks for one")
@@ -81,6 +100,18 @@ class Settings(BaseSettings):
     seller_address: tuple[Text, ...] = Field(("1 Exchange Street", "10115 Berlin"), description="our address, as JSON")
     seller_country: Country = Field("DE", description="our country")
     seller_vat_id: Text = Field("DE123456788", description="our VAT id")
+
+    @property
+    def limits(self) -> Limits:
+        """How large the streams may grow, and how long they keep."""
+        return Limits(
+            replicas=self.nats_replicas,
+            events_max_bytes=self.events_max_bytes,
+            events_max_age_days=self.events_max_age_days,
+            commands_max_bytes=self.commands_max_bytes,
+            dead_letters_max_bytes=self.dead_letters_max_bytes,
+            dead_letters_max_age_days=self.dead_letters_max_age_days,
+        )
 
     @property
     def seller(self) -> Seller:

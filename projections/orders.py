@@ -205,3 +205,9 @@ def search(conn: Connection[Any], wanted: Search, cursor: str | None = None, siz
     """The orders that are looked for, the newest first."""
     order = ("requested_at", "order_id")
     return page(conn, OrderRow, wanted.conditions(), order, newest_first=True, cursor=cursor, size=size)
+
+
+def orders_by_state(conn: Connection[DictRow]) -> dict[str, int]:
+    """How many orders there are in each state."""
+    found = conn.execute("SELECT state, count(*) AS orders FROM read.orders GROUP BY state ORDER BY state")
+    return {row["state"]: row["orders"] for row in found}

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
 import nats
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo, RawStreamMsg
+from nats.js.api import ConsumerConfig, ConsumerInfo, RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from infra.embedded_nats import NAME, _program
-from infra.nats import DEAD_LETTERS, EVENTS
+from infra.nats import COMMANDS, DEAD_LETTERS, EVENTS
 from infra.supervisor import SupervisedProcess, exclusive
 
 T = TypeVar("T")
@@ -36,9 +37,13 @@ class Broker:
     def dead_letters(self) -> list[RawStreamMsg]:
         return self._do(lambda jetstream: _messages(jetstream, DEAD_LETTERS))
 
+    def commands(self) -> list[RawStreamMsg]:
+        """The commands that are not dealt with yet."""
+        return self._do(lambda jetstream: _messages(jetstream, COMMANDS))
+
     def positions(self) -> list[int]:
         """The positions that the messages name."""
-        return [json.loads(message.data or b"")["position"] for message in self.events()]
+        return [int(json.loads(message.data or b"")["position"]) for message in self.events()]
 
     def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Put a message on a subject of events."""
@@ -63,18 +68,85 @@ class Broker:
     def delete_consumer(self, name: str) -> None:
         self._do(lambda jetstream: jetstream.delete_consumer(EVENTS, name))
 
+    def purge(self) -> None:
+        """Take all events out of their stream, as its retention would; its consumers stay."""
+        self._do(lambda jetstream: jetstream.purge_stream(EVENTS))
+
+    def count(self) -> int:
+        """How many messages of events there are."""
+
+        async def ask(jetstream: JetStreamContext) -> int:
+            try:
+                return int((await jetstream.stream_info(EVENTS)).state.messages)
+            except NotFoundError:
+                return 0
+
+        return self._do(ask)
+
+    def ordered_positions(self) -> list[int]:
+        """As `positions`, for many: by a consumer of its own."""
+        name = f"look-{secrets.token_hex(4)}"
+        self.add_consumer(ConsumerConfig(durable_name=name))
+        return [int(json.loads(body)["position"]) for body in self.fetched(name, self.count())]
+
+    def add_consumer(self, config: ConsumerConfig) -> None:
+        """Another service's, of all events."""
+        self._do(lambda jetstream: jetstream.add_consumer(EVENTS, config))
+
+    def fetched(self, durable: str, count: int) -> list[bytes]:
+        """So many messages as a consumer gets them, acknowledged."""
+
+        async def fetch(jetstream: JetStreamContext) -> list[bytes]:
+            subscription = await jetstream.pull_subscribe_bind(durable, EVENTS)
+            bodies: list[bytes] = []
+            while len(bodies) < count:
+                for message in await subscription.fetch(min(500, count - len(bodies)), timeout=20):
+                    bodies.append(message.data)
+                    await message.ack()
+            return bodies
+
+        return self._do(fetch)
+
+    def forget_ids(self) -> None:
+        """As if the window of duplicates had passed."""
+
+        async def shorten(jetstream: JetStreamContext) -> None:
+            config = (await jetstream.stream_info(EVENTS)).config
+            await jetstream.update_stream(config.evolve(duplicate_window=0.1))
+            await asyncio.sleep(0.3)
+            await jetstream.update_stream(config)
+
+        self._do(shorten)
+
+    def lose_after(self, sequence: int) -> None:
+        """As if the server had come back from an older backup: the stream ends there."""
+
+        async def lose(jetstream: JetStreamContext) -> None:
+            kept = [await jetstream.get_msg(EVENTS, number) for number in range(1, sequence + 1)]
+            config = (await jetstream.stream_info(EVENTS)).config
+            await jetstream.delete_stream(EVENTS)
+            await jetstream.add_stream(config)
+            for message in kept:
+                headers = {k: v for k, v in (message.headers or {}).items() if not k.startswith("Nats-Expected")}
+                await jetstream.publish(str(message.subject), message.data or b"", stream=EVENTS, headers=headers)
+
+        self._do(lose)
+
+    def delete_stream(self, name: str) -> None:
+        self._do(lambda jetstream: jetstream.delete_stream(name))
+
     def wipe(self) -> None:
-        """Delete both streams, with their consumers."""
+        """Delete all streams, with their consumers."""
 
         async def delete(jetstream: JetStreamContext) -> None:
-            for name in (EVENTS, DEAD_LETTERS):
+            for name in (EVENTS, COMMANDS, DEAD_LETTERS):
                 await jetstream.delete_stream(name)
 
         self._do(delete)
 
     def _do(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
         async def connected() -> T:
-            client = await nats.connect(self.url)
+            client = await nats.connect(self.url.split(","))
             try:
                 return await work(client.jetstream())
             finally:
@@ -88,7 +160,11 @@ async def _messages(jetstream: JetStreamContext, stream: str) -> list[RawStreamM
         state = (await jetstream.stream_info(stream)).state
     except NotFoundError:
         return []
-    return [await jetstream.get_msg(stream, n) for n in range(state.first_seq, state.last_seq + 1) if n]
+    found = []
+    for number in range(max(state.first_seq, 1), state.last_seq + 1):
+        with suppress(NotFoundError):  # it was dealt with, or deleted
+            found.append(await jetstream.get_msg(stream, number))
+    return found
 
 
 class OwnNats:

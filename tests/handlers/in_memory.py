@@ -23,6 +23,7 @@ from domain.money import Money
 from domain.order import Method
 from domain.quote import Selection
 from handlers.commands import COMMANDS, Outcome, handle
+from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, Actor, House, Role
 from handlers.invoicing import invoice_id_of
 from handlers.messages import follow
@@ -36,7 +37,7 @@ from handlers.requests import (
     WithdrawOrder,
 )
 from infra import link_tokens
-from infra.cloudevents import CloudEvent, cloud_event
+from infra.cloudevents import CloudEvent
 from infra.log import Log
 from infra.payments import Capture, Checkout, Decline, PaymentNotApproved, PaymentProviderRefused
 from infra.pydantic_mapper import Recorded
@@ -467,7 +468,7 @@ def in_every_order(run: Callable[[Choice], None]) -> int:
 
 def on_the_wire(recorded: Recorded) -> CloudEvent:
     """The message of an event after its way through the broker."""
-    return CloudEvent.model_validate_json(cloud_event(recorded).model_dump_json())
+    return CloudEvent.model_validate_json(encoded(recorded))
 
 
 def text_of(mail: EmailMessage) -> str:

@@ -32,7 +32,7 @@ from handlers.composition import checkpoint_file, signer_of
 from handlers.explained import DECIDERS
 from handlers.signing import Busy, CannotSign, Signer, alone, sign
 from handlers.views import VIEWS, shown
-from handlers.worker import working
+from handlers.worker import Duties, working
 from infra.checkpoints import Checkpoint, checkpoints_in
 from infra.ed25519 import SigningKey
 from infra.embedded_nats import _program
@@ -391,7 +391,10 @@ def test_the_worker_signs_now_and_then_and_at_its_end_and_two_of_them_sign_once(
     monkeypatch.setattr(handlers.worker, "CHECKPOINT_EVERY_S", 0.1)
     house = InMemory(log=postgres).house
     append(postgres, opened)
-    with working(house, database_url, nats_url, signing), working(house, database_url, nats_url, signing):
+    with (
+        working(house, database_url, nats_url, Duties(signer=signing)),
+        working(house, database_url, nats_url, Duties(signer=signing)),
+    ):
         eventually(lambda: [one.position for one in in_file(signing)] == [1], "the first checkpoint")
         append(postgres, wonka_added)
         eventually(lambda: [one.position for one in in_file(signing)] == [1, 2], "the second checkpoint")
@@ -412,7 +415,7 @@ def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
     database_url = as_program(owner_url)
     monkeypatch.setattr(handlers.worker, "CHECKPOINT_EVERY_S", 0.1)
     append(postgres, opened, wonka_added)
-    with working(InMemory(log=postgres).house, database_url, nats_url, signing) as worker:
+    with working(InMemory(log=postgres).house, database_url, nats_url, Duties(signer=signing)) as worker:
         eventually(lambda: in_file(signing), "the first checkpoint")
         with caplog.at_level(logging.ERROR):
             tamper(owner_url, "UPDATE log.events SET hash = sha256('forged') WHERE position = 2")

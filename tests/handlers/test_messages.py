@@ -13,20 +13,23 @@ import pytest
 from nats.js.api import RawStreamMsg
 
 import handlers.messages
-import infra.nats
+import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.invoice_series import InvoiceNumberAssigned
 from domain.order import ExpansionRequested, Method, OrderFulfilled, OrderPlaced, PaymentCaptured
+from handlers.contract.events import encoded
 from handlers.desk import House
 from handlers.messages import consumers
 from handlers.reactions import Reaction
 from handlers.worker import working
 from infra.cloudevents import CloudEvent
 from infra.log import Log
-from infra.nats import DEAD_LETTER_SUBJECTS, EVENTS, RELAY, connected, provision, relay, subject_of
+from infra.nats import DEAD_LETTER_SUBJECTS, EVENTS, connected, provision, subject_of
 from infra.postgres import connect, position_of
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Recorded
+from infra.relay import NAME as RELAY
+from infra.relay import Relay
 from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import BUCKET, WONKA
 from tests.handlers.at_work import AtWork, eventually, without_streams
@@ -55,7 +58,7 @@ def relayed(database_url: str, log: Log, broker: Broker) -> None:
         async with connected(broker.url) as client:
             jetstream = client.jetstream()
             await provision(jetstream, {})
-            running = asyncio.create_task(relay(database_url, log, jetstream, stopping))
+            running = asyncio.create_task(Relay(database_url, log, encoded).run(client, stopping))
             while not running.done():
                 on_stream = (await jetstream.stream_info(EVENTS)).state.messages
                 if on_stream >= len(list(log.history())) and relay_position(database_url) == log.head():
@@ -113,7 +116,7 @@ def test_subjects_carry_no_id(published: Published) -> None:
         assert part not in subjects
 
 
-def test_messages_carry_neither_data_nor_personal_data(published: Published) -> None:
+def test_messages_carry_no_personal_data(published: Published) -> None:
     everything = b"\n".join(
         (message.data or b"") + json.dumps(message.headers).encode() + str(message.subject).encode()
         for message in published.messages
@@ -122,7 +125,7 @@ def test_messages_carry_neither_data_nor_personal_data(published: Published) -> 
     for contact in (WONKA, BUCKET):
         for fact in (contact.email, contact.name, contact.company, *contact.address, "DE123456789"):
             assert fact.encode() not in everything, fact
-    for fact in ("dora@yt.example", "54465", "extensions", "YT-2026-000001", "token", "sha256"):
+    for fact in ("dora@yt.example", "token"):
         assert fact.encode() not in everything, fact
 
 
@@ -150,7 +153,7 @@ def test_what_was_published_before_a_crash_and_not_noted_is_not_doubled(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(infra.nats, "move_position", power_cut)
+        patch.setattr(infra.relay, "save_position", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             relayed(database_url, on_postgres.house.log, broker)
     assert len(broker.events()) == on_postgres.head
@@ -163,7 +166,7 @@ def test_what_was_published_before_a_crash_and_not_noted_is_not_doubled(
 def test_more_than_a_page_is_published_in_order(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infra.nats, "PAGE", 3)
+    monkeypatch.setattr(infra.relay, "PAGE", 3)
     on_postgres.settled()
     relayed(database_url, on_postgres.house.log, broker)
 
@@ -367,7 +370,7 @@ def test_what_fails_to_the_end_goes_to_the_dead_letters_others_go_on_and_it_can_
     assert letter.subject == f"{DEAD_LETTER_SUBJECTS}.fulfil_order"
     assert letter.headers is not None
     assert letter.headers["Trunkline-Error"] == "RuntimeError: Augustus fell into the river"
-    assert CloudEvent.model_validate_json(letter.data or b"").type == "trunkline.order.PaymentCaptured.v1"
+    assert CloudEvent.model_validate_json(letter.data or b"").type == "trunkline.events.v1.order.PaymentCaptured"
 
 
 def test_each_reaction_has_a_durable_consumer_of_its_name_and_its_event(broker: Broker) -> None:
@@ -379,7 +382,10 @@ def test_each_reaction_has_a_durable_consumer_of_its_name_and_its_event(broker: 
     asyncio.run(provide_twice())
     for name, event in consumers().items():
         config = broker.consumer(name).config
-        assert (config.durable_name, config.filter_subject) == (name, subject_of(event))
+        assert (config.durable_name, config.filter_subjects) == (
+            name,
+            [subject_of(event), f"trunkline.redelivery.v1.events.{name}"],
+        )
         assert config.max_deliver == -1
     assert consumers()["fulfil_order"] is PaymentCaptured
     assert consumers()["tell_account_manager"] is OrderPlaced

@@ -15,6 +15,7 @@ import pytest
 
 import handlers.worker
 import infra.nats
+import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import Method, OrderExpired, OrderFulfilled
 from handlers.requests import WithdrawOrder
@@ -86,7 +87,7 @@ def _own_nats(tmp_path: Path) -> Iterator[OwnNats]:
 def test_while_nats_is_away_orders_are_taken_and_health_says_so_and_afterwards_nothing_is_missing(
     database_url: str, own_nats: OwnNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infra.nats, "PUBLISH_S", 0.5)
+    monkeypatch.setattr(infra.relay, "PUBLISH_S", 0.5)
     monkeypatch.setattr(infra.nats, "CONNECT_S", 0.5)
     with at_work(database_url, own_nats.url) as trunkline:
         before = trunkline.buy()
@@ -179,7 +180,7 @@ def test_a_worker_that_fails_says_what_is_wrong_until_it_works_again(
         raise psycopg.OperationalError("the database is having its tea")
 
     with monkeypatch.context() as patch:
-        patch.setattr(infra.nats, "position_of", away)
+        patch.setattr(infra.relay, "position_of", away)
         report = eventually(lambda: not (found := trunkline.running.health())["ok"] and found, "a bad report")
         assert isinstance(report, dict)
         assert report["worker"] == "the database is having its tea"

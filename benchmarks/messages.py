@@ -1,0 +1,406 @@
+"""How fast messages go out and come in, against raw nats-py on the same server; and how soon a payment is invoiced."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from statistics import median
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
+from pydantic import SecretStr
+from pydantic_core import from_json
+
+from benchmarks.measure import Measure, Void, in_turn
+from domain.account import BillingContact, OpenAccount
+from domain.allocation import ALLOCATION, CreatePbx, GrantCapacity, PbxCreated
+from domain.invoice import InvoiceIssued
+from domain.order import ExpansionRequested, Method
+from domain.payment_reference import PaymentReferenceClaimed
+from domain.quote import Selection, Term
+from domain.subscription import ActivatePackage
+from handlers.commands import handle
+from handlers.composition import Outside, house_of
+from handlers.contract.commands import REPLY_HEADER
+from handlers.contract.events import encoded
+from handlers.demo.prices import PRICES
+from handlers.desk import Actor, House, Role
+from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
+from handlers.worker import Duties, working
+from infra.clock import SystemClock
+from infra.cloudevents import CONTENT_TYPE
+from infra.embedded_nats import embedded_nats
+from infra.embedded_postgres import embedded_postgres, temporary_directory
+from infra.log import Change, Log
+from infra.mail_catcher import mail_catcher
+from infra.nats import COMMANDS, COMMANDS_CONSUMER, EVENTS, connected, provision, subject_of
+from infra.paypal import PayPal
+from infra.postgres import admit, connect, migrate, program_login
+from infra.postgres_recorder import postgres_log
+from infra.pydantic_mapper import Cause
+from infra.recorder import Received
+from infra.relay import Relay
+from infra.senders import EVERY_ACCOUNT, SENDER_HEADER, SIGNATURE_HEADER, Sender, signature
+from infra.settings import settings
+from infra.smtp import SmtpMailer
+from infra.unit_of_work import UnitOfWork
+
+EVENT_COUNT = 4000
+COMMAND_COUNT = 1500
+PACKAGES = 150
+AT_ONCE = 32
+ORDERS_PER_S = 50
+ORDERS = 150
+P99_BOUND_MS = 300.0
+P99_AIM_MS = 100.0
+PATIENCE_S = 120.0
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
+TERM = Term(starts_on=date(2026, 1, 1), ends_on=date(2036, 1, 1))
+CAUSE = Cause("system:benchmark", "benchmark")
+ADMIN = Actor(Role.ADMIN, "benchmark")
+SENDER = Sender(name="benchmark", secret=SecretStr("benchmark" * 4), accounts=(EVERY_ACCOUNT,))
+
+
+def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
+    """Relay, commands, and the way from a payment to its invoice.
+
+    Raises:
+        Void: what came out, or in, is not what it has to be.
+    """
+    found: dict[str, Measure] = {}
+    for name, measured in (
+        ("relay_vs_raw", _relay_vs_raw),
+        ("consume_vs_raw", _consume_vs_raw),
+        ("paid_to_invoiced_p99_ms", _paid_to_invoiced),
+    ):
+        with _place() as place:
+            found[name] = measured(place, rounds)
+        done()
+    for _ in range(rounds - len(found)):
+        done()
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Servers of the benchmark's own."""
+
+    database_url: str
+    nats_url: str
+    log: Log
+    directory: Path
+
+
+@contextmanager
+def _place() -> Iterator[Place]:
+    with (
+        temporary_directory() as directory,
+        embedded_postgres(directory / "postgres") as owner_url,
+        embedded_nats(directory / "nats") as nats_url,
+    ):
+        database_url = program_login(owner_url)
+        migrate(owner_url)
+        admit(owner_url, database_url)
+        with postgres_log(database_url) as log:
+            yield Place(database_url, nats_url, log, directory)
+
+
+# --- out -----------------------------------------------------------------------------------------------------------
+
+
+def _relay_vs_raw(place: Place, rounds: int) -> Measure:
+    """The log to the stream: read, told as the contract says, published; against the last of these alone."""
+    _events(place.log)
+    messages = [(subject_of(type(each.event)), str(each.event_id), encoded(each)) for each in place.log.history()]
+
+    async def relayed() -> float:
+        stopping = threading.Event()
+        async with connected(place.nats_url) as client:
+            await _fresh_stream(client)
+            relay = Relay(place.database_url, place.log, encoded)
+            with connect(place.database_url) as conn:
+                conn.execute("DELETE FROM read.positions")
+            begun = time.perf_counter()
+            running = asyncio.create_task(relay.run(client, stopping))
+            while relay.position < len(messages) and not running.done():  # noqa: ASYNC110 - it is what is measured
+                await asyncio.sleep(0.002)
+            took = time.perf_counter() - begun
+            stopping.set()
+            await running
+            await _must_hold(client, messages)
+        return len(messages) / took
+
+    async def raw() -> float:
+        async with connected(place.nats_url) as client:
+            await _fresh_stream(client)
+            jetstream = client.jetstream()
+            begun = time.perf_counter()
+            acknowledgements = [
+                await jetstream.publish_async(
+                    subject, body, stream=EVENTS, headers={"Nats-Msg-Id": event_id, "Content-Type": CONTENT_TYPE}
+                )
+                for subject, event_id, body in messages
+            ]
+            await asyncio.gather(*acknowledgements)
+            took = time.perf_counter() - begun
+            await _must_hold(client, messages)
+        return len(messages) / took
+
+    return in_turn(rounds, lambda: asyncio.run(relayed()), lambda: asyncio.run(raw()), lambda: None, floor=0.6, aim=0.9)
+
+
+def _events(log: Log) -> None:
+    """Some of what an order leads to, of many accounts."""
+    for number in range(EVENT_COUNT // 4):
+        package, pbx = f"pkg-{number}", f"pbx-{number}"
+        work = UnitOfWork(log)
+        who = {"package_id": package, "account_id": f"account-{number}"}
+        grant = GrantCapacity(at=NOW, **who, grant_id=package, quantities={"extensions": 50})
+        work.do(ALLOCATION, package, grant)
+        for n in range(2):
+            create = CreatePbx(at=NOW, **who, pbx_id=f"{pbx}-{n}", name="PBX", plan="enterprise", extensions=5)  # type: ignore[arg-type]
+            work.do(ALLOCATION, package, create)
+        work.commit(account_id=who["account_id"], cause=CAUSE, at=NOW)
+    changes = [
+        Change(f"payment_reference-{n}", 0, [PaymentReferenceClaimed(reference=f"r-{n}", order_id=f"order-{n}")])
+        for n in range(EVENT_COUNT - log.head())
+    ]
+    log.append(changes, account_id="account-0", cause=CAUSE, at=NOW)
+
+
+async def _fresh_stream(client: Client) -> None:
+    jetstream = client.jetstream()
+    await provision(jetstream, {})
+    await jetstream.delete_stream(EVENTS)
+    await provision(jetstream, {})
+
+
+async def _must_hold(client: Client, messages: Sequence[tuple[str, str, bytes]]) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_consumer(EVENTS, ConsumerConfig(durable_name="check", ack_policy=AckPolicy.NONE))
+    subscription = await jetstream.pull_subscribe_bind("check", EVENTS)
+    bodies: list[bytes] = []
+    while len(bodies) < len(messages):
+        bodies += [message.data for message in await subscription.fetch(500, timeout=10)]
+    if bodies != [body for _, _, body in messages]:
+        raise Void("the stream does not hold the events in their order")
+
+
+# --- in ------------------------------------------------------------------------------------------------------------
+
+
+def _consume_vs_raw(place: Place, rounds: int) -> Measure:
+    """Commands that wait in the stream, to their commits; against a loop that fetches, appends and acknowledges."""
+    with _house(place) as house:
+        for number in range(PACKAGES):
+            activation = ActivatePackage(at=NOW, **_whose(number), term=TERM, quantities={"extensions": 1_000_000})
+            handle(activation, house, ADMIN, correlation_id="benchmark")
+        turns = iter(range(1_000_000))
+
+        def ours() -> float:
+            asyncio.run(_send(place.nats_url, next(turns)))
+            duties = Duties(relays=False, senders=(SENDER,))
+            return _rate(place, lambda: working(house, place.database_url, place.nats_url, duties))
+
+        def raw() -> float:
+            asyncio.run(_send(place.nats_url, next(turns)))
+            return _rate(place, lambda: _raw_loop(place))
+
+        return in_turn(rounds, ours, raw, lambda: None, floor=0.5, aim=0.85)
+
+
+def _whose(number: int) -> dict[str, str]:
+    return {"package_id": f"pkg-{number}", "account_id": f"account-{number}"}
+
+
+async def _send(nats_url: str, turn: int) -> None:
+    """Put signed commands into the stream: for each package one after another, over and over."""
+    async with connected(nats_url) as client:
+        jetstream = client.jetstream()
+        await provision(jetstream, {})
+        acknowledgements = []
+        for number in range(COMMAND_COUNT):
+            name = f"{turn}-{number}"
+            data = {**_whose(number % PACKAGES), "pbx_id": name, "name": "PBX", "plan": "enterprise", "extensions": 1}
+            subject = "trunkline.commands.v1.CreatePbx"
+            event = {
+                "specversion": "1.0",
+                "id": name,
+                "source": "urn:trunkline:benchmark",
+                "type": subject,
+                "time": datetime.now(UTC).isoformat(),
+                "data": data,
+            }
+            body = json.dumps(event).encode()
+            reply = "_INBOX.benchmark"
+            signed = signature(SENDER.secret.get_secret_value(), subject, reply, body)
+            headers = {SENDER_HEADER: SENDER.name, SIGNATURE_HEADER: signed, REPLY_HEADER: reply}
+            acknowledgements.append(await jetstream.publish_async(subject, body, stream=COMMANDS, headers=headers))
+        await asyncio.gather(*acknowledgements)
+
+
+def _rate(place: Place, consuming: Callable[[], AbstractContextManager[object]]) -> float:
+    """Commits in 1/s, from the first to the last.
+
+    Raises:
+        Void: there were more, or fewer, than there are commands.
+    """
+    before = place.log.head()
+    begun, seen = 0.0, before
+    deadline = time.monotonic() + PATIENCE_S
+    with consuming():
+        while (head := place.log.head()) < before + COMMAND_COUNT and time.monotonic() < deadline:
+            if head > before and not begun:
+                begun, seen = time.perf_counter(), head
+            time.sleep(0.005)
+        took = time.perf_counter() - begun
+    created = [each for each in place.log.read(before, limit=2 * COMMAND_COUNT) if isinstance(each.event, PbxCreated)]
+    if len(created) != COMMAND_COUNT or len({each.stream + each.event.pbx_id for each in created}) != COMMAND_COUNT:  # type: ignore[attr-defined]  # see above
+        raise Void(f"{COMMAND_COUNT} commands led to {len(created)} PBXs")
+    return (before + COMMAND_COUNT - seen) / took
+
+
+@contextmanager
+def _raw_loop(place: Place) -> Iterator[None]:
+    """nats-py's fetch, the same decision and the same append, and an acknowledgement; and nothing else."""
+    stopping = threading.Event()
+    threads = ThreadPoolExecutor(AT_ONCE)
+
+    def append(message: Msg) -> None:
+        event = from_json(message.data)
+        data = event["data"]
+        received = Received(f"raw:{event['id']}", hashlib.sha256(message.data).digest())
+        work = UnitOfWork(place.log, trusting=True)
+        work.do(ALLOCATION, data["package_id"], CreatePbx.model_validate({**data, "at": NOW}))
+        work.commit(account_id=data["account_id"], cause=CAUSE, at=NOW, received=received)
+
+    async def loop() -> None:
+        async with connected(place.nats_url) as client:
+            subscription = await client.jetstream().pull_subscribe_bind(COMMANDS_CONSUMER, COMMANDS)
+            while not stopping.is_set():
+                with suppress(TimeoutError):
+                    messages = await subscription.fetch(AT_ONCE, timeout=1)
+                    # Those of one package are PACKAGES apart, so none here is in the way of another.
+                    running = asyncio.get_running_loop()
+                    await asyncio.gather(*(running.run_in_executor(threads, append, each) for each in messages))
+                    for each in messages:
+                        await each.ack()
+
+    thread = threading.Thread(target=lambda: asyncio.run(loop()))
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+        threads.shutdown()
+
+
+# --- through -------------------------------------------------------------------------------------------------------
+
+
+def _paid_to_invoiced(place: Place, rounds: int) -> Measure:
+    """From the commit of a payment to that of its invoice, at 50 orders/s, by a whole Trunkline; the 99th percentile.
+
+    The ratio is that of the bound to what was measured: 1 is on the bound.
+    """
+    with _house(place) as house:
+        _open_shop(house)
+        with working(house, place.database_url, place.nats_url):
+            p99s = [_p99_ms(house, turn) for turn in range(rounds)]
+    ratios = [P99_BOUND_MS / p99 for p99 in p99s]
+    return Measure(
+        ours=median(p99s),
+        baseline=P99_BOUND_MS,
+        unit="ms",
+        ratio=median(ratios),
+        range=(min(ratios), max(ratios)),
+        floor=1.0,
+        aim=P99_BOUND_MS / P99_AIM_MS,
+    )
+
+
+def _open_shop(house: House) -> None:
+    contact = BillingContact(
+        name="Willy Wonka", email="willy@wonka.example", company="Wonka", address=("Cherry Street 1",), country="DE"
+    )
+    opened = OpenAccount(
+        at=house.clock.now(),
+        account_id="acme",
+        name="ACME",
+        seller="YT",
+        currency="EUR",
+        country="DE",
+        manager_email="dora@yt.example",
+        receiver_id="willy",
+        contact=contact,
+    )
+    handle(PRICES, house, ADMIN, correlation_id="benchmark")
+    handle(opened, house, ADMIN, correlation_id="benchmark")
+    for number in range(PACKAGES):
+        activation = ActivatePackage(
+            at=NOW, account_id="acme", package_id=f"pkg-{number}", term=TERM, quantities={"extensions": 10}
+        )
+        handle(activation, house, ADMIN, correlation_id="benchmark")
+
+
+def _p99_ms(house: House, turn: int) -> float:
+    """Confirm prepared orders at a fixed pace; see when each is paid, and when it is invoiced."""
+    totals = {}
+    for number in range(ORDERS):
+        order_id, package_id = f"order-{turn}-{number}", f"pkg-{number % PACKAGES}"
+        selections = (Selection(service="extensions", quantity=1),)
+        wish = OrderExpansion(order_id=order_id, account_id="acme", package_id=package_id, selections=selections)
+        outcome = handle(wish, house, ADMIN, correlation_id=order_id)
+        placed = CheckOut(order_id=order_id, account_id="acme", method=Method.OFFLINE)
+        handle(placed, house, ADMIN, correlation_id=order_id)
+        requested = outcome.desk.recorded[0].event
+        assert isinstance(requested, ExpansionRequested)
+        totals[order_id] = requested.quote.total
+    paid: dict[str, float] = {}
+    invoiced: dict[str, float] = {}
+    after = house.log.head()
+
+    def watch() -> None:
+        position, deadline = after, time.monotonic() + PATIENCE_S
+        while len(invoiced) < ORDERS and time.monotonic() < deadline:
+            house.log.wait(position, 1.0)
+            for each in house.log.read(position, limit=500):
+                position = each.position
+                if isinstance(each.event, InvoiceIssued):
+                    invoiced[each.event.order_id] = time.perf_counter()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    begun = time.perf_counter()
+    collector = Actor(Role.DISTRIBUTOR, "benchmark")
+    for number, (order_id, total) in enumerate(totals.items()):
+        time.sleep(max(0.0, begun + number / ORDERS_PER_S - time.perf_counter()))
+        handle(ConfirmOfflinePayment(order_id=order_id, amount=total), house, collector, correlation_id=order_id)
+        paid[order_id] = time.perf_counter()
+    pace = ORDERS / (time.perf_counter() - begun)
+    watching.join()
+    if len(invoiced) != ORDERS:
+        raise Void(f"of {ORDERS} orders, {len(invoiced)} were invoiced")
+    if pace < 0.9 * ORDERS_PER_S:
+        raise Void(f"payments came at {pace:.0f}/s only")
+    took = sorted(1000 * (invoiced[order_id] - paid[order_id]) for order_id in totals)
+    return took[int(0.99 * len(took))]
+
+
+@contextmanager
+def _house(place: Place) -> Iterator[House]:
+    """A house over a place's log. Nobody pays at a provider here."""
+    with mail_catcher() as catcher, PayPal(base_url="http://127.0.0.1:9", client_id="", client_secret="") as provider:
+        outside = Outside(SystemClock(), provider, SmtpMailer(catcher.host, catcher.port))
+        yield house_of(settings(seller_code="YT"), place.log, outside, b"benchmark" * 4, "http://127.0.0.1")

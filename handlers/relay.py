@@ -1,0 +1,62 @@
+"""``trunkline relay``: publish the log to NATS, as a process of its own; and publish all of it once more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from handlers.composition import broker_url, database, duties_of
+from handlers.contract.events import encoded
+from handlers.processes import running_alone
+from infra.nats import connected, provision
+from infra.postgres import connect, position_of
+from infra.postgres_recorder import postgres_log
+from infra.relay import NAME, Relay, ask_for_rebuild
+from infra.settings import settings
+
+app = typer.Typer(help="Publish the log to NATS.", invoke_without_command=True)
+REBUILT_EVERY_S = 0.2
+
+
+@app.callback()
+def relay(context: typer.Context) -> None:
+    """Publish the log to NATS until it is stopped. Of many that run, one does; another takes over when it dies."""
+    if context.invoked_subcommand is None:
+        running_alone("relays", relays=True, works=False)
+
+
+@app.command()
+def rebuild(
+    data: Annotated[Path | None, typer.Option("--data", help="The directory of trunkline up or demo --keep.")] = None,
+) -> None:
+    """Empty the stream of events, and publish the whole log once more: the same messages, byte for byte.
+
+    Whoever relays does it; where nobody does, this command. Consumers stay, and get everything again.
+    """
+    given = settings()
+    with database(given, data) as database_url, broker_url(given, data) as nats_url, postgres_log(database_url) as log:
+
+        async def run() -> int:
+            stopping = threading.Event()
+            async with connected(nats_url) as client:
+                await provision(client.jetstream(), {}, duties_of(given).limits)
+                with await asyncio.to_thread(connect, database_url) as conn:
+                    await asyncio.to_thread(ask_for_rebuild, conn)
+                    head = await asyncio.to_thread(log.head)
+                    relaying = asyncio.create_task(Relay(database_url, log, encoded).run(client, stopping))
+                    # It may be another process that does it, so the saved position is asked for.
+                    while await asyncio.to_thread(position_of, conn, NAME) < head and not relaying.done():  # noqa: ASYNC110
+                        await asyncio.sleep(REBUILT_EVERY_S)
+                    stopping.set()
+                    await relaying
+            return head
+
+        begun = time.monotonic()
+        head = asyncio.run(run())
+    Console().print(f"Published {head} events anew in {time.monotonic() - begun:.1f} s.", highlight=False)
