@@ -14,18 +14,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import projections
+from benchmarks import log, projections
 from benchmarks.history import told_history
 from benchmarks.measure import Measure, Void
 
-BENCHMARKS = {"projections": projections.measures}
+BENCHMARKS = {"log": log.measures, "projections": projections.measures}
 MIN_ROUNDS = 5
 PIPE_WIDTH = 120
 
 
 def run(
     name: Annotated[
-        str | None, typer.Argument(help="One of: projections; or history, which writes one. All where none is named.")
+        str | None,
+        typer.Argument(help="log or projections, both where none is named; or history, which writes one."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=MIN_ROUNDS, help="Interleaved rounds.")] = MIN_ROUNDS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -43,7 +44,7 @@ def run(
     try:
         with Progress(console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
             for chosen in [name] if name else BENCHMARKS:
-                task = progress.add_task(chosen, total=rounds)
+                task = progress.add_task(chosen, total=None)
                 measures |= BENCHMARKS[chosen](rounds, lambda: progress.advance(task))  # noqa: B023 - called at once
     except Void as void:
         sys.stderr.write(f"The figures are void: {void}\n")

@@ -27,7 +27,7 @@ class Measure:
     aim: float
 
 
-def in_turn(
+def in_turn(  # noqa: PLR0913 - each by its name
     rounds: int,
     ours: Callable[[], float],
     baseline: Callable[[], float],
@@ -36,8 +36,12 @@ def in_turn(
     floor: float,
     aim: float,
     unit: str = "1/s",
+    smaller_is_better: bool = False,
 ) -> Measure:
-    """Measure the two in turn, ``rounds`` times; each gives its figure. ``done`` is called after each round."""
+    """Measure the two in turn, ``rounds`` times; each gives its figure in ``unit``; ``done`` is called after each.
+
+    The ratio says how many times better ours is: ours / baseline, or the other way round where smaller is better.
+    """
     pairs = []
     for number in range(rounds):
         # Who goes first changes, so that neither always finds the caches that the other left.
@@ -47,7 +51,7 @@ def in_turn(
         else:
             pairs.append((ours(), baseline()))
         done()
-    ratios = [mine / theirs for mine, theirs in pairs]
+    ratios = [theirs / mine if smaller_is_better else mine / theirs for mine, theirs in pairs]
     return Measure(
         ours=median(mine for mine, _ in pairs),
         baseline=median(theirs for _, theirs in pairs),

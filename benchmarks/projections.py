@@ -30,7 +30,7 @@ from eventsourcing.projection import ProjectionRunner
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 
-from benchmarks.history import history, write
+from benchmarks.history import MASTER_KEY, history, write
 from benchmarks.measure import Measure, Void, absolute, in_turn
 from domain.messages import Event
 from infra.embedded_postgres import embedded_postgres, temporary_directory
@@ -90,7 +90,7 @@ def _server(accounts: int) -> Iterator[tuple[str, str, Log]]:
         migrate(owner_url)
         database_url = program_login(owner_url)
         admit(owner_url, database_url)
-        with connect(owner_url, "trunkline") as owner, postgres_log(database_url) as log:
+        with connect(owner_url, "trunkline") as owner, postgres_log(database_url, master_key=MASTER_KEY) as log:
             write(database_url, log, history(accounts, seed=1))
             owner.execute("VACUUM ANALYZE log.events")
             owner.execute("ALTER DATABASE trunkline SET synchronous_commit = off")
@@ -114,10 +114,10 @@ class _OurLog(Application[str]):
     database_url = ""
 
     def construct_mapper(self) -> Mapper[str]:
-        return PydanticMapper()
+        return PydanticMapper(None)
 
     def construct_recorder(self) -> PostgresRecorder:
-        return PostgresRecorder(self.database_url)
+        return PostgresRecorder(self.database_url, master_key=MASTER_KEY)
 
 
 class _View(PostgresTrackingRecorder):
@@ -218,7 +218,7 @@ def _rebuild(rounds: int, database_url: str, log: Log) -> Measure:
 
 def _run_all(database_url: str, told: Pipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with postgres_log(database_url) as log, running(database_url, log):
+    with postgres_log(database_url, master_key=MASTER_KEY) as log, running(database_url, log):
         told.send("runs")
         told.recv()
 
@@ -363,7 +363,7 @@ def _memory(database_url: str, log: Log) -> Measure:
 
 
 def _project_all(database_url: str, head: int, told: Pipe) -> None:
-    with postgres_log(database_url) as log, connect(database_url) as conn:
+    with postgres_log(database_url, master_key=MASTER_KEY) as log, connect(database_url) as conn:
         for upto in (head // FIRST_SHARE, head):
             for projection in PROJECTIONS:
                 while catch_up(conn, log, projection, upto=upto)[1]:

@@ -202,14 +202,15 @@ class Pbx:
 class Allocation:
     """A pool as its events tell it; ``account_id`` is none while there is no such package.
 
-    ``done`` keeps ids with what was done under them: callers choose them, and a release is no repeated allocation.
+    ``done`` keeps ids with the topic of what was done under them: callers choose them, and a release is no repeated
+    allocation.
     """
 
     account_id: str | None = None
     totals: Mapping[str, int] = field(default_factory=dict)
     pbxs: Mapping[str, Pbx] = field(default_factory=dict)
     created: Mapping[str, PbxCreated] = field(default_factory=dict)
-    done: frozenset[tuple[type[Event], str]] = frozenset()
+    done: frozenset[tuple[str, str]] = frozenset()
 
     def allocated(self, service: str, plan: Plan | None = None) -> int:
         """What PBXs (those of ``plan``, where one is named) hold of a service out of the pool."""
@@ -282,11 +283,11 @@ def decide(command: AllocationCommand, pool: Allocation) -> list[AllocationEvent
     """
     match command:
         case GrantCapacity():
-            if (CapacityGranted, command.grant_id) in pool.done:
+            if (CapacityGranted.TOPIC, command.grant_id) in pool.done:
                 return []
             return [CapacityGranted.model_validate(command.model_dump(exclude={"at"}))]
         case WithdrawCapacity():
-            if (CapacityWithdrawn, command.withdrawal_id) in pool.done:
+            if (CapacityWithdrawn.TOPIC, command.withdrawal_id) in pool.done:
                 return []
             return [CapacityWithdrawn.model_validate(command.model_dump(exclude={"at"}))]
         case _:
@@ -348,7 +349,7 @@ def _enough(pool: Allocation, service: str, plan: Plan, quantity: int) -> None:
 
 
 def _allocate(command: AllocateCapacity, pool: Allocation) -> list[AllocationEvent]:
-    if (CapacityAllocated, command.allocation_id) in pool.done:
+    if (CapacityAllocated.TOPIC, command.allocation_id) in pool.done:
         return []
     pbx = pool.pbx(command.pbx_id)
     _possible(command.quantity, command.service)
@@ -368,7 +369,7 @@ def _allocate(command: AllocateCapacity, pool: Allocation) -> list[AllocationEve
 
 
 def _release(command: ReleaseCapacity, pool: Allocation) -> list[AllocationEvent]:
-    if (CapacityReleased, command.release_id) in pool.done:
+    if (CapacityReleased.TOPIC, command.release_id) in pool.done:
         return []
     pbx = pool.pbx(command.pbx_id)
     _possible(command.quantity, command.service)
@@ -402,11 +403,11 @@ def evolve(pool: Allocation, event: AllocationEvent) -> Allocation:
     match event:
         case CapacityGranted():
             grown = _plus(pool.totals, event.quantities, 1)
-            done = pool.done | {(CapacityGranted, event.grant_id)}
+            done = pool.done | {(CapacityGranted.TOPIC, event.grant_id)}
             return replace(pool, account_id=event.account_id, totals=grown, done=done)
         case CapacityWithdrawn():
             shrunk = _plus(pool.totals, event.quantities, -1)
-            return replace(pool, totals=shrunk, done=pool.done | {(CapacityWithdrawn, event.withdrawal_id)})
+            return replace(pool, totals=shrunk, done=pool.done | {(CapacityWithdrawn.TOPIC, event.withdrawal_id)})
         case PbxCreated():
             extensions = {EXTENSIONS: event.extensions}
             pbx = Pbx(name=event.name, plan=event.plan, assigned=extensions, drawn=extensions)
@@ -433,7 +434,7 @@ def _changed(
     pool: Allocation, event: CapacityAllocated | CapacityReleased, done: str, assigned: int, drawn: int
 ) -> Allocation:
     pbx = pool.pbxs[event.pbx_id].with_more(event.service, assigned, drawn)
-    return replace(pool, pbxs={**pool.pbxs, event.pbx_id: pbx}, done=pool.done | {(type(event), done)})
+    return replace(pool, pbxs={**pool.pbxs, event.pbx_id: pbx}, done=pool.done | {(event.TOPIC, done)})
 
 
 ALLOCATION: Decider[AllocationCommand, Allocation, AllocationEvent] = Decider(

@@ -63,13 +63,15 @@ class Decider(Generic[C, S, E]):
 
     ``decide(command, state)`` gives the new events: none where the command was done already; it raises a `Refusal`
     where a rule says no. ``evolve(state, event)`` gives the next state and never refuses, so that a rule that is
-    tightened tomorrow leaves yesterday's history loadable.
+    tightened tomorrow leaves yesterday's history loadable. ``personal`` says that the state holds personal data, so it
+    is kept nowhere but in the log: there it vanishes when its person is erased.
     """
 
     category: str
     initial: S
     decide: Callable[[C, S], list[E]]
     evolve: Callable[[S, E], S]
+    personal: bool = False
 
     def stream(self, aggregate_id: str) -> str:
         """The id of one aggregate's stream in the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
@@ -12,6 +13,7 @@ from domain.account import (
     AddBillingReceiver,
     ChangeBillingReceiver,
     ChooseDefaultBillingReceiver,
+    EraseBillingReceiver,
     OpenAccount,
 )
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, ReleaseCapacity, RemovePbx, UpgradePbx
@@ -20,6 +22,7 @@ from domain.order import ExpireOrder
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.subscription import ActivatePackage
 from handlers.desk import Actor, Desk, House, NotPermitted, Role, again
+from handlers.erasure import erase_billing_receiver
 from handlers.fulfilment import activate_package, fulfil_order, reverse_refunded_grant
 from handlers.invoicing import (
     credit_refund,
@@ -52,6 +55,7 @@ from handlers.requests import (
     WithdrawOrder,
 )
 from infra.log import VersionConflict
+from infra.recorder import AlreadyHandled, Received
 
 Handler = Callable[[Any, Desk], Any]
 
@@ -60,7 +64,7 @@ def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str])
     """The handler of domain commands that need nothing but their aggregate."""
 
     def handle_one(command: Command, desk: Desk) -> None:
-        work = desk.work()
+        work = desk.work(trusting=True)
         work.do(decider, aggregate_id(command), command)
         desk.commit(work, getattr(command, "account_id", None))
 
@@ -94,6 +98,7 @@ COMMANDS: Mapping[type[Message], Entry] = {
     AddBillingReceiver: Entry(account, CUSTOMERS),
     ChangeBillingReceiver: Entry(account, CUSTOMERS),
     ChooseDefaultBillingReceiver: Entry(account, CUSTOMERS),
+    EraseBillingReceiver: Entry(erase_billing_receiver, SELLERS),
     ActivatePackage: Entry(activate_package, SELLERS),
     # the purchase
     OrderExpansion: Entry(order_expansion, CUSTOMERS),
@@ -127,19 +132,28 @@ COMMANDS: Mapping[type[Message], Entry] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: its events, and what the handler answers (see there)."""
+    """What came of a request: its events, and what the handler answers (see there; none for a message seen before)."""
 
     desk: Desk
     answer: Any
 
 
 def handle(
-    message: Message, house: House, actor: Actor, *, correlation_id: str, causation_id: str | None = None
+    message: Message,
+    house: House,
+    actor: Actor,
+    *,
+    correlation_id: str,
+    causation_id: str | None = None,
+    message_id: str | None = None,
 ) -> Outcome:
     """Do what a message asks; where somebody else was faster, load and decide again.
 
+    With a ``message_id``, it is done once: the same message again gives the events of the first time. A refusal is not
+    remembered, for nothing was done: what is refused today may be asked again tomorrow.
+
     Raises:
-        domain.messages.Refusal: a rule says no, or the actor may not ask for this.
+        domain.messages.Refusal: a rule says no, the actor may not ask for this, or the id is another message's.
     """
     entry = COMMANDS[type(message)]
     account_id = getattr(message, "account_id", None)
@@ -147,12 +161,33 @@ def handle(
         allowed = ", ".join(sorted(role for role in entry.roles))
         raise NotPermitted(f"{actor} may not ask for {type(message).__name__} here; it takes one of: {allowed}.")
 
+    received = _received(message_id, message) if message_id else None
+
     def once() -> Outcome:
-        desk = Desk(house, actor, correlation_id, causation_id)
-        return Outcome(desk, entry.handler(message, desk))
+        desk = Desk(house, actor, correlation_id, causation_id, received)
+        try:
+            if received and (positions := house.log.handled(received)) is not None:
+                return _as_before(desk, positions)
+            answer = entry.handler(message, desk)
+            if received and not desk.committed:
+                desk.commit(desk.work(), account_id)
+        except AlreadyHandled as before:
+            return _as_before(desk, before.positions)
+        return Outcome(desk, answer)
 
     try:
         return once()
     except VersionConflict:
         with entry.queue:
             return again(once)
+
+
+def _received(message_id: str, message: Message) -> Received:
+    """What the inbox keeps of a message. The time of its arrival is no part of it: a copy arrives later."""
+    body = f"{type(message).__name__} {message.model_dump_json(exclude={'at'})}"
+    return Received(message_id, hashlib.sha256(body.encode()).digest())
+
+
+def _as_before(desk: Desk, positions: range) -> Outcome:
+    desk.recorded = desk.house.log.read(positions.start - 1, limit=len(positions)) if positions else []
+    return Outcome(desk, None)

@@ -15,6 +15,7 @@ from infra.clock import Clock
 from infra.log import Log, VersionConflict
 from infra.payments import PaymentProvider
 from infra.pydantic_mapper import Cause, Recorded
+from infra.recorder import Received
 from infra.smtp import Mailer
 from infra.unit_of_work import UnitOfWork
 
@@ -81,20 +82,23 @@ class Desk:
     actor: Actor
     correlation_id: str
     causation_id: str | None = None
+    received: Received | None = None
     recorded: list[Recorded] = field(default_factory=list)
+    committed: bool = False
 
     @property
     def now(self) -> datetime:
         """This moment, by the clock that was handed in."""
         return self.house.clock.now()
 
-    def work(self) -> UnitOfWork:
-        """A new unit of work on the log."""
-        return UnitOfWork(self.house.log)
+    def work(self, *, trusting: bool = False) -> UnitOfWork:
+        """A new unit of work on the log; see `UnitOfWork` for ``trusting``."""
+        return UnitOfWork(self.house.log, trusting=trusting)
 
     def commit(self, work: UnitOfWork, account_id: str | None) -> Sequence[Recorded]:
-        """Append what a unit of work decided, on the record of whoever asked."""
+        """Append what a unit of work decided, on the record of whoever asked. A request is one commit."""
         cause = Cause(str(self.actor), self.correlation_id, self.causation_id)
-        recorded = work.commit(account_id=account_id, cause=cause, at=self.now)
+        recorded = work.commit(account_id=account_id, cause=cause, at=self.now, received=self.received)
         self.recorded.extend(recorded)
+        self.committed = True
         return recorded

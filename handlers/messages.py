@@ -125,11 +125,12 @@ def follow(message: CloudEvent, reaction: Reaction, house: House) -> None:
     if not found or str(found[0].event_id) != message.id:
         raise UnknownPosition(f"the log has no event {message.id} at position {message.position}")
     recorded = found[0]
-    for request in reaction(recorded.event):
+    for number, request in enumerate(reaction(recorded.event)):
         handle(
             request,
             house,
             SYSTEM,
             correlation_id=recorded.cause.correlation_id,
             causation_id=str(recorded.event_id),
+            message_id=f"{reaction.__name__}:{recorded.event_id}:{number}",
         )

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.composition import database
+from handlers.composition import database, master_key
 from handlers.desk import Role
 from infra.log import Log
 from infra.postgres import connect
@@ -48,7 +48,11 @@ class NothingNamed(Refusal):
 
 @contextmanager
 def _opened(data: Path | None) -> Iterator[tuple[str, Log]]:
-    with database(settings(), data) as database_url, postgres_log(database_url) as log:
+    given = settings()
+    with (
+        database(given, data) as database_url,
+        postgres_log(database_url, master_key=master_key(given, data)) as log,
+    ):
         yield database_url, log
 
 

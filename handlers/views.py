@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -93,6 +94,9 @@ VIEWS: Mapping[str, View] = {
 }
 
 
+POSITION = re.compile(r"[0-9]{1,20}")
+
+
 class UnknownPosition(Refusal):
     """The log has not come there yet, or the moment is none."""
 
@@ -104,7 +108,7 @@ def position_at(log: Log, as_of: str) -> int:
         UnknownPosition: it is neither, or lies ahead.
     """
     head = log.head()
-    if as_of.isdecimal():
+    if POSITION.fullmatch(as_of):
         if int(as_of) > head:
             raise UnknownPosition(f"The log has come to position {head}; {as_of} lies ahead.")
         return int(as_of)

@@ -1,4 +1,4 @@
-"""The part that works in the background: the relay from the log to NATS, the reactions, and orders that expire."""
+"""The part that works in the background: the relay to NATS, the reactions, orders that expire, signed checkpoints."""
 
 from __future__ import annotations
 
@@ -16,24 +16,33 @@ from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.desk import SYSTEM, House
 from handlers.messages import consumers, reacting
+from handlers.signing import Busy, CannotSign, Signer, sign
+from infra.checkpoints import NoCheckpoint
+from infra.ed25519 import WrongKey
 from infra.nats import EVENTS, BrokerUnavailable, connected, provision, relay
-from infra.postgres import connect
+from infra.postgres import connect, only_one
+from infra.snapshots import NAME as SNAPSHOTS
+from infra.snapshots import take_snapshots
 from projections.orders import unpaid_in_time
 
 AGAIN_S = 1.0
 EXPIRY_EVERY_S = 60.0
 WATCH_EVERY_S = 5.0
+SNAPSHOTS_EVERY_S = 5.0
+CHECKPOINT_EVERY_S = 60.0
 logger = logging.getLogger(__name__)
 
 
 class Worker:
     """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
 
-    `failing` says what is wrong while something is; none while it works.
+    `failing` says what is wrong while something is; none while it works. `unsigned` says why no checkpoints are signed.
     """
 
-    def __init__(self, house: House, database_url: str, nats_url: str) -> None:
+    def __init__(self, house: House, database_url: str, nats_url: str, signer: Signer | None = None) -> None:
         self.failing: str | None = "not started yet"
+        self.unsigned: str | None = None if signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
+        self._signer = signer
         self._house = house
         self._database_url = database_url
         self._nats_url = nats_url
@@ -79,7 +88,9 @@ class Worker:
                 for work in (
                     relay(self._database_url, self._house.log, jetstream, self._stopped),
                     self._expire(),
+                    self._take_snapshots(),
                     self._watch(jetstream),
+                    self._sign(jetstream),
                 ):
                     tasks.create_task(work).add_done_callback(self._note)
 
@@ -92,6 +103,32 @@ class Worker:
         while not self._stopped.is_set():
             await asyncio.to_thread(expire_orders, self._house, self._database_url)
             await self._pause(EXPIRY_EVERY_S)
+
+    async def _take_snapshots(self) -> None:
+        """Of long streams, behind the log; one process does so at a time."""
+        with await asyncio.to_thread(connect, self._database_url) as conn:
+            while not self._stopped.is_set():
+                if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
+                    await asyncio.to_thread(take_snapshots, conn, self._house.log)
+                await self._pause(SNAPSHOTS_EVERY_S)
+
+    async def _sign(self, jetstream: JetStreamContext) -> None:
+        """Sign where the log has come to, now and then, and once more at the end.
+
+        What was tampered with is not signed: it is said, over and over, and all other work goes on.
+        """
+        last = False
+        while self._signer and not last:
+            last = self._stopped.is_set()
+            try:
+                await sign(self._signer, self._database_url, jetstream, self._house.clock.now())
+                self.unsigned = None
+            except Busy:
+                logger.info("another process makes a checkpoint")
+            except (CannotSign, NoCheckpoint, WrongKey) as error:
+                self.unsigned = str(error)
+                logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
+            await self._pause(CHECKPOINT_EVERY_S)
 
     async def _watch(self, jetstream: JetStreamContext) -> None:
         """See that each consumer is there: one that was deleted is silent, and so is NATS while it is away."""
@@ -120,13 +157,13 @@ def expire_orders(house: House, database_url: str) -> None:
 
 
 @contextmanager
-def working(house: House, database_url: str, nats_url: str) -> Iterator[Worker]:
+def working(house: House, database_url: str, nats_url: str, signer: Signer | None = None) -> Iterator[Worker]:
     """A worker while the context lasts.
 
     Raises:
         BrokerUnavailable: NATS does not serve.
     """
-    worker = Worker(house, database_url, nats_url)
+    worker = Worker(house, database_url, nats_url, signer)
     worker.start()
     try:
         yield worker

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-from domain.messages import Decider, Event
-from infra.log import Change, Log
+from domain.messages import Decider, Event, Refusal
+from infra.log import Change, Log, VersionConflict
 from infra.pydantic_mapper import Cause, Recorded
-from infra.recorder import Kept
+from infra.recent_states import RecentState
+from infra.recorder import Kept, Received
+from infra.snapshots import folded
 
 C = TypeVar("C")
 S = TypeVar("S")
@@ -16,27 +18,39 @@ E = TypeVar("E", bound=Event)
 
 
 class UnitOfWork:
-    """What one handler decides. Each aggregate is loaded once; what is decided shows in its state at once."""
+    """What one handler decides. Each aggregate is loaded once; what is decided shows in its state at once.
 
-    def __init__(self, log: Log) -> None:
+    Args:
+        log: where from, and where to.
+        trusting: begin with what this process remembers of an aggregate, without asking the log whether it has moved
+            on. The append finds out; where nothing is to be appended, the log is asked after all. For handlers that do
+            nothing but decide and append: who also talks to the outside world has to know what is true before.
+    """
+
+    def __init__(self, log: Log, *, trusting: bool = False) -> None:
         self._log = log
+        self._trusting = trusting
+        self._remembered: set[str] = set()
         self._states: dict[str, Any] = {}
         self._versions: dict[str, int] = {}
         self._accounts: dict[str, str | None] = {}
         self._decided: dict[str, list[Event]] = {}
+        self._deciders: dict[str, Decider[Any, Any, Any]] = {}
         self._documents: list[Kept] = []
 
     def state(self, decider: Decider[C, S, E], aggregate_id: str) -> S:
         """An aggregate as it stands, with what this unit of work has decided so far."""
         stream = decider.stream(aggregate_id)
         if stream not in self._states:
-            state = decider.initial
-            recorded = self._log.load(stream)
-            for fact in recorded:
-                state = decider.evolve(state, cast("E", fact.event))
-            self._states[stream] = state
-            self._versions[stream] = len(recorded)
-            self._accounts[stream] = recorded[0].account_id if recorded else None
+            recent = self._log.recent.get(stream) if self._trusting else None
+            if recent:
+                self._remembered.add(stream)
+            else:
+                recent = folded(decider, stream, self._log)
+            self._states[stream] = recent.state
+            self._versions[stream] = recent.version
+            self._accounts[stream] = recent.account_id
+            self._deciders[stream] = decider
         return cast("S", self._states[stream])
 
     def account_of(self, decider: Decider[C, S, E], aggregate_id: str) -> str | None:
@@ -49,25 +63,58 @@ class UnitOfWork:
 
         Raises:
             domain.messages.Refusal: a rule says no.
+            infra.log.VersionConflict: the aggregate is not what was remembered; do the whole unit of work again.
         """
         stream = decider.stream(aggregate_id)
         state = self.state(decider, aggregate_id)
-        events = decider.decide(command, state)
+        try:
+            events = decider.decide(command, state)
+        except Refusal:
+            self._ask_the_log()
+            raise
+        if not events:
+            self._ask_the_log()
         for event in events:
             state = decider.evolve(state, event)
         self._states[stream] = state
         self._decided.setdefault(stream, []).extend(events)
         return events
 
+    def _ask_the_log(self) -> None:
+        """What leads to no append is checked by none: so see that what was remembered holds."""
+        while self._remembered:
+            stream = self._remembered.pop()
+            if folded(self._deciders[stream], stream, self._log).version != self._versions[stream]:
+                raise VersionConflict(f"The stream {stream} has moved on.")
+
     def keep(self, document: Kept) -> None:
         """Keep a document in the commit."""
         self._documents.append(document)
 
-    def commit(self, *, account_id: str | None, cause: Cause, at: datetime) -> list[Recorded]:
-        """Append what was decided; nothing where nothing was.
+    def commit(
+        self, *, account_id: str | None, cause: Cause, at: datetime, received: Received | None = None
+    ) -> list[Recorded]:
+        """Append what was decided, and note the message it follows from; nothing where there is neither.
 
         Raises:
             infra.log.VersionConflict: somebody else was faster; do the whole unit of work again.
+            infra.recorder.AlreadyHandled, infra.recorder.MessageIdReused: the inbox knows the message.
         """
         changes = [Change(stream, self._versions[stream], events) for stream, events in self._decided.items() if events]
-        return self._log.append(changes, account_id=account_id, cause=cause, at=at, documents=self._documents)
+        try:
+            recorded = self._log.append(
+                changes, account_id=account_id, cause=cause, at=at, documents=self._documents, received=received
+            )
+        except VersionConflict:
+            for stream in self._remembered & self._decided.keys():
+                folded(self._deciders[stream], stream, self._log)
+            raise
+        for change in changes:
+            self._remember(change, account_id)
+        return recorded
+
+    def _remember(self, change: Change, account_id: str | None) -> None:
+        if not self._deciders[change.stream].personal:
+            account = self._accounts[change.stream] if change.expected_version else account_id
+            version = change.expected_version + len(change.events)
+            self._log.recent.keep(change.stream, RecentState(version, self._states[change.stream], account))

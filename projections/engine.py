@@ -26,6 +26,7 @@ from infra.postgres import move_position
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import LogRow
 from infra.topics import topics
+from infra.upcasts import stored_topics
 
 BATCH = 5_000
 """How many events that it reads a projection takes into one transaction, at most."""
@@ -133,8 +134,8 @@ class Projection:
 
     @cached_property
     def topics(self) -> frozenset[str]:
-        """The topics of the events that it reads."""
-        return frozenset(topic for topic, event in topics().items() if issubclass(event, self.events))
+        """The topics of the events that it reads, and those of their retired shapes."""
+        return frozenset(stored_topics(topic for topic, event in topics().items() if issubclass(event, self.events)))
 
     @cached_property
     def kinds(self) -> frozenset[type[Event]]:
@@ -256,13 +257,13 @@ def next_row(conn: Connection[DictRow], projection: Projection) -> LogRow | None
     query = "SELECT position FROM read.positions WHERE name = %s"
     position = conn.execute(query, (projection.name,)).fetchone()
     rows = _next_rows(conn, projection, position["position"] if position else 0, LAST, 1)
-    return LogRow.of(rows[0]) if rows else None
+    return LogRow(**rows[0]) if rows else None
 
 
 def decoded(log: Log, projection: Projection, rows: Iterable[dict[str, Any]]) -> Iterator[Recorded]:
     """The events of rows; where the projection reads no bodies, without theirs."""
     if projection.bodies:
-        return (log.decoded(LogRow.of(row)) for row in rows)
+        return (log.decoded(LogRow(**row)) for row in rows)
     return map(bodiless, rows)
 
 

@@ -368,7 +368,7 @@ def _rows_of_part(
         for row in events:
             reading, position = "", row["id"]
             try:
-                fact = log.decoded(LogRow.of(row)) if row["topic"] in with_bodies else bodiless(row)
+                fact = log.decoded(LogRow(**row)) if row["topic"] in with_bodies else bodiless(row)
                 for projection in readers.get(type(fact.event), ()):
                     reading = projection.name
                     if position not in left_out[reading]:

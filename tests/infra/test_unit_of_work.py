@@ -10,12 +10,13 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from domain.account import ACCOUNT
-from domain.allocation import ALLOCATION
-from domain.messages import Refusal
+from domain.allocation import ALLOCATION, AllocationCommand
+from domain.messages import Command, Decider, Refusal
 from domain.order import ORDER, NoBillingContact, Status
 from domain.subscription import SUBSCRIPTION
 from infra.log import Log, VersionConflict
 from infra.pydantic_mapper import Cause, Recorded
+from infra.recent_states import RecentState, RecentStates
 from infra.recorder import Kept, MemoryRecorder
 from infra.unit_of_work import UnitOfWork
 from tests.domain.examples import (
@@ -23,12 +24,16 @@ from tests.domain.examples import (
     activate,
     activated,
     add_receiver,
+    allocate,
+    allocated,
     bucket_added,
     cancel,
     capture,
     change_receiver,
     choose_contact,
     contact_chosen,
+    create_factory,
+    create_shop,
     grant,
     granted,
     open_account,
@@ -196,3 +201,86 @@ def test_a_conflict_on_one_aggregate_is_none_on_another(memory: Log) -> None:
     commit(first)
     commit(second)
     assert [stream for stream, _, _ in told(memory)] == ["account-acme"] * 3 + ["order-order-1"] * 4
+
+
+# --- what is remembered ---------------------------------------------------------------------------------------------
+
+
+def pooled(log: Log, *, trusting: bool = False) -> UnitOfWork:
+    """A unit of work on a pool of 100 extensions, 20 of them Ultimate."""
+    work = UnitOfWork(log, trusting=trusting)
+    work.do(ALLOCATION, "pkg-acme", grant)
+    commit(work)
+    return UnitOfWork(log, trusting=trusting)
+
+
+def test_who_trusts_what_is_remembered_does_not_ask_the_log() -> None:
+    recorder = CountingRecorder()
+    work = pooled(Log(recorder), trusting=True)
+    recorder.loaded.clear()
+    work.do(ALLOCATION, "pkg-acme", create_factory)
+    commit(work)
+    assert recorder.loaded == []
+
+
+def test_who_does_not_trust_asks_only_for_what_is_new() -> None:
+    recorder = CountingRecorder()
+    work = pooled(Log(recorder))
+    recorder.loaded.clear()
+    assert work.state(ALLOCATION, "pkg-acme").totals == granted.quantities
+    assert recorder.loaded == ["allocation-pkg-acme"]
+
+
+def test_what_another_process_appended_meanwhile_is_a_conflict_and_then_known() -> None:
+    recorder = CountingRecorder()
+    here, elsewhere = Log(recorder), Log(recorder)
+    slow = pooled(here, trusting=True)
+    fast = UnitOfWork(elsewhere)
+    fast.do(ALLOCATION, "pkg-acme", create_factory)
+    commit(fast)
+
+    slow.do(ALLOCATION, "pkg-acme", create_shop)
+    with pytest.raises(VersionConflict):
+        commit(slow)
+    again = UnitOfWork(here, trusting=True)
+    assert set(again.state(ALLOCATION, "pkg-acme").pbxs) == {"pbx-factory"}
+
+
+@pytest.mark.parametrize("command", [grant, allocate], ids=["done already", "refused"])
+def test_what_leads_to_no_append_is_decided_on_what_the_log_says(command: AllocationCommand) -> None:
+    """A pool that is remembered without its PBX would refuse; what another process did meanwhile counts."""
+    recorder = CountingRecorder()
+    here, elsewhere = Log(recorder), Log(recorder)
+    trusting = pooled(here, trusting=True)
+    fast = UnitOfWork(elsewhere)
+    fast.do(ALLOCATION, "pkg-acme", create_factory)
+    commit(fast)
+
+    with pytest.raises(VersionConflict):
+        trusting.do(ALLOCATION, "pkg-acme", command)
+    again = UnitOfWork(here, trusting=True)
+    assert again.do(ALLOCATION, "pkg-acme", command) == ([] if command is grant else [allocated])
+
+
+def test_what_holds_personal_data_is_not_remembered(memory: Log) -> None:
+    lives: list[tuple[Decider[Any, Any, Any], str, Command]] = [
+        (ACCOUNT, "acme", open_account),
+        (ORDER, "order-1", request),
+    ]
+    for decider, aggregate_id, command in lives:
+        work = UnitOfWork(memory)
+        work.do(decider, aggregate_id, command)
+        commit(work)
+        UnitOfWork(memory).state(decider, aggregate_id)
+        assert memory.recent.get(decider.stream(aggregate_id)) is None
+
+
+def test_of_the_states_that_are_remembered_the_least_used_go_first() -> None:
+    recent = RecentStates(most=2)
+    recent.keep("pool-1", RecentState(1, "old", None))
+    recent.keep("pool-2", RecentState(1, "two", None))
+    recent.keep("pool-1", RecentState(3, "new", None))
+    recent.keep("pool-1", RecentState(2, "late", None))
+    recent.keep("pool-3", RecentState(1, "three", None))
+    assert recent.get("pool-2") is None
+    assert recent.get("pool-1") == RecentState(3, "new", None)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from random import Random
 from typing import Any
 
@@ -123,7 +124,10 @@ def test_a_session_idle_in_a_transaction_lets_no_reader_skip_and_is_ended_by_its
 ) -> None:
     """The session's limit (30 s in the program, 1 s here) frees what it held."""
     append(postgres, "order-1", requested)
-    with running(database_url, postgres), connect(database_url, WRITER if "writer" in idle_in else PROJECTOR) as idle:
+    with (
+        running(database_url, postgres),
+        closing(connect(database_url, WRITER if "writer" in idle_in else PROJECTOR)) as idle,
+    ):
         assert wait(conn, 1, WELL_S)
         backend = idle.info.backend_pid
         idle.execute("SET idle_in_transaction_session_timeout = '1s'")

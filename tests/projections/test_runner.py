@@ -21,6 +21,7 @@ from projections.billing import BILLING
 from projections.engine import Projection, stored
 from projections.orders import ORDERS, OrderRow
 from projections.runner import PROJECTIONS, Runner, bring_up_to_date, positions, running, wait
+from tests.databases import MASTER_KEY
 from tests.domain.examples import NOW, no_longer_fits, opened, placed, requested
 from tests.domain.given import but
 from tests.projections.given import CAUSE
@@ -143,7 +144,7 @@ def test_while_the_database_is_away_nobody_gives_up(
             server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
             assert eventually(lambda: caplog.text.count("is not currently accepting connections") > len(PROJECTIONS))
             server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
-        with postgres_log(database_url) as elsewhere, connect(database_url) as reader:
+        with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, connect(database_url) as reader:
             append(elsewhere, "order-1", placed)
             assert wait(reader, 2, WELL_S)
             assert [row.state for row in stored(reader, OrderRow)] == ["placed"]
