@@ -117,7 +117,7 @@ class _OurLog(Application[str]):
         return PydanticMapper(None)
 
     def construct_recorder(self) -> PostgresRecorder:
-        return PostgresRecorder(self.database_url)
+        return PostgresRecorder(self.database_url, master_key=MASTER_KEY)
 
 
 class _View(PostgresTrackingRecorder):

@@ -166,13 +166,14 @@ def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connecti
     working = dict.fromkeys(("projection.parked", "projection.rebuilds", "projection.rebuild_parts"), every)
     working["projection.skipped"] = {"SELECT", "INSERT"}
     assert set(map(frozenset, ours.values())) == {frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
+    reports = {name for name, _ in relations if name.startswith("reporting.")}
     assert may == {
         WRITER: dict.fromkeys(
             ("log.events", "log.head", "log.inbox", "log.documents", "log.tracking", "trunkline_migrations"), read
         )
         | {"log.person_keys": {"SELECT", "INSERT"}, "log.snapshots": {"SELECT", "INSERT", "UPDATE"}},
         PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours | working,
-        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours, *working), read),
+        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours, *working, *reports), read),
     }
 
 

@@ -287,7 +287,7 @@ def million(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
 
 DAY = datetime(2023, 5, 1, tzinfo=UTC)
 PLANNED: dict[str, Callable[[Connection[Any]], object]] = {
-    "entitlements": lambda conn: entitlements_of(conn, "account-7"),
+    "entitlements": lambda conn: stored(conn, EntitlementRow, account_id="account-7"),
     "over-allocated": over_allocated,
     "allocations": lambda conn: allocations(conn, "account-7"),
     "allocations of a PBX": lambda conn: allocations(conn, "account-7", "pbx-18"),
