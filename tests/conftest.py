@@ -32,6 +32,7 @@ from tests.databases import MASTER_KEY, as_program, fresh_database
 from tests.handlers.showing import Showing
 
 pytest.register_assert_rewrite("tests.projections.given")  # here, for tests of other folders take it too
+SERVERS = ("TRUNKLINE_DATABASE_URL", "TRUNKLINE_NATS_URL")
 _GIVEN = pytest.StashKey[dict[str, str]]()
 
 
@@ -45,6 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_GIVEN] = {name.upper(): os.environ.pop(name) for name in names}
     if config.getoption("--containers"):
         _docker_answers()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Each process has embedded servers of its own; servers that are given, or in Docker, are for one."""
+    given = any(name.upper() in SERVERS for name in os.environ)
+    return 0 if config.getoption("--containers") or given else os.cpu_count() or 1
 
 
 def _docker_answers() -> None:
@@ -66,7 +73,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 def _way(config: pytest.Config) -> str:
     if config.getoption("--containers"):
         return "in Docker, by testcontainers"
-    given = [name for name in ("TRUNKLINE_DATABASE_URL", "TRUNKLINE_NATS_URL") if config.stash[_GIVEN].get(name)]
+    given = [name for name in SERVERS if config.stash[_GIVEN].get(name)]
     return f"at {' and '.join(given)}" if given else "embedded"
 
 
