@@ -141,7 +141,7 @@ class Worker:
                 await self._pause(SNAPSHOTS_EVERY_S)
 
     async def _watch(self, jetstream: JetStreamContext, see_reactions: Callable[[], None]) -> None:
-        """See that each reaction and each consumer is there: one that was deleted is silent, and so is NATS while it is away."""
+        """See that each reaction and consumer is there: one that is gone is silent, and so is NATS while it is away."""
         while not self._stopped.is_set():
             see_reactions()
             for name in consumers():
