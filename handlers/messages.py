@@ -135,18 +135,34 @@ def reactions_broker(nats_url: str, house: House) -> NatsBroker:
 
 
 @asynccontextmanager
-async def reacting(nats_url: str, house: House) -> AsyncIterator[None]:
-    """Reactions, while the context lasts."""
+async def reacting(nats_url: str, house: House) -> AsyncIterator[Callable[[], None]]:
+    """Reactions, while the context lasts. What it gives raises `SubscriberEnded` where one of them has stopped."""
     broker = reactions_broker(nats_url, house)
     client = await broker.connect()
     try:
         await broker.start()
-        yield
+        yield lambda: must_be_fetching(broker)
     finally:
         with suppress(NatsError, TimeoutError):  # it drains the connection, which it cannot where that is broken
             async with asyncio.timeout(STOP_S):
                 await broker.stop()
         await client.close()
+
+
+class SubscriberEnded(Exception):
+    """A subscriber fetches no longer: FastStream does not begin anew where its task was cancelled, as by nats-py."""
+
+
+def must_be_fetching(broker: NatsBroker) -> None:
+    """See that every subscriber is at work.
+
+    Raises:
+        SubscriberEnded: one is not, and would not notice.
+    """
+    for subscriber in broker.subscribers:
+        tasks = getattr(subscriber, "tasks", ())
+        if all(task.done() for task in tasks):
+            raise SubscriberEnded("a reaction's subscriber has ended")
 
 
 # --- reactions -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,10 +119,11 @@ class Worker:
             if self._duties.relays:
                 works.append(self.relay.run(client, self._stopped))
             if self._duties.works:
-                await stack.enter_async_context(reacting(self._nats_url, self._house))
+                see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
                 works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
-                works += [self._expire(), self._take_snapshots(), self._watch(jetstream), self._sign(jetstream)]
+                works += [self._expire(), self._take_snapshots(), self._watch(jetstream, see_reactions)]
+                works.append(self._sign(jetstream))
             async with asyncio.TaskGroup() as tasks:
                 self.failing = None
                 self._begun.set()
@@ -166,9 +167,10 @@ class Worker:
                 logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
             await self._pause(CHECKPOINT_EVERY_S)
 
-    async def _watch(self, jetstream: JetStreamContext) -> None:
-        """See that each consumer is there: one that was deleted is silent, and so is NATS while it is away."""
+    async def _watch(self, jetstream: JetStreamContext, see_reactions: Callable[[], None]) -> None:
+        """See that each reaction and consumer is there: one that is gone is silent, and so is NATS while it is away."""
         while not self._stopped.is_set():
+            see_reactions()
             for name in consumers():
                 await jetstream.consumer_info(EVENTS, name)
             await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)

@@ -160,10 +160,14 @@ class Log:
         with _available():
             return self._mapper.all_recorded(self._recorder.rows_of_stream(stream, after))
 
-    def read(self, after: int, *, limit: int, upto: int | None = None) -> list[Recorded]:
-        """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions."""
+    def read(self, after: int, *, limit: int, upto: int | None = None, concealing: bool = False) -> list[Recorded]:
+        """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions.
+
+        ``concealing`` leaves personal data sealed, for who has no use for them: no key is asked for.
+        """
+        mapper = self._concealing if concealing else self._mapper
         with _available():
-            return self._mapper.all_recorded(self._recorder.rows(after, limit, upto))
+            return mapper.all_recorded(self._recorder.rows(after, limit, upto))
 
     def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
         """Every event of an account, up to and with ``upto``, page by page."""

@@ -175,7 +175,7 @@ class Relay:
     def _page(self, position: int) -> Page:
         messages: list[Outgoing] = []
         try:
-            events = self._log.read(position, limit=PAGE)
+            events = self._log.read(position, limit=PAGE, concealing=True)
         except UnreadableEvent:
             return self._page_before_the_unreadable(position)
         for recorded in events:
@@ -188,7 +188,9 @@ class Relay:
     def _page_before_the_unreadable(self, position: int) -> Page:
         messages: list[Outgoing] = []
         try:
-            while len(messages) < PAGE and (events := self._log.read(position + len(messages), limit=1)):
+            while len(messages) < PAGE and (
+                events := self._log.read(position + len(messages), limit=1, concealing=True)
+            ):
                 messages.append(self._outgoing(events[0]))
         except UnreadableEvent as error:
             return Page(messages, str(error))
@@ -239,7 +241,7 @@ class Relay:
 
     def _must_be_ours(self, position: int, event_id: str) -> None:
         try:
-            found = self._log.read(position - 1, limit=1)
+            found = self._log.read(position - 1, limit=1, concealing=True)
         except UnreadableEvent:  # it was readable when it was published
             return
         if not found or str(found[0].event_id) != event_id:

@@ -13,7 +13,13 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from domain.account import AccountOpened, BillingReceiverAdded, BillingReceiverChanged, DefaultBillingReceiverChosen
+from domain.account import (
+    AccountOpened,
+    BillingReceiverAdded,
+    BillingReceiverChanged,
+    BillingReceiverErased,
+    DefaultBillingReceiverChosen,
+)
 from domain.allocation import (
     CapacityAllocated,
     CapacityGranted,
@@ -499,6 +505,7 @@ EVENTS: Mapping[type[Event], Published] = {
     BillingReceiverAdded: _fields_of(BillingReceiverData),
     BillingReceiverChanged: _fields_of(BillingReceiverData),
     DefaultBillingReceiverChosen: _fields_of(BillingReceiverData),
+    BillingReceiverErased: _fields_of(BillingReceiverData),
     PriceListPublished: _fields_of(PriceListPublishedData),
     PackageActivated: _fields_of(PackageActivatedData),
     CapacityExpanded: _fields_of(CapacityExpandedData),

@@ -12,12 +12,15 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from faststream.nats import NatsBroker
 
+import handlers.messages
 import handlers.worker
 import infra.nats
 import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import Method, OrderExpired, OrderFulfilled
+from handlers.messages import must_be_fetching
 from handlers.requests import WithdrawOrder
 from handlers.worker import expire_orders, working
 from infra.log import Log
@@ -274,3 +277,25 @@ def test_the_worker_closes_orders_by_itself(
     ):
         on_postgres.clock.at = DEADLINE
         eventually(lambda: on_postgres.all(OrderExpired), "the end of the order")
+
+
+def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
+    trunkline: AtWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nats-py does when a connection breaks at the wrong moment: FastStream leaves it at that."""
+    ended: list[str] = []
+    real = must_be_fetching
+
+    def cancel_first(broker: NatsBroker) -> None:
+        if not ended:
+            subscriber = next(iter(broker.subscribers))
+            for task in subscriber.tasks:  # type: ignore[attr-defined]
+                task.cancel()
+                ended.append(task.get_name())
+        real(broker)
+
+    monkeypatch.setattr(handlers.messages, "must_be_fetching", cancel_first)
+    eventually(lambda: ended, "the end of a subscriber")
+    order_id = trunkline.buy()
+    trunkline.until(InvoiceEmailed, order_id)
+    eventually(lambda: trunkline.running.health()["ok"], "a good report")

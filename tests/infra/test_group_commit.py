@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,14 @@ def append_in(conn: Connection[Any], append: Append) -> None:
 
 
 @contextmanager
-def held(database_url: str) -> Iterator[None]:
-    """Nobody can append for a while, so that what is asked meanwhile makes one group."""
-    with connect(database_url, WRITER) as conn, conn.transaction():
+def held(recorder: PostgresRecorder, database_url: str) -> Iterator[Future[Sequence[int]]]:
+    """Nobody can append for a while, so that what is asked meanwhile makes one group; gives the one who went before."""
+    with ThreadPoolExecutor(1) as pool, connect(database_url, WRITER) as conn, conn.transaction():
         append_in(conn, Append([]))
-        yield
+        blocker = pool.submit(recorder.insert_events, stored("candy-blocker", 1))
+        while conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone() is None:
+            time.sleep(0.001)
+        yield blocker
 
 
 # --- one group -----------------------------------------------------------------------------------------------------
@@ -70,9 +73,7 @@ def held(database_url: str) -> Iterator[None]:
 def test_of_a_group_the_stale_one_fails_and_nobody_else(recorder: PostgresRecorder, database_url: str) -> None:
     recorder.insert_events(stored("candy-0", 1))
     with ThreadPoolExecutor(16) as pool:
-        with held(database_url):
-            first = pool.submit(recorder.insert_events, stored("candy-blocker", 1))
-            time.sleep(0.05)  # the blocker is on its way alone; the others gather behind it
+        with held(recorder, database_url) as first:
             asked = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1, 2)) for n in range(15)]
             while recorder._writer._asked.qsize() < len(asked):
                 time.sleep(0.001)
@@ -88,15 +89,15 @@ def test_of_a_group_the_one_that_the_database_cannot_hold_fails_and_nobody_else(
     recorder: PostgresRecorder, database_url: str
 ) -> None:
     with ThreadPoolExecutor(3) as pool:
-        with held(database_url):
+        with held(recorder, database_url) as first:
             good = pool.submit(recorder.insert_events, stored("candy-good", 1))
             bad = pool.submit(recorder.insert_events, stored("candy-\x00", 1))
             better = pool.submit(recorder.insert_events, stored("candy-better", 1))
-            while recorder._writer._asked.qsize() < 2:
+            while recorder._writer._asked.qsize() < 3:
                 time.sleep(0.001)
         with pytest.raises(DataError, match="0x00"):
             bad.result()
-        assert sorted([*good.result(), *better.result()]) == [1, 2]
+        assert sorted([*first.result(), *good.result(), *better.result()]) == [1, 2, 3]
 
 
 def test_what_cannot_be_packed_fails_before_it_joins_a_group(recorder: PostgresRecorder) -> None:
