@@ -14,22 +14,29 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import messages, projections
+from benchmarks import log, messages, projections
+from benchmarks.history import told_history
 from benchmarks.measure import Measure, Void
 
-BENCHMARKS = {"projections": projections.measures, "messages": messages.measures}
+BENCHMARKS = {"log": log.measures, "projections": projections.measures, "messages": messages.measures}
 MIN_ROUNDS = 5
 PIPE_WIDTH = 120
 
 
 def run(
     name: Annotated[
-        str | None, typer.Argument(help="One of: projections, messages. All of them where none is named.")
+        str | None,
+        typer.Argument(help="log, projections, messages; all where none is named. history writes one to look at."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=MIN_ROUNDS, help="Interleaved rounds.")] = MIN_ROUNDS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    accounts: Annotated[int, typer.Option(min=1, help="Of history: how many accounts.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of history: another seed tells another one.")] = 1,
 ) -> None:
     """Run benchmarks."""
+    if name == "history":
+        told_history(accounts, seed, as_json=as_json)
+        return
     if name is not None and name not in BENCHMARKS:
         sys.stderr.write(f"There is no benchmark {name}; there are {', '.join(BENCHMARKS)}.\n")
         raise typer.Exit(1)
@@ -37,7 +44,7 @@ def run(
     try:
         with Progress(console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
             for chosen in [name] if name else BENCHMARKS:
-                task = progress.add_task(chosen, total=rounds)
+                task = progress.add_task(chosen, total=None)
                 measures |= BENCHMARKS[chosen](rounds, lambda: progress.advance(task))  # noqa: B023 - called at once
     except Void as void:
         sys.stderr.write(f"The figures are void: {void}\n")
@@ -52,8 +59,10 @@ def run(
         table.add_column(column, justify="left" if column in ("measure", "unit") else "right")
     for measured, m in measures.items():
         low, high = m.range
-        figures = (f"{m.ours:,.0f}", f"{m.baseline:,.0f}", m.unit, f"{m.ratio:.1f}x", f"{low:.1f}x to {high:.1f}x")
-        table.add_row(measured, *figures, f"{m.floor:g}x", f"{m.aim:g}x")
+        by = "x" if m.baseline is not None else f" {m.unit}"
+        baseline = "" if m.baseline is None else f"{m.baseline:,.4g}"
+        figures = (f"{m.ours:,.4g}", baseline, m.unit, f"{m.ratio:.2f}{by}", f"{low:.2f}{by} to {high:.2f}{by}")
+        table.add_row(measured, *figures, f"{m.floor:g}{by}", f"{m.aim:g}{by}")
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 

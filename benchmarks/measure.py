@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -13,10 +13,13 @@ class Void(Exception):
 
 @dataclass(frozen=True)
 class Measure:
-    """Medians in ``unit``; the median ratio ours / baseline, with its range over the rounds."""
+    """Medians in ``unit``; the median ratio ours / baseline, with its range over the rounds.
+
+    Where a figure stands for itself there is no baseline, and ratio, range, floor and aim are in ``unit``.
+    """
 
     ours: float
-    baseline: float
+    baseline: float | None
     unit: str
     ratio: float
     range: tuple[float, float]
@@ -24,7 +27,7 @@ class Measure:
     aim: float
 
 
-def in_turn(
+def in_turn(  # noqa: PLR0913 - each by its name
     rounds: int,
     ours: Callable[[], float],
     baseline: Callable[[], float],
@@ -32,8 +35,13 @@ def in_turn(
     *,
     floor: float,
     aim: float,
+    unit: str = "1/s",
+    smaller_is_better: bool = False,
 ) -> Measure:
-    """Measure the two in turn, ``rounds`` times; each gives its figure in 1/s. ``done`` is called after each round."""
+    """Measure the two in turn, ``rounds`` times; each gives its figure in ``unit``; ``done`` is called after each.
+
+    The ratio says how many times better ours is: ours / baseline, or the other way round where smaller is better.
+    """
     pairs = []
     for number in range(rounds):
         # Who goes first changes, so that neither always finds the caches that the other left.
@@ -43,13 +51,19 @@ def in_turn(
         else:
             pairs.append((ours(), baseline()))
         done()
-    ratios = [mine / theirs for mine, theirs in pairs]
+    ratios = [theirs / mine if smaller_is_better else mine / theirs for mine, theirs in pairs]
     return Measure(
         ours=median(mine for mine, _ in pairs),
         baseline=median(theirs for _, theirs in pairs),
-        unit="1/s",
+        unit=unit,
         ratio=median(ratios),
         range=(min(ratios), max(ratios)),
         floor=floor,
         aim=aim,
     )
+
+
+def absolute(figures: Sequence[float], unit: str, *, floor: float, aim: float) -> Measure:
+    """A figure that stands for itself, measured in several rounds."""
+    middle = median(figures)
+    return Measure(middle, None, unit, middle, (min(figures), max(figures)), floor, aim)

@@ -1,78 +1,382 @@
-"""How fast read models catch up: 500 events a transaction, against one event a transaction."""
+"""How fast read models catch up, are rebuilt, are current, and are read; and that memory does not grow with the log.
+
+Every session here commits as the engine's own does, without waiting for the disk - the library's runner too, so what
+is compared is the two ways of projecting, and not two ways of committing.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import distribution
+from multiprocessing import get_context
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
-from benchmarks.measure import Measure, Void, in_turn
-from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
-from domain.quote import Term
-from domain.services import Plan
-from domain.subscription import SUBSCRIPTION, ActivatePackage
+import psutil
+from eventsourcing.application import Application
+from eventsourcing.persistence import Mapper, Tracking
+from eventsourcing.postgres import PostgresTrackingRecorder
+from eventsourcing.projection import Projection as LibraryProjection
+from eventsourcing.projection import ProjectionRunner
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
+
+from benchmarks.history import MASTER_KEY, history, write
+from benchmarks.measure import Measure, Void, absolute, in_turn
+from domain.messages import Event
 from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.log import Log
-from infra.postgres import connect, migrate
-from infra.postgres_recorder import postgres_log
-from infra.pydantic_mapper import Cause
-from infra.unit_of_work import UnitOfWork
-from projections.engine import catch_up, stored
-from projections.entitlements import ENTITLEMENTS, EntitlementRow
+from infra.log import Change, Log
+from infra.postgres import admit, connect, migrate, program_login
+from infra.postgres_recorder import PostgresRecorder, postgres_log
+from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
+from projections.engine import catch_up, project, stored
+from projections.entitlements import ENTITLEMENTS, EntitlementRow, entitlements_of
+from projections.rebuild import rebuild, verify
+from projections.runner import PROJECTIONS, positions, running, wait
 
-PACKAGES = 40
-PBXS = 12
-NOW = datetime(2026, 3, 2, tzinfo=UTC)
-TERM = Term(starts_on=date(2026, 3, 2), ends_on=date(2027, 3, 2))
+ACCOUNTS_CAUGHT_UP: Final = 120
+ACCOUNTS_REBUILT: Final = 1_000
+ACCOUNTS_IN_MEMORY: Final = 10_000
+FIRST_SHARE: Final = 10
+"""Memory is measured after a tenth of the history, and after the whole of it."""
+
+EVENTS_PER_S: Final = 500
+WRITERS: Final = 4
+SECONDS: Final = 4
+LOOK_S: Final = 0.003
+"""How often the observer looks: what he sees is late by so much, at most."""
+
+READS: Final = 3_000
+WAIT_S: Final = 600
+BINARIES: Final = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin")))
 
 
 def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
-    """Catching up the entitlements of one history, from nothing, again and again.
+    """All five.
 
     Raises:
-        Void: the tables are not what a replay in memory gives.
+        Void: the tables are not what a replay gives.
     """
-    with temporary_directory() as directory, embedded_postgres(directory) as database_url:
-        migrate(database_url)
-        with postgres_log(database_url) as log:
-            _history(log)
-            replayed = {row.key(): row for row in ENTITLEMENTS.folded(log.history()).of(EntitlementRow)}
-
-            def rate(batch: int) -> float:
-                with connect(database_url) as conn:
-                    conn.execute("DELETE FROM read.positions")
-                    conn.execute("DELETE FROM read.entitlements")
-                    begun = time.perf_counter()
-                    while catch_up(conn, log, ENTITLEMENTS, batch)[1]:
-                        continue
-                    took = time.perf_counter() - begun
-                    if {row.key(): row for row in stored(conn, EntitlementRow)} != replayed:
-                        raise Void("the table is not what a replay gives")
-                return log.head() / took
-
-            measure = in_turn(rounds, lambda: rate(500), lambda: rate(1), done, floor=5, aim=20)
-    return {"catch_up_500_vs_1": measure}
+    with _server(ACCOUNTS_CAUGHT_UP) as (owner_url, url, log):
+        caught_up = _catch_up(rounds, owner_url, url, log, done)
+        visible = absolute([_visible_p99_ms(url, log) for _ in range(rounds)], "ms", floor=100, aim=25)
+    with _server(ACCOUNTS_REBUILT) as (owner_url, url, log):
+        rebuilt = _rebuild(rounds, url, log)
+        read = _entitlements(rounds, owner_url, url, log)
+    with _server(int(os.environ.get("BENCH_ACCOUNTS", ACCOUNTS_IN_MEMORY))) as (_, url, log):
+        memory = _memory(url, log)
+    return {
+        "catch_up_vs_runner": caught_up,
+        "rebuild_vs_copy": rebuilt,
+        "visible_p99_ms": visible,
+        "entitlements_p50_vs_pgbench": read,
+        "memory_growth": memory,
+    }
 
 
-def _history(log: Log) -> None:
-    """Packages with their PBXs: one unit of work a package."""
-    for number in range(PACKAGES):
-        package = f"pkg-{number}"
-        work = UnitOfWork(log)
-        quantities = {"extensions": 10 * PBXS, "ultimate_plan": PBXS, "recording_minutes": 1_000 * PBXS}
-        who = {"package_id": package, "account_id": f"account-{number}"}
-        work.do(SUBSCRIPTION, package, ActivatePackage(at=NOW, **who, term=TERM, quantities=quantities))
-        work.do(ALLOCATION, package, GrantCapacity(at=NOW, **who, grant_id=package, quantities=quantities))
-        for command in _pbxs(package, who):
-            work.do(ALLOCATION, package, command)
-        work.commit(account_id=who["account_id"], cause=Cause("system:benchmark", "benchmark"), at=NOW)
+@contextmanager
+def _server(accounts: int) -> Iterator[tuple[str, str, Log]]:
+    """A server with the history of so many accounts."""
+    with temporary_directory() as directory, embedded_postgres(directory) as owner_url:
+        migrate(owner_url)
+        database_url = program_login(owner_url)
+        admit(owner_url, database_url)
+        with connect(owner_url, "trunkline") as owner, postgres_log(database_url, master_key=MASTER_KEY) as log:
+            write(database_url, log, history(accounts, seed=1))
+            owner.execute("VACUUM ANALYZE log.events")
+            owner.execute("ALTER DATABASE trunkline SET synchronous_commit = off")
+            yield owner_url, database_url, log
 
 
-def _pbxs(package: str, who: dict[str, str]) -> Iterable[CreatePbx | AllocateCapacity]:
-    for number in range(PBXS):
-        pbx = f"{package}-{number}"
-        yield CreatePbx(at=NOW, **who, pbx_id=pbx, name=f"PBX {number}", plan=Plan.ENTERPRISE, extensions=8)
-        for n in range(3):
-            allocation = f"{pbx}-{n}"
-            service = "recording_minutes"
-            yield AllocateCapacity(at=NOW, **who, pbx_id=pbx, allocation_id=allocation, service=service, quantity=300)
+def _verified(database_url: str, log: Log, names: Sequence[str] = ()) -> None:
+    for projection in PROJECTIONS:
+        if not names or projection.name in names:
+            found = verify(database_url, log, projection)
+            if not found.ok or found.position != log.head():
+                raise Void(f"{projection.name} is not what a replay gives")
+
+
+# --- catching up
+
+
+class _OurLog(Application[str]):
+    """Our log as an application of the library's."""
+
+    database_url = ""
+
+    def construct_mapper(self) -> Mapper[str]:
+        return PydanticMapper(None)
+
+    def construct_recorder(self) -> PostgresRecorder:
+        return PostgresRecorder(self.database_url, master_key=MASTER_KEY)
+
+
+class _View(PostgresTrackingRecorder):
+    """The table of entitlements, as the library would keep it: each event with its tracking in one transaction."""
+
+    def save(self, recorded: Recorded, tracking: Tracking) -> None:
+        with self.datastore.transaction(commit=True) as cursor:
+            self._insert_tracking(cursor, tracking)
+            conn: Any = cursor.connection
+            project(conn, ENTITLEMENTS, [recorded])
+
+
+class _Entitlements(LibraryProjection[_View]):
+    name = "entitlements"
+    topics = tuple(sorted(ENTITLEMENTS.topics))
+
+    def process_event(self, domain_event: Any, tracking: Tracking) -> None:  # noqa: ANN401 - a `Recorded`
+        self.view.save(domain_event, tracking)
+
+
+def _catch_up(rounds: int, owner_url: str, database_url: str, log: Log, done: Callable[[], object]) -> Measure:
+    """The real entitlements fold over one history, from nothing: our engine, and the library's runner."""
+    place = conninfo_to_dict(owner_url)
+    env = {
+        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "POSTGRES_DBNAME": str(place["dbname"]),
+        "POSTGRES_HOST": str(place["host"]),
+        "POSTGRES_PORT": str(place["port"]),
+        "POSTGRES_USER": str(place["user"]),
+        "POSTGRES_PASSWORD": str(place["password"]),
+    }
+    _OurLog.database_url = database_url
+    replayed = {row.key(): row for row in ENTITLEMENTS.folded(log.history()).of(EntitlementRow)}
+    last = max(event.position for event in log.history() if type(event.event) in ENTITLEMENTS.kinds)
+
+    def checked(conn: Connection[Any], took_s: float) -> float:
+        if {row.key(): row for row in stored(conn, EntitlementRow)} != replayed:
+            raise Void("the table of entitlements is not what a replay gives")
+        return log.head() / took_s
+
+    def ours() -> float:
+        with connect(database_url) as conn:
+            _emptied(owner_url)
+            begun = time.perf_counter()
+            while catch_up(conn, log, ENTITLEMENTS)[1]:
+                continue
+            return checked(conn, time.perf_counter() - begun)
+
+    def theirs() -> float:
+        with connect(owner_url, "trunkline") as conn:
+            _emptied(owner_url)
+            begun = time.perf_counter()
+            with ProjectionRunner(
+                application_class=_OurLog, projection_class=_Entitlements, view_class=_View, env=env
+            ) as runner:
+                runner.wait(last, timeout=WAIT_S)
+                took_s = time.perf_counter() - begun
+            return checked(conn, took_s)
+
+    return in_turn(rounds, ours, theirs, done, floor=25, aim=100)
+
+
+def _emptied(owner_url: str) -> None:
+    with connect(owner_url, "trunkline") as owner:
+        owner.execute("DROP TABLE IF EXISTS public.entitlements_tracking")
+        owner.execute("TRUNCATE read.entitlements")
+        owner.execute("DELETE FROM read.positions WHERE name = 'entitlements'")
+
+
+# --- rebuilding
+
+
+def _rebuild(rounds: int, database_url: str, log: Log) -> Measure:
+    """All read models from nothing, indexes and swap included; and the raw copy of the same rows of the log."""
+
+    def ours() -> float:
+        begun = time.perf_counter()
+        rebuild(database_url, log, PROJECTIONS)
+        return log.head() / (time.perf_counter() - begun)
+
+    def copied() -> float:
+        with connect(database_url) as conn:
+            begun, size = time.perf_counter(), 0
+            with conn.cursor().copy("COPY (SELECT * FROM log.events ORDER BY position) TO STDOUT") as copy:
+                for block in copy:
+                    size += len(block)
+            if not size:
+                raise Void("nothing was copied")
+            return log.head() / (time.perf_counter() - begun)
+
+    measure = in_turn(rounds, ours, copied, lambda: None, floor=0.05, aim=0.25)
+    _verified(database_url, log)
+    return measure
+
+
+# --- being current
+
+
+def _run_all(database_url: str, told: Pipe) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with postgres_log(database_url, master_key=MASTER_KEY) as log, running(database_url, log):
+        told.send("runs")
+        told.recv()
+
+
+def _visible_p99_ms(database_url: str, log: Log) -> float:
+    """From the return of an append until all read models show it, while so many events a second come in."""
+    ours, child = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_run_all, args=(database_url, child), daemon=True)
+    process.start()
+    ours.recv()
+    with connect(database_url) as conn:
+        if not wait(conn, log.head(), WAIT_S):
+            raise Void("the read models did not catch up")
+        appended, seen = dict[int, float](), list[tuple[int, float]]()
+        ended = threading.Event()
+        observer = threading.Thread(target=_observe, args=(conn, seen, ended))
+        observer.start()
+        writers = [threading.Thread(target=_append_on, args=(log, number, appended)) for number in range(WRITERS)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        with connect(database_url) as waiter:
+            if not wait(waiter, log.head(), WAIT_S):
+                raise Void("the read models did not come to the end")
+        time.sleep(0.05)
+        ended.set()
+        observer.join()
+    ours.send("end")
+    process.join()
+    latencies, at = [], 0
+    for position in sorted(appended):
+        while seen[at][0] < position:
+            at += 1
+        latencies.append(max(0.0, seen[at][1] - appended[position]) * 1e3)
+    if len(latencies) < EVENTS_PER_S * SECONDS * 0.9:
+        raise Void("so many events a second did not come in")
+    _verified(database_url, log, ["orders", "timeline"])
+    return quantiles(latencies, n=100)[98]
+
+
+def _observe(conn: Connection[Any], seen: list[tuple[int, float]], ended: threading.Event) -> None:
+    while not ended.is_set():
+        position = min(positions(conn).values())
+        seen.append((position, time.perf_counter()))
+        time.sleep(LOOK_S)
+
+
+def _append_on(log: Log, number: int, appended: dict[int, float]) -> None:
+    """One of the writers: an event at a time, on the beat; without a pause where it lags behind."""
+    beat_s = WRITERS / EVENTS_PER_S
+    begun, events = time.perf_counter(), _orders(log)
+    unit = f"{begun:.6f}".replace(".", "-")
+    for n in range(int(SECONDS / beat_s)):
+        time.sleep(max(0.0, begun + n * beat_s - time.perf_counter()))
+        order_id = f"order-{number}-{unit}-{n}"
+        event = events[n % len(events)].model_copy(update={"order_id": order_id})
+        cause = Cause("system:benchmark", "benchmark")
+        change = Change(f"order-{order_id}", 0, [event])
+        (recorded,) = log.append([change], account_id="account-000001", cause=cause, at=event.requested_at)
+        appended[recorded.position] = time.perf_counter()
+
+
+def _orders(log: Log) -> list[Any]:
+    found: list[Event] = [e.event for e in log.of_account("account-000001")]
+    return [event for event in found if event.TOPIC == "order.ExpansionRequested.v1"]
+
+
+# --- reading
+
+
+def _entitlements(rounds: int, owner_url: str, database_url: str, log: Log) -> Measure:
+    """The median of one account's entitlements, through Python as handlers ask it, and through pgbench."""
+    accounts = [f"account-{number:06d}" for number in range(ACCOUNTS_REBUILT)]
+    with connect(database_url) as conn:
+        account = accounts[7]
+        if {row.key(): row for row in stored(conn, EntitlementRow, account_id=account)} != {
+            row.key(): row for row in ENTITLEMENTS.as_of(log, account, log.head()).of(EntitlementRow)
+        }:
+            raise Void("the entitlements of an account are not what a replay gives")
+
+    def ours() -> float:
+        with connect(database_url) as conn:
+            took = []
+            for n in range(READS):
+                begun = time.perf_counter()
+                answer = entitlements_of(conn, accounts[n * 7 % len(accounts)])
+                took.append(time.perf_counter() - begun)
+                if not answer:
+                    raise Void("an account without entitlements")
+        return median(took) * 1e6
+
+    return in_turn(rounds, ours, lambda: _pgbench_p50_us(owner_url), lambda: None, floor=2, aim=1.3, unit="us")
+
+
+def _pgbench_p50_us(owner_url: str) -> float:
+    place = {name: str(value) for name, value in conninfo_to_dict(owner_url).items()}
+    columns = ", ".join(EntitlementRow.columns())
+    with TemporaryDirectory() as directory:
+        script = Path(directory) / "read.sql"
+        script.write_text(
+            f"\\set n random(0, {ACCOUNTS_REBUILT - 1})\n"
+            f"SELECT {columns} FROM read.entitlements WHERE account_id = 'account-' || lpad((:n)::text, 6, '0') "
+            "ORDER BY package_id, service;\n",
+            encoding="utf-8",
+        )
+        where = ["-h", place["host"], "-p", place["port"], "-U", place["user"], place["dbname"]]
+        what = ["-M", "prepared", "-n", "-c", "1", "-t", str(READS), "-f", str(script), "-l", "--log-prefix", "took"]
+        subprocess.run(  # noqa: S603 - a binary of the server's own
+            [str(BINARIES / "pgbench"), *what, *where],
+            cwd=directory,
+            env={**os.environ, "PGPASSWORD": place["password"]},
+            check=True,
+            capture_output=True,
+        )
+        (told,) = Path(directory).glob("took.*")
+        return median(float(line.split()[2]) for line in told.read_text(encoding="utf-8").splitlines())
+
+
+# --- memory
+
+
+def _memory(database_url: str, log: Log) -> Measure:
+    """What all projections and the server hold after the whole of a long history, against after a tenth of it."""
+    head = log.head()
+    ours, child = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_project_all, args=(database_url, head, child), daemon=True)
+    process.start()
+    used = []
+    for _ in range(2):
+        ours.recv()
+        used.append(_held_by(process.pid or 0))
+        ours.send("on")
+    process.join()
+    with connect(database_url) as conn:
+        if set(positions(conn).values()) != {head}:
+            raise Void("the read models did not come to the end")
+    _verified(database_url, log, ["entitlements"])
+    first, whole = used
+    ratio = whole / first
+    return Measure(whole / 2**20, first / 2**20, "MiB", ratio, (ratio, ratio), 1.2, 1.05)
+
+
+def _project_all(database_url: str, head: int, told: Pipe) -> None:
+    with postgres_log(database_url, master_key=MASTER_KEY) as log, connect(database_url) as conn:
+        for upto in (head // FIRST_SHARE, head):
+            for projection in PROJECTIONS:
+                while catch_up(conn, log, projection, upto=upto)[1]:
+                    continue
+            told.send(upto)
+            told.recv()
+
+
+def _held_by(pid: int) -> int:
+    """Bytes that the projecting process and the server's processes have for themselves, and share with nobody.
+
+    The server's shared buffers are of a fixed size: they are left out, for they only fill.
+    """
+    everybody = [psutil.Process(pid), *psutil.Process().children(recursive=True)]
+    servers = [p for p in everybody if p.pid == pid or p.name() == "postgres"]
+    return sum(process.memory_full_info().uss for process in {p.pid: p for p in servers}.values())

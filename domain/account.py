@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, assert_never
+from typing import Annotated, ClassVar, Final, assert_never
 
 from pydantic import StringConstraints
 
 from domain.messages import Command, Decider, Event, Identifier, Message, Refusal, Text
 from domain.money import Currency
+from domain.personal import ERASED, Personal
 from domain.price_list import Country, SellerCode
 
 Email = Annotated[
@@ -33,6 +34,23 @@ class BillingContact(Message):
     phone: Text | None = None
     vat_id: Text | None = None
 
+    @property
+    def erased(self) -> bool:
+        """Whether this is what was left when the person was erased: nobody whom a mail could reach."""
+        return self.email == ERASED_EMAIL
+
+
+ERASED_EMAIL: Final = "erased@erased.invalid"
+"""An address that can never be anybody's (RFC 2606)."""
+
+ERASED_CONTACT: Final = BillingContact(
+    name=ERASED, email=ERASED_EMAIL, company=ERASED, address=(ERASED,), country="ZZ", phone=ERASED, vat_id=ERASED
+)
+"""What is read in the place of an erased contact. ``ZZ`` is no country, and never will be (ISO 3166-1, 8.1.3)."""
+
+PersonalContact = Annotated[BillingContact, Personal(ERASED_CONTACT)]
+PersonalEmail = Annotated[Email, Personal(ERASED_EMAIL)]
+
 
 class AccountOpened(Event):
     """A company became a partner of the seller."""
@@ -52,7 +70,7 @@ class BillingReceiverAdded(Event):
     TOPIC: ClassVar[str] = "account.BillingReceiverAdded.v1"
     account_id: Identifier
     receiver_id: Identifier
-    contact: BillingContact
+    contact: PersonalContact
 
 
 class BillingReceiverChanged(Event):
@@ -61,7 +79,7 @@ class BillingReceiverChanged(Event):
     TOPIC: ClassVar[str] = "account.BillingReceiverChanged.v1"
     account_id: Identifier
     receiver_id: Identifier
-    contact: BillingContact
+    contact: PersonalContact
 
 
 class DefaultBillingReceiverChosen(Event):
@@ -72,7 +90,17 @@ class DefaultBillingReceiverChosen(Event):
     receiver_id: Identifier
 
 
-AccountEvent = AccountOpened | BillingReceiverAdded | BillingReceiverChanged | DefaultBillingReceiverChosen
+class BillingReceiverErased(Event):
+    """Nobody can read any more who this receiver was. The key of what was stored of the person is gone with this."""
+
+    TOPIC: ClassVar[str] = "account.BillingReceiverErased.v1"
+    account_id: Identifier
+    receiver_id: Identifier
+
+
+AccountEvent = (
+    AccountOpened | BillingReceiverAdded | BillingReceiverChanged | DefaultBillingReceiverChosen | BillingReceiverErased
+)
 
 
 class OpenAccount(Command):
@@ -114,7 +142,16 @@ class ChooseDefaultBillingReceiver(Command):
     receiver_id: Identifier
 
 
-AccountCommand = OpenAccount | AddBillingReceiver | ChangeBillingReceiver | ChooseDefaultBillingReceiver
+class EraseBillingReceiver(Command):
+    """Make everything that was stored of a billing receiver unreadable, for good."""
+
+    account_id: Identifier
+    receiver_id: Identifier
+
+
+AccountCommand = (
+    OpenAccount | AddBillingReceiver | ChangeBillingReceiver | ChooseDefaultBillingReceiver | EraseBillingReceiver
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +161,7 @@ class Account:
     opened: AccountOpened | None = None
     receivers: Mapping[str, BillingContact] = field(default_factory=dict)
     default_receiver_id: str | None = None
+    erased: frozenset[str] = frozenset()
 
     def require(self, account_id: str) -> AccountOpened:
         """How the account was opened.
@@ -140,11 +178,22 @@ class Account:
 
         Raises:
             UnknownBillingReceiver: the list has no such contact.
+            BillingReceiverGone: it had, and the person was erased.
         """
+        self.admit(receiver_id)
         if receiver_id not in self.receivers:
             known = ", ".join(self.receivers) or "none"
             raise UnknownBillingReceiver(f"There is no billing receiver {receiver_id}; the account's are: {known}.")
         return self.receivers[receiver_id]
+
+    def admit(self, receiver_id: str) -> None:
+        """See that an id was not erased.
+
+        Raises:
+            BillingReceiverGone: it was; it stands for that person for ever.
+        """
+        if receiver_id in self.erased:
+            raise BillingReceiverGone(f"The billing receiver {receiver_id} was erased; choose, or add, another one.")
 
 
 class UnknownAccount(Refusal):
@@ -163,6 +212,10 @@ class BillingReceiverStands(Refusal):
     """Another contact of the list has this id."""
 
 
+class BillingReceiverGone(Refusal):
+    """The contact was erased, and the id is not used again."""
+
+
 def decide(command: AccountCommand, account: Account) -> list[AccountEvent]:
     """The account's next events.
 
@@ -174,6 +227,7 @@ def decide(command: AccountCommand, account: Account) -> list[AccountEvent]:
             return _open(command, account)
         case AddBillingReceiver():
             account.require(command.account_id)
+            account.admit(command.receiver_id)
             if command.receiver_id not in account.receivers:
                 return [BillingReceiverAdded.model_validate(command.model_dump(exclude={"at"}))]
             if account.receivers[command.receiver_id] == command.contact:
@@ -192,6 +246,12 @@ def decide(command: AccountCommand, account: Account) -> list[AccountEvent]:
             if account.default_receiver_id == command.receiver_id:
                 return []
             return [DefaultBillingReceiverChosen(account_id=command.account_id, receiver_id=command.receiver_id)]
+        case EraseBillingReceiver():
+            account.require(command.account_id)
+            if command.receiver_id in account.erased:
+                return []
+            account.receiver(command.receiver_id)
+            return [BillingReceiverErased(account_id=command.account_id, receiver_id=command.receiver_id)]
         case _:
             assert_never(command)
 
@@ -215,6 +275,11 @@ def evolve(account: Account, event: AccountEvent) -> Account:
             return replace(account, receivers={**account.receivers, event.receiver_id: event.contact})
         case DefaultBillingReceiverChosen():
             return replace(account, default_receiver_id=event.receiver_id)
+        case BillingReceiverErased():
+            left = {name: contact for name, contact in account.receivers.items() if name != event.receiver_id}
+            default = None if account.default_receiver_id == event.receiver_id else account.default_receiver_id
+            erased = account.erased | {event.receiver_id}
+            return replace(account, receivers=left, default_receiver_id=default, erased=erased)
         case _:
             assert_never(event)
 

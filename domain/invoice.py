@@ -7,7 +7,7 @@ from typing import ClassVar, assert_never
 
 from pydantic import AwareDatetime
 
-from domain.account import BillingContact, Email
+from domain.account import Email, PersonalContact, PersonalEmail
 from domain.messages import Command, Decider, Event, Identifier, Message, Refusal, Text
 from domain.money import Money, round_half_up
 from domain.order import Method
@@ -35,7 +35,7 @@ class Document(Message):
 
 
 class InvoiceFacts(Message):
-    """What an invoice says."""
+    """What an invoice says. ``receiver_id`` is who ``buyer`` is; only the oldest invoices do not have it."""
 
     invoice_id: Identifier
     number: str
@@ -43,7 +43,8 @@ class InvoiceFacts(Message):
     order_id: Identifier
     package_id: Identifier
     seller: Seller
-    buyer: BillingContact
+    receiver_id: Identifier | None = None
+    buyer: PersonalContact
     quote: Quote
     method: Method
     capture_id: Identifier
@@ -52,7 +53,7 @@ class InvoiceFacts(Message):
 
 
 class CreditNoteFacts(Message):
-    """What a credit note says. Its amounts are what went back, so they are positive."""
+    """What a credit note says. Its amounts are what went back, so they are positive. ``receiver_id``: as above."""
 
     credit_note_id: Identifier
     number: str
@@ -62,7 +63,8 @@ class CreditNoteFacts(Message):
     order_id: Identifier
     refund_id: Identifier
     seller: Seller
-    buyer: BillingContact
+    receiver_id: Identifier | None = None
+    buyer: PersonalContact
     net: Money
     taxes: tuple[TaxTotal, ...]
     total: Money
@@ -83,7 +85,8 @@ class InvoiceEmailed(Event):
     TOPIC: ClassVar[str] = "invoice.InvoiceEmailed.v1"
     invoice_id: Identifier
     link_id: Identifier
-    recipient: Email
+    receiver_id: Identifier | None = None
+    recipient: PersonalEmail
     message_id: str
     emailed_at: AwareDatetime
 
@@ -110,6 +113,7 @@ class RecordInvoiceEmailed(Command):
 
     invoice_id: Identifier
     link_id: Identifier
+    receiver_id: Identifier
     recipient: Email
     message_id: str
 

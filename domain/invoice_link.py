@@ -50,10 +50,11 @@ class LinkRefused(Event):
 
 
 class LinkRevoked(Event):
-    """A newer link took this one's place."""
+    """A newer link took this one's place. Which one, v1 did not say."""
 
-    TOPIC: ClassVar[str] = "invoice_link.LinkRevoked.v1"
+    TOPIC: ClassVar[str] = "invoice_link.LinkRevoked.v2"
     link_id: Identifier
+    replaced_by: Identifier | None
     revoked_at: AwareDatetime
 
 
@@ -79,9 +80,10 @@ class ConsumeLink(Command):
 
 
 class RevokeLink(Command):
-    """Make the link worthless."""
+    """Make the link worthless, for a newer one takes its place."""
 
     link_id: Identifier
+    replaced_by: Identifier
 
 
 InvoiceLinkCommand = IssueLink | ConsumeLink | RevokeLink
@@ -123,7 +125,7 @@ def decide(command: InvoiceLinkCommand, link: InvoiceLink) -> list[InvoiceLinkEv
         case RevokeLink():
             if link.issued is None or link.consumed or link.revoked:
                 return []
-            return [LinkRevoked(link_id=command.link_id, revoked_at=command.at)]
+            return [LinkRevoked(link_id=command.link_id, replaced_by=command.replaced_by, revoked_at=command.at)]
         case _:
             assert_never(command)
 

@@ -14,7 +14,7 @@ from typing import ClassVar, assert_never
 
 from pydantic import AwareDatetime
 
-from domain.account import BillingContact
+from domain.account import BillingContact, PersonalContact
 from domain.messages import Command, Decider, Event, Identifier, Refusal, Text
 from domain.money import Money
 from domain.payment_reference import PiNumber
@@ -74,7 +74,7 @@ class BillingContactChosen(Event):
     TOPIC: ClassVar[str] = "order.BillingContactChosen.v1"
     order_id: Identifier
     receiver_id: Identifier
-    contact: BillingContact
+    contact: PersonalContact
 
 
 class OrderPlaced(Event):
@@ -412,6 +412,8 @@ def _place(command: PlaceOrder, order: Order) -> list[OrderEvent]:
         raise PiNumberNeedsOffline(f"A PI number goes with offline payment; leave it out for {command.method}.")
     if order.billing is None:
         raise NoBillingContact("The order names nobody who gets the invoice; choose a billing contact first.")
+    if order.billing.contact.erased:
+        raise NoBillingContact("Who was to get the invoice was erased; choose another billing contact first.")
     if order.placed and (order.placed.method, order.placed.pi_number) == (command.method, command.pi_number):
         return []
     if order.status not in (Status.REQUESTED, Status.PLACED, Status.DECLINED):

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from typing import Annotated
+
+from pydantic import Field
 
 from domain.messages import Message, Refusal
 from domain.money import MOST_MINOR, Currency, Money, round_half_up
@@ -26,7 +29,7 @@ class Selection(Message):
     """What the customer chose: a service, and how many units of it (1 for a flat service)."""
 
     service: str
-    quantity: int = 1
+    quantity: Annotated[int, Field(strict=True)] = 1
 
 
 class Term(Message):

@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
-import getpass
+import io
 import logging
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 import typer
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
-from rich.console import Console
+from pydantic_core import from_json
 
-from domain.messages import Command, Refusal, what_is_wrong
+from domain.messages import Command, Message, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
-from handlers import dead_letters, relay
+from handlers import dead_letters, privacy, relay
+from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
 from handlers.composition import (
     Outside,
-    database,
-    house_of,
-    link_secret,
     local_senders,
     mailer_of,
     prepared,
     provider_of,
+    secrets_of,
     servers,
+    signer_of,
 )
 from handlers.composition import trunkline as whole
+from handlers.console import AsJson, Data
+from handlers.console import console as _console
+from handlers.console import print_json as _print_json
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
-from handlers.desk import Actor, House, Role
+from handlers.finding import app as finding
+from handlers.opening import As, MalformedMessage
+from handlers.opening import actor_of as _actor
+from handlers.opening import house_over as _house
+from handlers.opening import opened_log as _opened
 from handlers.processes import running_alone, until_stopped
+from handlers.projections import app as projections
 from handlers.purchase import order_summary
 from handlers.requests import OrderExpansion
 from handlers.views import VIEWS, shown, summary_table, table
 from infra.clock import SystemClock
 from infra.dead_letters import NoSuchLetter
-from infra.log import Log, LogUnavailable
+from infra.log import LogUnavailable
 from infra.nats import BrokerUnavailable
 from infra.payments import PaymentProviderError
 from infra.postgres import DatabaseUnavailable, connect
-from infra.postgres_recorder import postgres_log
 from infra.relay import AnotherLog, OutOfStep
-from infra.settings import Settings, WrongSetting, settings
+from infra.settings import WrongSetting, settings
 from infra.smtp import MailNotSent
 from infra.supervisor import ServerDidNotStart
 from infra.unit_of_work import UnitOfWork
@@ -67,29 +74,32 @@ SAID = (
     PaymentProviderError,
     MailNotSent,
     StoryBroken,
+    *AUDIT_SAYS,
     NoSuchLetter,
     OutOfStep,
     AnotherLog,
 )
-PIPE_WIDTH = 120
+M = TypeVar("M", bound=Message)
+MOST_CHARACTERS = 100
+"""So long may the name of whoever asks be."""
 CATCH_UP_S = 60.0
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(privacy.app, name="privacy")
+app.add_typer(projections, name="projections")
+app.add_typer(finding, name="find")
 app.add_typer(relay.app, name="relay")
 app.add_typer(dead_letters.app, name="dead-letters")
 
-Data = Annotated[
-    Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-As = Annotated[str | None, typer.Option("--as", help="Who asks, as role:name; an admin where not said.")]
+app.add_typer(audit, name="audit")
 
 
 class UnknownCommand(Refusal):
     """The command line was asked for something that it does not have."""
 
 
-class MalformedMessage(Refusal):
-    """A command's JSON is not what it has to be."""
+class UnusablePlace(Refusal):
+    """A file or a directory that the command line was given cannot be used."""
 
 
 @app.callback()
@@ -103,13 +113,17 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
 ) -> None:
     """Tell the whole purchase, step by step, on real servers."""
-    console = _console(quiet=as_json)
-    with staged(settings(), keep) as stage:
-        end = Story(stage, console).tell()
+    given, console = settings(), _console(quiet=as_json)
+    if keep:
+        _make("--keep", keep)
+    with staged(given, keep) as stage:
+        story = Story(stage, console)
+        end = story.tell()
     if as_json:
         _print_json(end)
     elif keep:
-        console.print(f"The data stay in {keep}: trunkline show entitlements acme --data {keep}", highlight=False)
+        look = f"trunkline show entitlements {story.account_id} --data {keep}"
+        console.print(f"The data stay in {keep}: {look}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -117,11 +131,11 @@ def up(
     data: Annotated[Path, typer.Option("--data", help="Where embedded servers keep their data.")],
 ) -> None:
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
-    data.mkdir(parents=True, exist_ok=True)
+    _make("--data", data)
     given = local_senders(settings(), data)
     with servers(given, data) as places, provider_of(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
-        with whole(given, places, outside, link_secret(given, data)) as running:
+        with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
             _console().print(f"Trunkline serves at {running.url}; stop it by Ctrl-C.", highlight=False)
             until_stopped()
 
@@ -156,7 +170,10 @@ def quote(account: str, package: str, selections: list[str], data: Data = None, 
     with _opened(data) as opened:
         work, today = UnitOfWork(opened.log), SystemClock().now().date()
         summary = order_summary(work, today, account, package, _selections(selections))
-    _print_summary(summary, as_json)
+    if as_json:
+        _print_json(summary)
+    else:
+        _console().print(summary_table(summary))
 
 
 @app.command()
@@ -164,14 +181,17 @@ def order(
     account: str, package: str, selections: list[str], data: Data = None, actor: As = None, as_json: AsJson = False
 ) -> None:
     """Order an expansion at today's prices: trunkline order ACCOUNT PACKAGE extensions=25. Prints the order's id."""
-    expansion = OrderExpansion(
-        order_id=f"order-{uuid4()}", account_id=account, package_id=package, selections=_selections(selections)
-    )
+    order_id = f"order-{uuid4()}"
+    fields = {"order_id": order_id, "account_id": account, "package_id": package}
+    expansion = _message(OrderExpansion, fields | {"selections": _selections(selections)})
     with _opened(data) as opened, _house(opened) as house:
         outcome = handle(expansion, house, _actor(actor, account), correlation_id=str(uuid4()))
-    summary = outcome.desk.recorded[0].event.model_dump()["quote"]
-    _print_summary(Quote.model_validate(summary), as_json)
-    _console().print(expansion.order_id, highlight=False)
+    summary = Quote.model_validate(outcome.desk.recorded[0].event.model_dump()["quote"])
+    if as_json:
+        _print_json({"order_id": order_id, "quote": summary})
+    else:
+        _console().print(summary_table(summary))
+        _console().print(order_id, highlight=False)
 
 
 @app.command()
@@ -184,10 +204,7 @@ def send(name: str, message: str, data: Data = None, actor: As = None) -> None:
         fields = _fields(sys.stdin.read() if message == "-" else message)
         if issubclass(kinds[name], Command):
             fields["at"] = house.clock.now()
-        try:
-            wish = kinds[name].model_validate(fields)
-        except ValidationError as error:
-            raise MalformedMessage(f"{name} cannot be read: {what_is_wrong(error)}.") from error
+        wish = _message(kinds[name], fields)
         outcome = handle(wish, house, _actor(actor, fields.get("account_id")), correlation_id=str(uuid4()))
     for recorded in outcome.desk.recorded:
         _console().print(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}", highlight=False)
@@ -210,7 +227,7 @@ def show(
     if as_json:
         _print_json(answer)
     else:
-        _console().print(table(VIEWS[name], answer))
+        _console().print(table(VIEWS[name].columns, answer))
 
 
 @app.command()
@@ -223,55 +240,46 @@ def invoice(number: str, file: Path, data: Data = None) -> None:
         document = opened.log.document(found[0].sha256) if found else None
     if document is None:
         raise UnknownCommand(f"There is no invoice {number}; trunkline show billing ACCOUNT lists them.")
-    file.write_bytes(document.content)
+    with _usable("FILE", file):
+        file.write_bytes(document.content)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    settings: Settings
-    data: Path | None
-    database_url: str
-    log: Log
-
-
-@contextmanager
-def _opened(data: Path | None) -> Iterator[_Opened]:
-    """The log that is meant."""
-    given = settings()
-    with database(given, data) as database_url, postgres_log(database_url) as log:
-        yield _Opened(given, data, database_url, log)
+def _make(option: str, directory: Path) -> None:
+    with _usable(option, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()  # whether we may write there, the operating system knows
 
 
 @contextmanager
-def _house(opened: _Opened) -> Iterator[House]:
-    """The house over a log, without its HTTP application, projections and worker."""
-    given = opened.settings
-    with provider_of(given) as provider:
-        outside = Outside(SystemClock(), provider, mailer_of(given))
-        url = given.public_url or f"http://127.0.0.1:{given.http_port}"
-        yield house_of(given, opened.log, outside, link_secret(given, opened.data), url)
+def _usable(option: str, place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        sentence = f"{option} {place} cannot be used, {reason}; name a place that you may write to."
+        raise UnusablePlace(sentence) from error
 
 
 def _selections(texts: list[str]) -> tuple[Selection, ...]:
     selections = []
     for text in texts:
         service, equals, quantity = text.partition("=")
-        if equals and not quantity.lstrip("-").isdecimal():
+        if equals and not WHOLE_NUMBER.fullmatch(quantity):
             raise MalformedMessage(f"{text} is no selection; write a service and a whole number, as in extensions=25.")
         selections.append(Selection(service=service, quantity=int(quantity) if equals else 1))
     return tuple(selections)
 
 
-def _actor(text: str | None, account_id: str | None) -> Actor:
-    role, _, name = (text or f"admin:{getpass.getuser()}").partition(":")
-    if role not in set(Role) or not name:
-        raise MalformedMessage(f"{text} is nobody; write role:name, with one of the roles {', '.join(Role)}.")
-    return Actor(Role(role), name, account_id)
+def _message(kind: type[M], fields: dict[str, Any]) -> M:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise MalformedMessage(f"{kind.__name__} cannot be read: {what_is_wrong(error)}.") from error
 
 
 def _fields(text: str) -> dict[str, Any]:
     try:
-        fields = from_json(text)
+        fields = from_json(text.encode(errors="surrogateescape"))  # the bytes as they came, UTF-8 or not
     except ValueError as error:
         raise MalformedMessage(f"This is no JSON: {error}.") from error
     if not isinstance(fields, dict):
@@ -279,14 +287,6 @@ def _fields(text: str) -> dict[str, Any]:
     if "at" in fields:
         raise MalformedMessage("The time of a command is when it arrives; leave out its field at.")
     return fields
-
-
-def _console(*, quiet: bool = False) -> Console:
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(to_json(value, indent=2).decode() + "\n")
 
 
 def _print_summary(summary: Quote, as_json: bool) -> None:
@@ -299,10 +299,15 @@ def _print_summary(summary: Quote, as_json: bool) -> None:
 def main() -> None:
     """Run the command line."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without our characters gets question marks, no traceback
     try:
         app()
     except SAID as said:
         sys.stderr.write(f"{' '.join(str(said).split())}\n")
+        sys.exit(1)
+    except OSError as error:  # of a file or a socket: what Python says of it names it
+        sys.stderr.write(f"The operating system refuses: {' '.join(str(error).split())}.\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,6 +13,7 @@ from domain.account import (
     AddBillingReceiver,
     ChangeBillingReceiver,
     ChooseDefaultBillingReceiver,
+    EraseBillingReceiver,
     OpenAccount,
 )
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, ReleaseCapacity, RemovePbx, UpgradePbx
@@ -21,6 +22,7 @@ from domain.order import ExpireOrder
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.subscription import ActivatePackage
 from handlers.desk import Actor, Desk, House, NotPermitted, Role, again
+from handlers.erasure import erase_billing_receiver
 from handlers.fulfilment import activate_package, fulfil_order, reverse_refunded_grant
 from handlers.invoicing import (
     credit_refund,
@@ -98,6 +100,7 @@ COMMANDS: Mapping[type[Message], Entry] = {
     AddBillingReceiver: Entry(account, CUSTOMERS),
     ChangeBillingReceiver: Entry(account, CUSTOMERS),
     ChooseDefaultBillingReceiver: Entry(account, CUSTOMERS),
+    EraseBillingReceiver: Entry(erase_billing_receiver, SELLERS),
     ActivatePackage: Entry(activate_package, SELLERS),
     # the purchase
     OrderExpansion: Entry(order_expansion, CUSTOMERS),

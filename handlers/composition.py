@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,9 +16,11 @@ from pydantic_core import from_json, to_json
 from handlers.contract.page import contract_pages
 from handlers.desk import House
 from handlers.http import application
+from handlers.signing import Signer
 from handlers.telemetry import metrics_pages
 from handlers.worker import Duties, Worker, working
 from infra.clock import Clock
+from infra.ed25519 import SigningKey, WrongKey
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
@@ -27,12 +30,14 @@ from infra.postgres import DatabaseUnavailable, admit, connect, migrate, positio
 from infra.postgres_recorder import postgres_log
 from infra.relay import NAME as RELAY
 from infra.senders import EVERY_ACCOUNT, Sender
-from infra.settings import Settings, WrongSetting
+from infra.settings import MASTER_KEY_BYTES, Settings, WrongSetting, decoded_master_key
 from infra.smtp import Mailer, SmtpMailer
 from infra.uvicorn_thread import listening, serving, url_of
-from projections.runner import Runner, positions, running
+from projections.runner import Runner, running, statuses
 
 RUNNING = "running.json"
+SIGNING_KEY = "signing-key.pem"
+CHECKPOINT_FILE = "checkpoints.jsonl"
 SENDERS = "senders.json"
 
 
@@ -57,9 +62,11 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
             settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
         )
         running = directory / RUNNING
-        running.touch(mode=0o600)
-        stack.callback(running.unlink)
-        running.write_bytes(to_json(places))
+        stack.callback(running.unlink, missing_ok=True)
+        unfinished = running.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(to_json(places))
+        unfinished.rename(running)  # whoever reads it finds all of it
         yield places
 
 
@@ -124,16 +131,38 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
     with ExitStack() as stack:
         if settings.database_url:
             database_url = prepared(settings)
-        elif directory is None:
-            raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
-        elif not (directory / "postgres").is_dir():
-            raise WrongSetting(
-                f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
-            )
         else:
-            places = _running_in(directory)
-            database_url = places.database_url if places else stack.enter_context(_embedded(directory))
+            running = _running_in(data := _with_data(directory))
+            database_url = running.database_url if running else stack.enter_context(_embedded(data))
         yield database_url
+
+
+@contextmanager
+def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[Servers]:
+    """The same, and the broker beside it: what takes a checkpoint, which is published.
+
+    Raises:
+        WrongSetting, DatabaseUnavailable, ServerDidNotStart: as `database` does.
+    """
+    with ExitStack() as stack:
+        if settings.database_url:
+            if not settings.nats_url:
+                raise WrongSetting("TRUNKLINE_NATS_URL is missing: signed checkpoints are published there.")
+            places = Servers(prepared(settings), settings.nats_url)
+        else:
+            data = _with_data(directory)
+            places = _running_in(data) or stack.enter_context(servers(settings, data))
+        yield places
+
+
+def _with_data(directory: Path | None) -> Path:
+    if directory is None:
+        raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
+    if not (directory / "postgres").is_dir():
+        raise WrongSetting(
+            f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
+        )
+    return directory
 
 
 def link_secret(settings: Settings, directory: Path | None) -> bytes:
@@ -146,11 +175,82 @@ def link_secret(settings: Settings, directory: Path | None) -> bytes:
         return settings.link_secret.get_secret_value().encode()
     if directory is None:
         raise WrongSetting("TRUNKLINE_LINK_SECRET is missing: 32 characters or more, the same for every process.")
-    kept = directory / "link-secret"
-    if not kept.exists():
-        kept.touch(mode=0o600)
-        kept.write_bytes(secrets.token_bytes(32))
-    return kept.read_bytes()
+    return _kept(directory / "link-secret", 32)
+
+
+def master_key(settings: Settings, directory: Path | None) -> bytes | None:
+    """What wraps the keys of personal data: the setting, or one that is made once and kept beside an embedded database.
+
+    None where there is neither. A database elsewhere may be other processes' too, and outlives our directories: so a
+    key for it is never made by the way.
+    """
+    if settings.master_key:
+        return decoded_master_key(settings.master_key)
+    if directory is None or settings.database_url:
+        return None
+    return _kept(directory / "master-key", MASTER_KEY_BYTES)
+
+
+def _kept(file: Path, size: int) -> bytes:
+    """The bytes of a file that nobody else may read, made at random where it is not there; by two at once, once."""
+    if not file.exists():
+        made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
+            new.write(secrets.token_bytes(size))
+            new.flush()
+            os.fsync(new.fileno())
+        with suppress(FileExistsError):  # whoever is first is whose stays
+            os.link(made, file)
+        made.unlink()
+    return file.read_bytes()
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The secret behind invoice links, and the key that wraps the keys of personal data."""
+
+    link: bytes
+    master: bytes
+
+
+def secrets_of(settings: Settings, directory: Path | None) -> Secrets:
+    """The secrets of a whole Trunkline.
+
+    Raises:
+        WrongSetting: one of them is missing.
+    """
+    link, master = link_secret(settings, directory), master_key(settings, directory)
+    if master is None:
+        raise WrongSetting(
+            "TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes, the same for every process on that database; "
+            "openssl rand -base64 32 makes one."
+        )
+    return Secrets(link, master)
+
+
+def signer_of(settings: Settings, directory: Path | None) -> Signer | None:
+    """Who signs checkpoints: with the key of the settings, or one that is made once and kept beside embedded servers.
+
+    None where there is neither: each process would sign with a key of its own, and nobody could tell them from others.
+
+    Raises:
+        WrongSetting: the key cannot be read.
+    """
+    embedded = directory if settings.database_url is None else None
+    file = checkpoint_file(settings, directory)
+    try:
+        if settings.signing_key:
+            return Signer(SigningKey.read(settings.signing_key), file)
+        return Signer(SigningKey.kept_in(embedded / SIGNING_KEY), file) if embedded else None
+    except WrongKey as error:
+        raise WrongSetting(f"TRUNKLINE_SIGNING_KEY is wrong: {error}") from error
+
+
+def checkpoint_file(settings: Settings, directory: Path | None) -> Path | None:
+    """The file of signed checkpoints: the setting, or one beside embedded servers."""
+    if settings.checkpoint_file or directory is None or settings.database_url:
+        return settings.checkpoint_file
+    return directory / CHECKPOINT_FILE
 
 
 def local_senders(settings: Settings, directory: Path) -> Settings:
@@ -169,9 +269,9 @@ def local_senders(settings: Settings, directory: Path) -> Settings:
     )
 
 
-def duties_of(settings: Settings, *, relays: bool = True, works: bool = True) -> Duties:
+def duties_of(settings: Settings, *, relays: bool = True, works: bool = True, signer: Signer | None = None) -> Duties:
     """What a worker is to do under these settings."""
-    return Duties(relays, works, settings.senders, settings.limits)
+    return Duties(relays, works, settings.senders, settings.limits, signer)
 
 
 @dataclass(frozen=True)
@@ -186,23 +286,25 @@ class Running:
 
     def health(self) -> dict[str, Any]:
         """See `running_health`."""
-        return running_health(self.database_url, self.house.log, self.runners, self.worker)
+        return running_health(self.database_url, self.house.log, self.worker)
 
 
-def running_health(database_url: str, log: Log, runners: Sequence[Runner], worker: Worker | None) -> dict[str, Any]:
+def running_health(database_url: str, log: Log, worker: Worker | None) -> dict[str, Any]:
     """Where the log, each projection and the relay stand, and whether everything in this process works."""
     with connect(database_url) as conn:
-        reached = positions(conn)
+        projections = statuses(conn)
         relayed = max(position_of(conn, RELAY), 0)
-    halted = {runner.projection.name: runner.halted for runner in runners if runner.halted}
+    halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
     failing = worker.failing if worker else None
     blocked = worker.relay.blocked if worker else None
     head = log.head()
     return {
         "ok": not halted and failing is None and blocked is None,
         "head": head,
-        "projections": dict(reached),
+        "projections": {s.name: s.position for s in projections},
+        "lag": {s.name: s.lag for s in projections},
         "halted": halted,
+        "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
         "worker": failing or ("working" if worker else "elsewhere"),
         "relay": {
             "position": relayed,
@@ -211,6 +313,7 @@ def running_health(database_url: str, log: Log, runners: Sequence[Runner], worke
             "blocked": blocked,
         },
         "dead_letters": worker.dead_letters if worker else None,
+        "checkpoints": (worker.unsigned or "working") if worker else "elsewhere",
     }
 
 
@@ -252,19 +355,22 @@ def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url:
 
 
 @contextmanager
-def trunkline(settings: Settings, servers: Servers, outside: Outside, secret: bytes) -> Iterator[Running]:
+def trunkline(
+    settings: Settings, servers: Servers, outside: Outside, secrets: Secrets, signer: Signer | None = None
+) -> Iterator[Running]:
     """Everything at work on given servers, until the context ends.
 
     Raises:
-        DatabaseUnavailable, BrokerUnavailable: names the setting.
+        DatabaseUnavailable, BrokerUnavailable, WrongSetting: names the setting.
     """
     with ExitStack() as stack:
-        log = stack.enter_context(postgres_log(servers.database_url))
+        log = stack.enter_context(postgres_log(servers.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(settings.http_port))
         url = url_of(listener)
-        house = house_of(settings, log, outside, secret, url)
+        house = house_of(settings, log, outside, secrets.link, url)
         runners = stack.enter_context(running(servers.database_url, log))
-        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties_of(settings)))
+        duties = duties_of(settings, signer=signer)
+        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties))
         whole = Running(house, url, servers.database_url, runners, worker)
         app = application(house, whole.health)
         app.include_router(contract_pages())

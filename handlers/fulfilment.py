@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain.account import ACCOUNT
 from domain.allocation import ALLOCATION, GrantCapacity, WithdrawCapacity
 from domain.messages import Refusal
 from domain.order import ORDER, FulfilOrder, SetPaymentAside
@@ -12,8 +13,9 @@ from handlers.requests import FulfilPaidOrder, ReverseRefundedGrant
 
 
 def activate_package(command: ActivatePackage, desk: Desk) -> None:
-    """Begin a package, with its pool."""
+    """Begin a package of an account, with its pool."""
     work = desk.work()
+    work.state(ACCOUNT, command.account_id).require(command.account_id)
     began = work.do(SUBSCRIPTION, command.package_id, command)
     if began:
         grant = GrantCapacity(

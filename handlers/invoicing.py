@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID, uuid5
 
-from domain.account import ACCOUNT
+from domain.account import ACCOUNT, BillingContact
 from domain.invoice import (
     INVOICE,
     CreditNoteIssued,
@@ -18,7 +18,7 @@ from domain.invoice import (
 from domain.invoice_link import INVOICE_LINK, ConsumeLink, IssueLink, LinkConsumed, RevokeLink, UnknownLink
 from domain.invoice_series import INVOICE_SERIES, AssignInvoiceNumber, series_id
 from domain.messages import Refusal
-from domain.order import ORDER, Method, Status
+from domain.order import ORDER, BillingContactChosen, Method, Status
 from handlers.desk import Desk
 from handlers.requests import (
     CreditRefund,
@@ -67,7 +67,7 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
     if not order.fulfilled:
         raise NotFulfilled(f"The order is {order.status}; it is invoiced once it is fulfilled.")
     assert order.captured, "what is fulfilled was paid"
-    assert order.billing, "what is placed names its billing contact"
+    billing = _billing(work, request.order_id)
     assert order.placed, "what is paid was placed"
     draft = InvoiceDraft(
         at=desk.now,
@@ -77,7 +77,8 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
         order_id=request.order_id,
         package_id=requested.package_id,
         seller=desk.house.seller,
-        buyer=order.billing.contact,
+        receiver_id=billing.receiver_id,
+        buyer=_buyer(work, requested.account_id, billing.contact),
         quote=requested.quote,
         method=order.captured.method,
         capture_id=order.captured.capture_id,
@@ -90,6 +91,20 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
     work.keep(Kept(document.sha256, document.media_type, pdf))
     _issue_link(work, desk, invoice_id, request.order_id, ordinal=1)
     desk.commit(work, requested.account_id)
+
+
+def _billing(work: UnitOfWork, order_id: str) -> BillingContactChosen:
+    billing = work.state(ORDER, order_id).billing
+    assert billing, "what is placed names its billing contact"
+    return billing
+
+
+def _buyer(work: UnitOfWork, account_id: str, contact: BillingContact) -> BillingContact:
+    """Whom a document names. Where the contact was erased, the company alone: it is the one that bought."""
+    if not contact.erased:
+        return contact
+    account = work.state(ACCOUNT, account_id).require(account_id)
+    return contact.model_copy(update={"company": account.name, "country": account.country})
 
 
 def _next_number(work: UnitOfWork, desk: Desk, document_id: str) -> str:
@@ -121,7 +136,8 @@ def renew_invoice_link(request: RenewInvoiceLink, desk: Desk) -> None:
     while work.state(INVOICE_LINK, link_tokens.link_id(request.invoice_id, ordinal)).issued:
         ordinal += 1
     last = link_tokens.link_id(request.invoice_id, ordinal - 1)
-    work.do(INVOICE_LINK, last, RevokeLink(at=desk.now, link_id=last))
+    newer = link_tokens.link_id(request.invoice_id, ordinal)
+    work.do(INVOICE_LINK, last, RevokeLink(at=desk.now, link_id=last, replaced_by=newer))
     _issue_link(work, desk, request.invoice_id, issued.order_id, ordinal)
     desk.commit(work, issued.account_id)
 
@@ -134,10 +150,13 @@ def _issued_invoice(work: UnitOfWork, invoice_id: str) -> InvoiceIssued:
 
 
 def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
-    """Mail the order summary and the link; recorded once the mail server has taken it, and then never sent again."""
+    """Mail the order summary and the link; recorded once the mail server has taken it, and then never sent again.
+
+    Nothing, where the contact was erased: the invoice is on the portal.
+    """
     work, house = desk.work(), desk.house
     issued = _issued_invoice(work, request.invoice_id)
-    if request.link_id in work.state(INVOICE, request.invoice_id).emailed:
+    if request.link_id in work.state(INVOICE, request.invoice_id).emailed or issued.buyer.erased:
         return
     link = work.state(INVOICE_LINK, request.link_id).issued
     if link is None:
@@ -157,6 +176,7 @@ def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
         at=desk.now,
         invoice_id=request.invoice_id,
         link_id=request.link_id,
+        receiver_id=_billing(work, issued.order_id).receiver_id,
         recipient=issued.buyer.email,
         message_id=str(message["Message-ID"]),
     )
@@ -252,7 +272,8 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
         order_id=request.order_id,
         refund_id=request.refund_id,
         seller=desk.house.seller,
-        buyer=invoice.buyer,
+        receiver_id=_billing(work, request.order_id).receiver_id,
+        buyer=_buyer(work, requested.account_id, invoice.buyer),
         net=net,
         taxes=taxes,
         total=refunded.amount,
@@ -266,10 +287,12 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
 
 
 def mail_credit_note(request: MailCreditNote, desk: Desk) -> None:
-    """Mail a credit note, with its document, to the billing contact."""
+    """Mail a credit note, with its document, to the billing contact; to nobody, where that one was erased."""
     issued = desk.work().state(INVOICE, request.credit_note_id).issued
     if not isinstance(issued, CreditNoteIssued):
         raise UnknownInvoice(f"There is no credit note {request.credit_note_id}; issue it first.")
+    if issued.buyer.erased:
+        return
     message = mails.credit_note_mail(
         issued,
         pdf=kept_document(desk, issued).content,

@@ -12,7 +12,16 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from rich.console import Console
 
-from handlers.composition import Outside, duties_of, house_of, link_secret, mailer_of, provider_of, running_health
+from handlers.composition import (
+    Outside,
+    duties_of,
+    house_of,
+    mailer_of,
+    provider_of,
+    running_health,
+    secrets_of,
+    signer_of,
+)
 from handlers.contract.page import contract_pages
 from handlers.http import application
 from handlers.telemetry import metrics_pages
@@ -58,20 +67,22 @@ def parts(given: Settings, *, relays: bool, works: bool, serves: bool) -> Iterat
     assert given.database_url is not None
     assert given.nats_url is not None
     with ExitStack() as stack:
-        log = stack.enter_context(postgres_log(given.database_url))
+        secrets = secrets_of(given, None)
+        log = stack.enter_context(postgres_log(given.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(given.http_port))
         url = url_of(listener)
         outside = Outside(SystemClock(), stack.enter_context(provider_of(given)), mailer_of(given))
-        house = house_of(given, log, outside, link_secret(given, None), url)
-        runners = stack.enter_context(running(given.database_url, log)) if works else []
+        house = house_of(given, log, outside, secrets.link, url)
+        if works:
+            stack.enter_context(running(given.database_url, log))
         worker = None
         if relays or works:
-            duties = duties_of(given, relays=relays, works=works)
+            duties = duties_of(given, relays=relays, works=works, signer=signer_of(given, None))
             worker = stack.enter_context(working(house, given.database_url, given.nats_url, duties))
 
         def health() -> dict[str, Any]:
             assert given.database_url is not None
-            return running_health(given.database_url, log, runners, worker)
+            return running_health(given.database_url, log, worker)
 
         app = application(house, health) if serves else only_health(health)
         if serves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from projections.engine import Projection, Row, stored
 from projections.entitlements import ENTITLEMENTS, EntitlementRow, entitlements
 from projections.invoice_links import INVOICE_LINKS, InvoiceLinkAttemptRow, InvoiceLinkRow
 from projections.orders import ORDERS, OrderRow
+from projections.poison import skipped_positions
 from projections.timeline import TIMELINE, TimelineRow
 
 
@@ -92,6 +94,9 @@ VIEWS: Mapping[str, View] = {
 }
 
 
+POSITION = re.compile(r"[0-9]{1,20}")
+
+
 class UnknownPosition(Refusal):
     """The log has not come there yet, or the moment is none."""
 
@@ -103,7 +108,7 @@ def position_at(log: Log, as_of: str) -> int:
         UnknownPosition: it is neither, or lies ahead.
     """
     head = log.head()
-    if as_of.isdecimal():
+    if POSITION.fullmatch(as_of):
         if int(as_of) > head:
             raise UnknownPosition(f"The log has come to position {head}; {as_of} lies ahead.")
         return int(as_of)
@@ -113,7 +118,7 @@ def position_at(log: Log, as_of: str) -> int:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise UnknownPosition(f"{as_of} is neither a position nor a moment; write 42, or 2026-09-01T12:00:00+00:00.")
-    return max((event.position for event in log.history() if event.recorded_at <= moment), default=0)
+    return log.position_at(moment)
 
 
 def shown(view: View, account_id: str, log: Log, database_url: str, as_of: str | None) -> list[dict[str, Any]]:
@@ -122,21 +127,22 @@ def shown(view: View, account_id: str, log: Log, database_url: str, as_of: str |
     Raises:
         UnknownPosition: ``as_of`` is neither a position nor a moment that the log has come to.
     """
-    if as_of is None:
-        with connect(database_url) as conn:
+    with connect(database_url) as conn:
+        if as_of is None:
             return view.answer(stored(conn, view.table, account_id=account_id))
-    rows = view.projection.as_of(log, account_id, position_at(log, as_of))
+        left_out = skipped_positions(conn, view.projection.name)
+    rows = view.projection.as_of(log, account_id, position_at(log, as_of), left_out)
     return view.answer(sorted(rows.of(view.table), key=lambda row: row.key()))
 
 
-def table(view: View, answer: Sequence[Mapping[str, Any]]) -> Table:
+def table(columns: Sequence[str], answer: Sequence[Mapping[str, Any]]) -> Table:
     """The answer as a table; amounts as money, moments to the second."""
     drawn = Table()
-    for column in view.columns:
+    for column in columns:
         number = bool(answer) and all(isinstance(line[column], int) for line in answer)
         drawn.add_column(column.removesuffix("_minor"), justify="right" if number else "left", overflow="fold")
     for line in answer:
-        drawn.add_row(*(_cell(column, line) for column in view.columns))
+        drawn.add_row(*(_cell(column, line) for column in columns))
     return drawn
 
 

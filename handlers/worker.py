@@ -1,4 +1,4 @@
-"""The part that works in the background: the relay from the log to NATS, the reactions, and orders that expire."""
+"""The part that works in the background: the relay to NATS, the reactions, orders that expire, signed checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
 from handlers.messages import Commands, consumers, reacting, telling_history
+from handlers.signing import Busy, CannotSign, Signer, sign
+from infra.checkpoints import NoCheckpoint
 from infra.dead_letters import waiting
+from infra.ed25519 import WrongKey
 from infra.nats import (
     COMMANDS,
     COMMANDS_CONSUMER,
@@ -40,6 +43,7 @@ AGAIN_S = 1.0
 EXPIRY_EVERY_S = 60.0
 WATCH_EVERY_S = 5.0
 SNAPSHOTS_EVERY_S = 5.0
+CHECKPOINT_EVERY_S = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -52,6 +56,8 @@ class Duties:
     """Reactions, commands, history, and what time brings."""
     senders: Sequence[Sender] = ()
     limits: Limits = field(default_factory=Limits)
+    signer: Signer | None = None
+    """Who signs checkpoints, where it works."""
 
 
 EVERYTHING = Duties()
@@ -60,11 +66,12 @@ EVERYTHING = Duties()
 class Worker:
     """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
 
-    `failing` says what is wrong while something is; none while it works.
+    `failing` says what is wrong while something is; none while it works. `unsigned` says why no checkpoints are signed.
     """
 
     def __init__(self, house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> None:
         self.failing: str | None = "not started yet"
+        self.unsigned: str | None = None if duties.signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
         self.dead_letters: int | None = None
         """So many messages wait for a person; none while that is not known."""
         self.relay = Relay(database_url, house.log, encoded)
@@ -115,7 +122,8 @@ class Worker:
                 see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
                 works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
-                works += [self._expire(), self._take_snapshots(), self._watch(jetstream, see_reactions)]
+                works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
+                works.append(self._watch(jetstream, see_reactions))
             async with asyncio.TaskGroup() as tasks:
                 self.failing = None
                 self._begun.set()
@@ -139,6 +147,25 @@ class Worker:
                 if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
                     await asyncio.to_thread(take_snapshots, conn, self._house.log)
                 await self._pause(SNAPSHOTS_EVERY_S)
+
+    async def _sign(self, jetstream: JetStreamContext) -> None:
+        """Sign where the log has come to, now and then, and once more at the end.
+
+        What was tampered with is not signed: it is said, over and over, and all other work goes on.
+        """
+        last = False
+        signer = self._duties.signer
+        while signer and not last:
+            last = self._stopped.is_set()
+            try:
+                await sign(signer, self._database_url, jetstream, self._house.clock.now())
+                self.unsigned = None
+            except Busy:
+                logger.info("another process makes a checkpoint")
+            except (CannotSign, NoCheckpoint, WrongKey) as error:
+                self.unsigned = str(error)
+                logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
+            await self._pause(CHECKPOINT_EVERY_S)
 
     async def _watch(self, jetstream: JetStreamContext, see_reactions: Callable[[], None]) -> None:
         """See that each reaction and consumer is there: one that is gone is silent, and so is NATS while it is away."""

@@ -8,150 +8,29 @@ what the first attempt had written is recognised: by the inbox, or by the rows t
 from __future__ import annotations
 
 import logging
-import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import psycopg
-from eventsourcing.persistence import DataError, IntegrityError, OperationalError, StoredEvent, Tracking
+from eventsourcing.persistence import DataError, OperationalError
 from psycopg import Connection
 
+from infra.append import APPEND, Append, meant, parameters, placed
 from infra.metrics import APPENDED, APPENDS, GROUP
-from infra.packed_arrays import (
-    ByteaArray,
-    Int4Array,
-    Int8Array,
-    PackedArray,
-    TextArray,
-    TimestampArray,
-    UuidArray,
-    packed_bytes,
-    packed_int4,
-    packed_int8,
-    packed_moment,
-    packed_text,
-    take_packed_arrays,
-)
-from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id, expected_versions
+from infra.packed_arrays import take_packed_arrays
 
 MAX_GROUP: Final = 256
 """How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
 
-_RECORD = (
-    TimestampArray, TextArray, TextArray, TextArray, TextArray,  # recorded_at, account, correlation, causation, actor
-    TextArray, ByteaArray, TextArray, Int8Array,  # message_id, body_sha256, application_name, notification_id
-)  # fmt: skip
-_STREAM = (TextArray, Int8Array)  # stream, the version that is expected of it
-_EVENT = (TextArray, Int8Array, TextArray, ByteaArray, UuidArray)  # stream, version, topic, state, event_id
-_DOCUMENT = (TextArray, TextArray, ByteaArray)  # sha256, media_type, content
-_APPEND = b"SELECT * FROM log.append(" + b", ".join([b"%b"] * 22) + b")"
 _STANDING = b"""
     SELECT position, stream, version, topic, state, correlation_id, causation_id, actor
       FROM log.events WHERE stream = %b AND version = %b
 """
 logger = logging.getLogger(__name__)
-
-Packed = tuple[bytes, ...]
-
-
-def _columns(rows: Sequence[Packed], width: int) -> Packed:
-    """Rows of packed elements, column by column."""
-    return tuple(map(b"".join, zip(*rows, strict=True))) if rows else (b"",) * width
-
-
-class Append:
-    """What one caller wants to be there, all of it or nothing; packed in the caller's thread.
-
-    Raises:
-        IntegrityError: the events of a stream do not follow one another.
-        DataError: a value is one that the database cannot hold.
-    """
-
-    def __init__(
-        self,
-        events: Sequence[StoredEvent],
-        received: Received | None = None,
-        documents: Sequence[Kept] = (),
-        tracking: Tracking | None = None,
-    ) -> None:
-        self.rows = [LogRow.of_stored(event) for event in events]
-        self.received = received
-        self.expected = expected_versions(events)
-        self.keys = {*self.expected}
-        if received is not None:
-            self.keys.add(f"message {received.message_id}")
-        if tracking is not None:
-            self.keys.add(f"tracking {tracking.application_name}")
-        try:
-            self._pack(documents, tracking)
-        except (UnicodeEncodeError, struct.error) as error:
-            raise DataError(f"An event holds what the log cannot: {error}") from error
-        self.done = threading.Lock()
-        self.done.acquire()
-        self.positions = range(0)
-        self.error: Exception | None = None
-
-    def _pack(self, documents: Sequence[Kept], tracking: Tracking | None) -> None:
-        record = self.rows[0] if self.rows else LogRow.of_stored(StoredEvent("", 0, "", b""))
-        received, name, number = self.received, None, None
-        if tracking is not None:
-            name, number = tracking.application_name, tracking.notification_id
-        self.record = (
-            packed_moment(record.recorded_at),
-            packed_text(record.account_id),
-            packed_text(record.correlation_id),
-            packed_text(record.causation_id),
-            packed_text(record.actor),
-            packed_text(received.message_id if received else None),
-            packed_bytes(received.body_sha256 if received else None),
-            packed_text(name),
-            packed_int8(number),
-        )
-        streams = [(packed_text(stream), packed_int8(version)) for stream, version in self.expected.items()]
-        self.streams = _columns(streams, len(_STREAM))
-        self.events = _columns([_packed_event(row) for row in self.rows], len(_EVENT))
-        kept = [(packed_text(d.sha256), packed_text(d.media_type), packed_bytes(d.content)) for d in documents]
-        self.documents = _columns(kept, len(_DOCUMENT))
-        self.counts = (len(streams), len(self.rows), len(kept))
-
-    def ended(self, positions: range, error: Exception | None = None) -> None:
-        """Say what became of it, and wake whoever waits."""
-        self.positions = positions
-        self.error = error
-        self.done.release()
-
-
-def _packed_event(row: LogRow) -> Packed:
-    stream = str(row.originator_id)
-    return (
-        packed_text(stream),
-        packed_int8(row.originator_version),
-        packed_text(row.topic),
-        packed_bytes(row.state),
-        packed_bytes(event_id(stream, row.originator_version).bytes),
-    )
-
-
-def _arrays(kinds: Sequence[type[PackedArray]], count: int, columns: Sequence[Sequence[bytes]]) -> list[PackedArray]:
-    return [kind(count, packed) for kind, packed in zip(kinds, columns, strict=True)]
-
-
-def _parameters(group: Sequence[Append]) -> list[PackedArray]:
-    """The parameters of ``log.append`` for a group."""
-    parameters = _arrays(_RECORD, len(group), list(zip(*(append.record for append in group), strict=True)))
-    for n, kinds, columns in (
-        (0, _STREAM, [append.streams for append in group]),
-        (1, _EVENT, [append.events for append in group]),
-        (2, _DOCUMENT, [append.documents for append in group]),
-    ):
-        count = sum(append.counts[n] for append in group)
-        whose = [packed_int4(number) * append.counts[n] for number, append in enumerate(group, start=1)]
-        parameters.append(Int4Array(count, whose))
-        parameters += _arrays(kinds, count, list(zip(*columns, strict=True)))
-    return parameters
 
 
 @dataclass
@@ -160,9 +39,11 @@ class GroupCommit:
 
     Args:
         connect: makes a connection, in autocommit, as the role that may append.
+        told: is called after each commit, before those who waited for it go on.
     """
 
     connect: Callable[[], Connection[Any]]
+    told: Callable[[], None]
     _asked: SimpleQueue[Append | None] = field(default_factory=SimpleQueue)
     _conn: Connection[Any] | None = None
     _closed: bool = False
@@ -182,10 +63,18 @@ class GroupCommit:
         if self._closed:
             raise OperationalError("The log was closed.")
         self._asked.put(append)
-        append.done.acquire()
-        if append.error is not None:
-            raise append.error
-        return append.positions
+        return append.wait()
+
+    def append_all(self, appends: Sequence[Append]) -> None:
+        """Wait until all of them are written, in as few commits as it can.
+
+        Raises:
+            as `append` does, for the first that failed; the others may stand there.
+        """
+        for append in appends:
+            self._asked.put(append)
+        for append in appends:
+            append.wait()
 
     def close(self) -> None:
         """End, after what was asked before."""
@@ -227,46 +116,49 @@ class GroupCommit:
             if len(group) > 1:  # one of them holds what the database does not take: that one fails, and no other
                 for append in group:
                     self._write([append])
-            else:
-                group[0].ended(range(0), DataError(str(error)))
+                return
+            outcomes = [(range(0), DataError(str(error)))]
         except Exception as error:  # noqa: BLE001 - each of the callers raises it
-            for append in group:
-                append.ended(range(0), OperationalError(f"{type(error).__name__}: {error}"))
+            outcomes = [(range(0), OperationalError(f"{type(error).__name__}: {error}"))] * len(group)
         else:
+            self.told()
             GROUP.observe(len(group))
             APPENDS.inc(sum(1 for _, failed in outcomes if failed is None))
             APPENDED.inc(sum(len(positions) for positions, failed in outcomes if failed is None))
-            for append, (positions, failed) in zip(group, outcomes, strict=True):
-                append.ended(positions, failed)
+        for append, (positions, failed) in zip(group, outcomes, strict=True):
+            append.positions, append.error = positions, failed
+        for append, following in pairwise(group):
+            append.following.append(following)
+        group[0].wake()
 
     def _sent(self, group: Sequence[Append]) -> list[tuple[range, Exception | None]]:
         """The outcomes of a group, sent a second time where the connection broke before the answer came."""
-        parameters = _parameters(group)
         try:
-            return [_outcome(append, *said) for append, said in zip(group, self._said(parameters), strict=True)]
+            return [meant(append, *said) for append, said in zip(group, self._said(group), strict=True)]
         except psycopg.OperationalError:
             if self._conn is not None and not self._conn.broken:
                 raise  # it was answered: nothing was written
             logger.warning("the line broke while %s appends were on their way; they are sent again", len(group))
-            said_again = self._said(parameters)
+            said_again = self._said(group)
             return [self._recognised(append, *said) for append, said in zip(group, said_again, strict=True)]
 
-    def _said(self, parameters: Sequence[PackedArray]) -> list[tuple[str, int, int]]:
+    def _said(self, group: Sequence[Append]) -> Iterator[tuple[str, range]]:
+        """What the database says of each append, and the positions of its events."""
         if self._conn is None or self._conn.closed:
             self._conn = self.connect()
             take_packed_arrays(self._conn)
-        found = self._conn.execute(_APPEND, parameters, prepare=True, binary=True).fetchone()
+        found = self._conn.execute(APPEND, parameters(group), prepare=True, binary=True).fetchone()
         assert found is not None
-        return list(zip(found["outcomes"], found["firsts"], found["counts"], strict=True))
+        return placed(group, **found)
 
-    def _recognised(self, append: Append, outcome: str, first: int, count: int) -> tuple[range, Exception | None]:
+    def _recognised(self, append: Append, outcome: str, positions: range) -> tuple[range, Exception | None]:
         """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.
 
         The inbox says so itself; where there was no message, the rows do.
         """
         if outcome == "stale" and (position := self._standing(append)):
             return range(position, position + len(append.rows)), None
-        return _outcome(append, outcome, first, count)
+        return meant(append, outcome, positions)
 
     def _standing(self, append: Append) -> int | None:
         """The position of an append's first event, where what stands at its place is that very event."""
@@ -288,19 +180,3 @@ def _compatible(waiting: Sequence[Append]) -> tuple[list[Append], list[Append]]:
         (group if taken.isdisjoint(append.keys) else later).append(append)
         taken |= append.keys  # also of those who wait, so that nobody overtakes on a stream
     return group, later
-
-
-def _outcome(append: Append, outcome: str, first: int, count: int) -> tuple[range, Exception | None]:
-    positions = range(first, first + count)
-    match outcome:
-        case "appended":
-            return positions, None
-        case "known":
-            return positions, AlreadyHandled(positions)
-        case "reused":
-            assert append.received is not None
-            return positions, append.received.reused()
-        case "tracked":
-            return positions, IntegrityError("The tracking has come further than this already.")
-        case _:
-            return positions, IntegrityError(f"One of the streams {', '.join(append.expected)} has moved on.")

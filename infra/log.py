@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from eventsourcing.persistence import IntegrityError, OperationalError
@@ -18,7 +18,7 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 from domain.messages import Event
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
 from infra.recent_states import RecentStates
-from infra.recorder import Kept, Received, Recorder, Snapshot
+from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
 
 POLL_S = 0.5
 """How often a waiter looks by itself: notifications are a hint, and hints get lost."""
@@ -62,6 +62,17 @@ class News:
             self._count += 1
             self._condition.notify_all()
 
+    @property
+    def count(self) -> int:
+        """How often something happened. Who looks at it before he looks elsewhere misses nothing in between."""
+        with self._condition:
+            return self._count
+
+    def beyond(self, count: int, timeout_s: float) -> None:
+        """Wait until there is more news than ``count``, or until time is up."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._count != count, timeout_s)
+
     def next(self, timeout_s: float) -> None:
         """Wait for the next piece of news, or until time is up."""
         with self._condition:
@@ -89,7 +100,25 @@ class Log:
         self.recent = RecentStates()
         self._recorder = recorder
         self._news = news or News()
-        self._mapper = PydanticMapper()
+        self._mapper = PydanticMapper(recorder.keys)
+        self._concealing = PydanticMapper(None)
+
+    @property
+    def news(self) -> News:
+        """Tells that something was appended."""
+        return self._news
+
+    def decoded(self, row: LogRow) -> Recorded:
+        """The event of a row that somebody read for himself, in a transaction of his own. Personal data stay sealed.
+
+        Raises:
+            UnreadableEvent: names its place and what is wrong.
+        """
+        return self._concealing.recorded(row)
+
+    def encoded(self, recorded: Recorded) -> LogRow:
+        """The row of an event."""
+        return self._mapper.row(recorded)
 
     def append(
         self,
@@ -115,36 +144,35 @@ class Log:
         ]
         if not recorded and received is None:
             return []
-        stored = [self._mapper.to_stored_event(event) for event in recorded]
         try:
             with _available():
-                positions = self._recorder.insert_events(stored, received=received, documents=documents)
+                rows = as_notifications([self._mapper.row(event) for event in recorded])
+                positions = self._recorder.insert_events(rows, received=received, documents=documents)
         except IntegrityError as error:
             streams = ", ".join(change.stream for change in changes)
             raise VersionConflict(f"One of the streams {streams} has moved on.") from error
         assert positions is not None
         self._news.tell()
-        return [replace(event, position=position) for event, position in zip(recorded, positions, strict=True)]
+        return [event._replace(position=position) for event, position in zip(recorded, positions, strict=True)]
 
     def load(self, stream: str, after: int = 0) -> list[Recorded]:
         """The events of a stream behind version ``after``, first to last; none where there is no such stream."""
         with _available():
-            found = self._recorder.select_events(stream, gt=after)
-        return [self._mapper.to_domain_event(stored) for stored in found]
+            return self._mapper.all_recorded(self._recorder.rows_of_stream(stream, after))
 
     def read(self, after: int, *, limit: int, upto: int | None = None) -> list[Recorded]:
         """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions."""
         with _available():
-            found = self._recorder.select_notifications(after, limit, stop=upto, inclusive_of_start=False)
-        return [self._mapper.to_domain_event(notification) for notification in found]
+            return self._mapper.all_recorded(self._recorder.rows(after, limit, upto))
 
     def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
         """Every event of an account, up to and with ``upto``, page by page."""
         after = 0
         while True:
             with _available():
-                found = self._recorder.select_account(account_id, after, page, upto)
-            yield from map(self._mapper.to_domain_event, found)
+                found = self._recorder.rows_of_account(account_id, after, page, upto)
+                events = self._mapper.all_recorded(found)
+            yield from events
             if len(found) < page:
                 return
             after = found[-1].id
@@ -155,6 +183,11 @@ class Log:
         while events := self.read(after, limit=page, upto=upto):
             yield from events
             after = events[-1].position
+
+    def position_at(self, moment: datetime) -> int:
+        """The position of the last event that was recorded up to a moment; 0 where there is none."""
+        with _available():
+            return self._recorder.position_at(moment)
 
     def head(self) -> int:
         """The position of the last event; 0 where there is none."""
@@ -190,3 +223,13 @@ class Log:
         """A kept document by the SHA-256 of its bytes (hexadecimal)."""
         with _available():
             return self._recorder.document(sha256)
+
+    def has_key(self, person: str) -> bool:
+        """Whether what the log holds of a person can be read."""
+        with _available():
+            return person in self._recorder.keys.standing([person])
+
+    def destroy_key(self, person: str) -> None:
+        """Make what the log holds of a person unreadable, for good; nothing where it was before."""
+        with _available():
+            self._recorder.keys.destroy(person)

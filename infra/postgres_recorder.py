@@ -7,10 +7,11 @@ Appends go through one writer, in groups (`infra.group_commit`); reads through a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Final, Self
+from datetime import datetime
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -23,13 +24,15 @@ from eventsourcing.persistence import (
     Tracking,
 )
 from psycopg import Connection, Cursor
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import BaseRowFactory, DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
-from infra.group_commit import Append, GroupCommit
+from infra.append import Append
+from infra.group_commit import GroupCommit
 from infra.log import Log, News
 from infra.postgres import WRITER, connect, listening, session, wary
-from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot
+from infra.postgres_person_keys import PostgresPersonKeys
+from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
 
 _SELECT: Final = (
     "SELECT stream AS originator_id, version AS originator_version, topic, state, position AS id, "
@@ -38,6 +41,15 @@ _SELECT: Final = (
 POOL_WAIT_S = 2.0
 _LAST: Final = 2**62
 Parameters = dict[str, Any]
+T = TypeVar("T")
+
+
+def _log_row(_cursor: object) -> Callable[[Sequence[Any]], LogRow]:
+    return LogRow._make
+
+
+def _bounds(after: int, limit: int, stop: int | None) -> Parameters:
+    return {"after": after, "stop": _LAST if stop is None else stop, "limit": limit}
 
 
 class PostgresRecorder(Recorder):
@@ -46,14 +58,19 @@ class PostgresRecorder(Recorder):
     Args:
         database_url: where; its user has to be a member of `WRITER`.
         pool_size: how many can read at once.
+        master_key: what wraps the keys of personal data; without it the events that hold any can be neither
+            written nor read.
 
     Raises:
         DatabaseUnavailable: names the setting.
     """
 
-    def __init__(self, database_url: str, pool_size: int = 8) -> None:
+    keys: PostgresPersonKeys
+
+    def __init__(self, database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> None:
         wary(database_url)
-        self._writer = GroupCommit(lambda: connect(database_url, WRITER))
+        self._news = News()
+        self._writer = GroupCommit(lambda: connect(database_url, WRITER), self._news.tell)
         self._pool = ConnectionPool(
             database_url,
             connection_class=Connection[DictRow],
@@ -64,7 +81,7 @@ class PostgresRecorder(Recorder):
             timeout=POOL_WAIT_S,
             reconnect_timeout=2,  # whoever asks after that begins anew, rather than wait for pauses that double
         )
-        self._news = News()
+        self.keys = PostgresPersonKeys(self._rows, master_key)
         self._listening = listening(database_url, self._news.tell)
         self._listening.__enter__()
 
@@ -98,9 +115,7 @@ class PostgresRecorder(Recorder):
         """Append all of it in one commit, or nothing. Gives the positions."""
         if not stored_events and received is None and tracking is None:
             return []
-        positions = self._writer.append(Append(stored_events, received, documents, tracking))
-        self._news.tell()
-        return list(positions)
+        return list(self._writer.append(Append(stored_events, received, documents, tracking)))
 
     def insert_tracking(self, tracking: Tracking) -> None:
         """Record how far an application of the library has read."""
@@ -108,23 +123,30 @@ class PostgresRecorder(Recorder):
 
     # --- reading
 
-    def _rows(self, query: str, parameters: Parameters) -> list[DictRow]:
+    def _fetched(self, query: str, parameters: Parameters, row_factory: BaseRowFactory[T]) -> list[T]:
         """The rows of a query; asked again where a line of the pool turns out to be cut."""
+
+        def ask() -> list[T]:
+            with self._pool.connection() as conn:
+                cursor: Cursor[T] = conn.cursor(binary=True, row_factory=row_factory)
+                return cursor.execute(query.encode(), parameters, prepare=True).fetchall()
+
         try:
             try:
-                return self._asked(query, parameters)
+                return ask()
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 self._pool.check()  # the others of the pool may be cut as well
-                return self._asked(query, parameters)
+                return ask()
         except psycopg.ProgrammingError as error:
             raise ProgrammingError(str(error)) from error
         except psycopg.Error as error:
             raise OperationalError(str(error)) from error
 
-    def _asked(self, query: str, parameters: Parameters) -> list[DictRow]:
-        with self._pool.connection() as conn:
-            cursor: Cursor[DictRow] = conn.cursor(binary=True)
-            return cursor.execute(query.encode(), parameters, prepare=True).fetchall()
+    def _selected(self, query: str, parameters: Parameters) -> list[LogRow]:
+        return self._fetched(_SELECT + query, parameters, _log_row)
+
+    def _rows(self, query: str, parameters: Parameters) -> list[DictRow]:
+        return self._fetched(query, parameters, dict_row)
 
     def select_events(
         self,
@@ -135,14 +157,14 @@ class PostgresRecorder(Recorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[Notification]:
-        """The events of a stream, in the order of versions."""
-        query = (
-            _SELECT
-            + "WHERE stream = %(stream)s AND version > %(gt)s AND version <= %(lte)s ORDER BY version "
-            + ("DESC LIMIT %(limit)s" if desc else "ASC LIMIT %(limit)s")
-        )
+        """See the library's interface."""
+        query = "WHERE stream = %(stream)s AND version > %(gt)s AND version <= %(lte)s ORDER BY version "
         bounds = {"gt": -1 if gt is None else gt, "lte": _LAST if lte is None else lte, "limit": limit or _LAST}
-        return [LogRow.of(row) for row in self._rows(query, {"stream": str(originator_id), **bounds})]
+        rows = self._selected(
+            query + ("DESC LIMIT %(limit)s" if desc else "ASC LIMIT %(limit)s"),
+            {"stream": str(originator_id), **bounds},
+        )
+        return as_notifications(rows)
 
     def select_notifications(
         self,
@@ -153,26 +175,39 @@ class PostgresRecorder(Recorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """Events behind a position, in the order of positions; of some topics, where any are named."""
-        query = (
-            _SELECT
-            + "WHERE position > %(after)s AND position <= %(stop)s "
-            + ("AND topic = ANY(%(topics)s) " if topics else "")
-            + "ORDER BY position LIMIT %(limit)s"
-        )
+        """See the library's interface."""
         after = 0 if start is None else start - inclusive_of_start
-        bounds = {"after": after, "stop": _LAST if stop is None else stop, "limit": limit}
-        return [LogRow.of(row) for row in self._rows(query, {"topics": list(topics), **bounds})]
-
-    def select_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[Notification]:
-        """Events of an account behind a position, in the order of positions."""
+        if not topics:
+            return as_notifications(self.rows(after, limit, stop))
         query = (
-            _SELECT
-            + "WHERE account_id = %(account)s AND position > %(after)s AND position <= %(stop)s "
-            + "ORDER BY position LIMIT %(limit)s"
+            "WHERE position > %(after)s AND position <= %(stop)s AND topic = ANY(%(topics)s) "
+            "ORDER BY position LIMIT %(limit)s"
         )
-        bounds = {"after": after, "stop": _LAST if stop is None else stop, "limit": limit}
-        return [LogRow.of(row) for row in self._rows(query, {"account": account_id, **bounds})]
+        return as_notifications(self._selected(query, {"topics": list(topics), **_bounds(after, limit, stop)}))
+
+    def rows_of_stream(self, stream: str, after: int) -> list[LogRow]:
+        """The rows of a stream behind a version."""
+        query = "WHERE stream = %(stream)s AND version > %(after)s ORDER BY version"
+        return self._selected(query, {"stream": stream, "after": after})
+
+    def rows(self, after: int, limit: int, stop: int | None) -> list[LogRow]:
+        """Rows behind a position."""
+        query = "WHERE position > %(after)s AND position <= %(stop)s ORDER BY position LIMIT %(limit)s"
+        return self._selected(query, _bounds(after, limit, stop))
+
+    def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> list[LogRow]:
+        """Rows of an account behind a position."""
+        query = (
+            "WHERE account_id = %(account)s AND position > %(after)s AND position <= %(stop)s "
+            "ORDER BY position LIMIT %(limit)s"
+        )
+        return self._selected(query, {"account": account_id, **_bounds(after, limit, stop)})
+
+    def position_at(self, moment: datetime) -> int:
+        """The last position up to a moment."""
+        query = "SELECT position FROM log.events WHERE recorded_at <= %(moment)s ORDER BY position DESC LIMIT 1"
+        rows = self._rows(query, {"moment": moment})
+        return rows[0]["position"] if rows else 0
 
     def max_notification_id(self) -> int | None:
         """The position of the last event."""
@@ -242,11 +277,13 @@ class _Subscription(ListenNotifySubscription[PostgresRecorder]):
 
 
 @contextmanager
-def postgres_log(database_url: str, pool_size: int = 8) -> Iterator[Log]:
+def postgres_log(database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> Iterator[Log]:
     """The log in a migrated database.
 
     Raises:
         DatabaseUnavailable: names the setting.
+        WrongSetting: the master key is not the one that was used before.
     """
-    with PostgresRecorder(database_url, pool_size) as recorder:
+    with PostgresRecorder(database_url, pool_size, master_key) as recorder:
+        recorder.keys.prove()
         yield Log(recorder, recorder.news)

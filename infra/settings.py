@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from domain.account import Email
@@ -14,6 +17,9 @@ from domain.price_list import Country, SellerCode
 from infra.nats import Limits
 from infra.senders import Sender
 from infra.smtp import Security
+
+WebAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
+"""Where something is served over HTTP, without a query: paths are added to it."""
 
 
 def _odd(number: int) -> int:
@@ -28,6 +34,29 @@ Size = Annotated[int, Field(ge=0)]
 
 class WrongSetting(Exception):
     """A setting is missing, or has a value that it cannot have. The text names it."""
+
+
+MASTER_KEY_BYTES = 32
+
+
+def decoded_master_key(text: SecretStr) -> bytes:
+    """The bytes of a master key.
+
+    Raises:
+        PydanticCustomError: it is no base64 of 32 bytes.
+    """
+    try:
+        key = b64decode(text.get_secret_value(), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != MASTER_KEY_BYTES:
+        raise PydanticCustomError("master_key", "it has to be base64 of 32 bytes; openssl rand -base64 32 makes one")
+    return key
+
+
+def _master_key(text: SecretStr) -> SecretStr:
+    decoded_master_key(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -51,14 +80,19 @@ class Settings(BaseSettings):
     smtp_password: SecretStr | None = Field(None, description="the password of that user")
     smtp_security: Security = Field(Security.NONE, description="none, starttls or tls")
     mail_from: Email = Field("billing@seller.example", description="whom our mail is from")
-    public_url: str | None = Field(
+    public_url: WebAddress | None = Field(
         None, description="where customers reach our HTTP application, where not at its port"
     )
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port; 0 takes a free one")
     link_secret: SecretStr | None = Field(None, min_length=32, description="the secret behind invoice links")
+    master_key: Annotated[SecretStr, AfterValidator(_master_key)] | None = Field(
+        None, description="base64 of 32 bytes: wraps the keys of personal data"
+    )
+    signing_key: Path | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
+    checkpoint_file: Path | None = Field(None, description="the file that signed checkpoints are added to")
     link_hours: Annotated[int, Field(ge=1, le=720)] = Field(24, description="how long an invoice link lives")
     order_days: Annotated[int, Field(ge=1, le=365)] = Field(14, description="how long an order can be paid")
-    paypal_url: str = Field("https://api-m.sandbox.paypal.com", description="PayPal's REST API")
+    paypal_url: WebAddress = Field("https://api-m.sandbox.paypal.com", description="PayPal's REST API")
     paypal_client_id: str = Field("", description="our client id there")
     paypal_secret: SecretStr = Field(SecretStr(""), description="our secret there")
     seller_code: SellerCode = Field("YT", description="begins our invoice numbers")

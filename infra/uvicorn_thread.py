@@ -37,7 +37,10 @@ def listening(port: int = 0) -> socket.socket:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
         listener.close()
-        raise ServerDidNotStart(f"Port {port} of 127.0.0.1 is taken; choose another one.") from error
+        reason = (error.strerror or str(error)).lower()
+        raise ServerDidNotStart(
+            f"Port {port} of 127.0.0.1 cannot be used, {reason}; set TRUNKLINE_HTTP_PORT to another one, or to 0."
+        ) from error
     return listener
 
 

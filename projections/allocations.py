@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, assert_never
+from typing import Any, ClassVar, assert_never
+
+from psycopg import Connection
 
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, Plan
 from infra.pydantic_mapper import Recorded
 from projections.engine import Projection, Row, Rows
+from projections.pages import PAGE, Condition, Page, page
 
 
 @dataclass
@@ -87,3 +90,14 @@ ALLOCATIONS = Projection(
     partition=lambda recorded: recorded.event.package_id,  # type: ignore[attr-defined]  # all its events have one
     fold=fold,
 )
+
+
+def allocations(
+    conn: Connection[Any], account_id: str, pbx_id: str | None = None, cursor: str | None = None, size: int = PAGE
+) -> Page[AllocationRow]:
+    """What the PBXs of an account hold, or one of them."""
+    conditions: list[Condition] = [("account_id = %s", account_id)]
+    if pbx_id is not None:
+        conditions.append(("pbx_id = %s", pbx_id))
+    order = ("pbx_id", "service", "package_id")
+    return page(conn, AllocationRow, conditions, order, cursor=cursor, size=size)

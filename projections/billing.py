@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar, assert_never
+from typing import Any, ClassVar, assert_never
+
+from psycopg import Connection
+from psycopg.rows import class_row
 
 from domain.invoice import CreditNoteIssued, InvoiceIssued
 from domain.money import round_half_up
@@ -23,6 +26,7 @@ from domain.order import (
 from domain.services import ServiceCode
 from infra.pydantic_mapper import Recorded
 from projections.engine import Projection, Row, Rows
+from projections.pages import PAGE, Condition, FilterCannotBe, Page, page
 
 
 @dataclass
@@ -223,3 +227,102 @@ def owed(receivables: Iterable[ReceivableRow], at: datetime) -> list[tuple[Recei
     """What is owed offline, oldest first, each with the days since its order was placed."""
     open_ones = sorted((row.owed_since, row.order_id, row) for row in receivables if row.owed and row.owed_since)
     return [(row, (at - since).days) for since, _, row in open_ones]
+
+
+AGES = ("0-30", "31-60", "61-90", "over 90")
+"""Days since the order was placed."""
+
+
+@dataclass(frozen=True)
+class Owed:
+    """What is owed offline, since a number of days, in a currency."""
+
+    currency: str
+    days: str
+    orders: int
+    amount_minor: int
+
+
+@dataclass(frozen=True)
+class Revenue:
+    """Net revenue of a month (``2026-03``, UTC), in minor units; credit notes taken off."""
+
+    month: str
+    service: str
+    currency: str
+    net_minor: int
+
+
+def ageing(receivables: Iterable[ReceivableRow], at: datetime) -> list[Owed]:
+    """What is owed offline, by age, of these receivables."""
+    orders, amounts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for row, days in owed(receivables, at):
+        key = row.currency, AGES[min(3, max(0, days - 1) // 30)]
+        orders[key] += 1
+        amounts[key] += row.amount_minor
+    return [Owed(*key, orders[key], amounts[key]) for key in sorted(orders, key=lambda k: (k[0], AGES.index(k[1])))]
+
+
+def owed_by_age(conn: Connection[Any], at: datetime, account_id: str | None = None) -> list[Owed]:
+    """What is owed offline, by age: of an account, or of all of them."""
+    query = (
+        "SELECT currency, (%(ages)s::text[])[1 + least(3, greatest(0, extract(day FROM %(at)s - owed_since)::int - 1) "  # noqa: S608 - constants of ours
+        "/ 30)] AS days, count(*) AS orders, sum(amount_minor)::bigint AS amount_minor "
+        "FROM read.receivables WHERE owed AND owed_since IS NOT NULL "
+        + ("" if account_id is None else "AND account_id = %(account)s ")
+        + "GROUP BY currency, days"
+    )
+    parameters = {"ages": list(AGES), "at": at, "account": account_id}
+    found = conn.cursor(row_factory=class_row(Owed)).execute(query.encode(), parameters)
+    return sorted(found, key=lambda line: (line.currency, AGES.index(line.days)))
+
+
+def owed_orders(
+    conn: Connection[Any], account_id: str | None = None, cursor: str | None = None, size: int = PAGE
+) -> Page[ReceivableRow]:
+    """The orders that are owed offline, the oldest first."""
+    conditions: list[Condition] = [("owed AND owed_since IS NOT NULL AND %s", True)]
+    if account_id is not None:
+        conditions.append(("account_id = %s", account_id))
+    return page(conn, ReceivableRow, conditions, ("owed_since", "order_id"), cursor=cursor, size=size)
+
+
+def set_aside(
+    conn: Connection[Any], account_id: str | None = None, cursor: str | None = None, size: int = PAGE
+) -> Page[PaymentRow]:
+    """The payments that wait for a person, the oldest first."""
+    conditions: list[Condition] = [("set_aside IS NOT NULL AND %s", True)]
+    if account_id is not None:
+        conditions.append(("account_id = %s", account_id))
+    return page(conn, PaymentRow, conditions, ("captured_at", "order_id", "capture_id"), cursor=cursor, size=size)
+
+
+def documents(
+    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE
+) -> Page[BillingDocumentRow]:
+    """The invoices and credit notes of an account, the newest first."""
+    conditions: list[Condition] = [("account_id = %s", account_id)]
+    order = ("issued_at", "document_id")
+    return page(conn, BillingDocumentRow, conditions, order, newest_first=True, cursor=cursor, size=size)
+
+
+def revenue_by_month(
+    conn: Connection[Any], begin: datetime, end: datetime, account_id: str | None = None
+) -> list[Revenue]:
+    """Net revenue by month, service and currency, of what was issued from ``begin`` on and before ``end``.
+
+    Raises:
+        FilterCannotBe: there is no time between the two.
+    """
+    if begin >= end:
+        raise FilterCannotBe(f"There is no revenue from {begin:%F} on and before {end:%F}.")
+    query = (
+        "SELECT to_char(issued_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month, line.key AS service, currency, "
+        "sum(line.value::bigint)::bigint AS net_minor "
+        "FROM read.billing_documents, jsonb_each_text(by_service) AS line "
+        "WHERE issued_at >= %(begin)s AND issued_at < %(end)s "
+        + ("" if account_id is None else "AND account_id = %(account)s ")
+        + "GROUP BY month, service, currency ORDER BY month, service, currency"
+    )
+    parameters = {"begin": begin, "end": end, "account": account_id}
+    return conn.cursor(row_factory=class_row(Revenue)).execute(query.encode(), parameters).fetchall()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import ClassVar, assert_never
+from typing import Any, ClassVar, Final, assert_never
+
+from psycopg import Connection
 
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, ULTIMATE_PLAN, Plan
 from domain.subscription import CapacityExpanded, GrantReversed, PackageActivated, ServiceSubscribed
+from infra.prepared_reads import read_prepared
 from infra.pydantic_mapper import Recorded
 from projections.engine import Projection, Row, Rows
+from projections.pages import PAGE, Page, page
 
 
 @dataclass
 class EntitlementRow(Row):
-    """What a package has of a service, and how much of it PBXs hold (Ultimate: extensions on that plan)."""
+    """What a package has of a service, and how much of it PBXs hold (Ultimate: extensions on that plan).
+
+    ``over_allocated`` is how much more than there is PBXs hold since a refund; for the extensions, the Enterprise share
+    counts too, where more is lacking there.
+    """
 
     TABLE: ClassVar = "entitlements"
     KEY: ClassVar = ("package_id", "service")
@@ -29,6 +37,7 @@ class EntitlementRow(Row):
     total: int
     allocated: int
     valid_until: date
+    over_allocated: int = 0
 
 
 EntitlementEvent = (
@@ -75,6 +84,21 @@ def fold(rows: Rows, recorded: Recorded) -> None:
             _draw(rows, event.package_id, event.plan, {service: -n for service, n in event.released.items()})
         case _:
             assert_never(event)
+    _mark(rows)
+
+
+def _mark(rows: Rows) -> None:
+    """Say of each service of the package how much of it is over-allocated."""
+    extensions = ultimate = None
+    for row in rows.of(EntitlementRow):
+        row.over_allocated = max(0, row.allocated - row.total)
+        if row.service == EXTENSIONS:
+            extensions = row
+        elif row.service == ULTIMATE_PLAN:
+            ultimate = row
+    if extensions and ultimate:
+        enterprise = (extensions.allocated - ultimate.allocated) - (extensions.total - ultimate.total)
+        extensions.over_allocated = max(extensions.over_allocated, enterprise)
 
 
 def _row(rows: Rows, package_id: str, service: str) -> EntitlementRow:
@@ -114,6 +138,27 @@ class Entitlement:
     available: int
     over_allocated: int
     valid_until: date
+
+
+def entitlements_of(conn: Connection[Any], account_id: str) -> list[Entitlement]:
+    """What an account may use, as it stands."""
+    return entitlements(read_prepared(conn, b"entitlements_of", _OF_ACCOUNT, [account_id], _row_of))
+
+
+_OF_ACCOUNT: Final = (
+    f"SELECT {', '.join(EntitlementRow.columns())} FROM read.entitlements "  # noqa: S608 - constants of ours
+    "WHERE account_id = $1 ORDER BY package_id, service"
+).encode()
+
+
+def _row_of(values: Sequence[Any]) -> EntitlementRow:
+    return EntitlementRow(*values)
+
+
+def over_allocated(conn: Connection[Any], cursor: str | None = None, size: int = PAGE) -> Page[EntitlementRow]:
+    """The services of any account of which PBXs hold more than there is."""
+    order = ("account_id", "package_id", "service")
+    return page(conn, EntitlementRow, [("over_allocated > 0 AND %s", True)], order, cursor=cursor, size=size)
 
 
 def entitlements(rows: Iterable[EntitlementRow]) -> list[Entitlement]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, assert_never
+from typing import Any, ClassVar, assert_never
+
+from psycopg import Connection
 
 from domain.invoice import InvoiceEmailed
 from domain.invoice_link import LinkConsumed, LinkIssued, LinkRefused, LinkRevoked
 from infra.pydantic_mapper import Recorded
 from projections.engine import Projection, Row, Rows
+from projections.pages import PAGE, Condition, Page, page
 
 
 @dataclass
@@ -93,3 +96,19 @@ INVOICE_LINKS = Projection(
     partition=lambda recorded: recorded.event.link_id,  # type: ignore[attr-defined]  # all its events have one
     fold=fold,
 )
+
+
+def links(conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE) -> Page[InvoiceLinkRow]:
+    """The links of an account, the newest first."""
+    conditions: list[Condition] = [("account_id = %s", account_id)]
+    order = ("issued_at", "link_id")
+    return page(conn, InvoiceLinkRow, conditions, order, newest_first=True, cursor=cursor, size=size)
+
+
+def attempts(
+    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE
+) -> Page[InvoiceLinkAttemptRow]:
+    """Every attempt to use a link of an account, the newest first."""
+    conditions: list[Condition] = [("account_id = %s", account_id)]
+    order = ("position", "link_id")
+    return page(conn, InvoiceLinkAttemptRow, conditions, order, newest_first=True, cursor=cursor, size=size)

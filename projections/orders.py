@@ -13,6 +13,7 @@ from domain.invoice import InvoiceIssued
 from domain.order import (
     BillingContactChosen,
     ExpansionRequested,
+    Method,
     OrderCancelled,
     OrderExpired,
     OrderFulfilled,
@@ -25,6 +26,7 @@ from domain.order import (
 )
 from infra.pydantic_mapper import Recorded
 from projections.engine import Projection, Row, Rows
+from projections.pages import PAGE, Condition, FilterCannotBe, Page, page
 
 
 @dataclass
@@ -145,6 +147,64 @@ def unpaid_in_time(conn: Connection[DictRow], at: datetime) -> list[str]:
         (open_states, at),
     )
     return [row["order_id"] for row in found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which orders are looked for: those that meet everything that is said. Amounts are totals, in minor units.
+
+    ``requested_from`` counts in, ``requested_before`` does not.
+
+    Raises:
+        FilterCannotBe: no order can meet it.
+    """
+
+    account_id: str | None = None
+    state: str | None = None
+    method: str | None = None
+    pi_number: str | None = None
+    currency: str | None = None
+    at_least_minor: int | None = None
+    at_most_minor: int | None = None
+    requested_from: datetime | None = None
+    requested_before: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.state is not None and self.state not in set(Status):
+            raise FilterCannotBe(f"No order is ever {self.state!r}; the states are {', '.join(Status)}.")
+        if self.method is not None and self.method not in set(Method):
+            raise FilterCannotBe(f"Nobody pays by {self.method!r}; the methods are {', '.join(Method)}.")
+        least, most = self.at_least_minor, self.at_most_minor
+        if (least is not None or most is not None) and self.currency is None:
+            raise FilterCannotBe("An amount says nothing without its currency; add it, as in EUR.")
+        if (most is not None and most < max(least or 0, 0)) or (least is not None and least < 0):
+            raise FilterCannotBe(f"No amount is at least {least or 0} and at most {most}.")
+        begin, end = self.requested_from, self.requested_before
+        if any(moment is not None and moment.tzinfo is None for moment in (begin, end)):
+            raise FilterCannotBe("A moment needs its offset, as in 2026-09-01T00:00:00+00:00.")
+        if begin is not None and end is not None and begin >= end:
+            raise FilterCannotBe(f"Nothing is requested from {begin:%F %T} on and before {end:%F %T}.")
+
+    def conditions(self) -> list[Condition]:
+        """The same for the database."""
+        every: list[Condition] = [
+            ("account_id = %s", self.account_id),
+            ("state = %s", self.state),
+            ("method = %s", self.method),
+            ("pi_number = %s", None if self.pi_number is None else self.pi_number.upper()),
+            ("currency = %s", self.currency),
+            ("total_minor >= %s", self.at_least_minor),
+            ("total_minor <= %s", self.at_most_minor),
+            ("requested_at >= %s", self.requested_from),
+            ("requested_at < %s", self.requested_before),
+        ]
+        return [(text, value) for text, value in every if value is not None]
+
+
+def search(conn: Connection[Any], wanted: Search, cursor: str | None = None, size: int = PAGE) -> Page[OrderRow]:
+    """The orders that are looked for, the newest first."""
+    order = ("requested_at", "order_id")
+    return page(conn, OrderRow, wanted.conditions(), order, newest_first=True, cursor=cursor, size=size)
 
 
 def orders_by_state(conn: Connection[DictRow]) -> dict[str, int]:

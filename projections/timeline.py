@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
+
+from psycopg import Connection
 
 from domain.messages import Event
 from infra.pydantic_mapper import Recorded
 from projections.engine import Projection, Row, Rows
+from projections.pages import PAGE, Condition, Page, page
 
 
 @dataclass
@@ -59,4 +62,12 @@ TIMELINE = Projection(
     events=(Event,),
     partition=lambda recorded: recorded.position,
     fold=fold,
+    bodies=False,
+    alone=True,
 )
+
+
+def timeline(conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE) -> Page[TimelineRow]:
+    """What happened in an account, the newest first."""
+    conditions: list[Condition] = [("account_id = %s", account_id)]
+    return page(conn, TimelineRow, conditions, ("position",), newest_first=True, cursor=cursor, size=size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from infra.postgres import admit, migrate
 from infra.postgres_recorder import postgres_log
 from infra.recorder import MemoryRecorder
 from infra.settings import settings
-from tests.databases import as_program, fresh_database
+from tests.databases import MASTER_KEY, as_program, fresh_database
 from tests.handlers.showing import Showing
 
+pytest.register_assert_rewrite("tests.projections.given")  # here, for tests of other folders take it too
 _GIVEN = pytest.StashKey[dict[str, str]]()
 
 
@@ -145,7 +147,7 @@ async def _without_streams(nats_url: str) -> None:
 @pytest.fixture
 def postgres(database_url: str) -> Iterator[Log]:
     """The log in PostgreSQL."""
-    with postgres_log(database_url) as log:
+    with postgres_log(database_url, master_key=MASTER_KEY) as log:
         yield log
 
 
@@ -169,6 +171,7 @@ def showing(places: Places, template: str) -> Iterator[Showing]:
         url = as_program(owner_url)
         asyncio.run(_without_streams(places.nats_url))
         told = io.StringIO()
-        with staged(settings(database_url=url, nats_url=places.nats_url), None) as stage:
+        given = settings(database_url=url, nats_url=places.nats_url, master_key=b64encode(MASTER_KEY).decode())
+        with staged(given, None) as stage:
             end = Story(stage, Console(file=told, width=160)).tell()
         yield Showing(told.getvalue(), end, url)

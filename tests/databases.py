@@ -24,6 +24,10 @@ class ServerPlaces(Protocol):
     def nats_url(self) -> str: ...
 
 
+MASTER_KEY = bytes(range(32))
+"""What wraps the keys of personal data in every test that says nothing else."""
+
+
 def as_program(owner_url: str) -> str:
     """The same database with the program's login."""
     return make_conninfo(owner_url, **PROGRAM)

@@ -13,7 +13,13 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from domain.account import AccountOpened, BillingReceiverAdded, BillingReceiverChanged, DefaultBillingReceiverChosen
+from domain.account import (
+    AccountOpened,
+    BillingReceiverAdded,
+    BillingReceiverChanged,
+    BillingReceiverErased,
+    DefaultBillingReceiverChosen,
+)
 from domain.allocation import (
     CapacityAllocated,
     CapacityGranted,
@@ -472,6 +478,7 @@ class LinkRevokedData(Data):
     """A newer link took this one's place."""
 
     link_id: str
+    replaced_by: str | None = Field(None, description="The newer link; absent where it was not recorded.")
     revoked_at: AwareDatetime
 
 
@@ -499,6 +506,7 @@ EVENTS: Mapping[type[Event], Published] = {
     BillingReceiverAdded: _fields_of(BillingReceiverData),
     BillingReceiverChanged: _fields_of(BillingReceiverData),
     DefaultBillingReceiverChosen: _fields_of(BillingReceiverData),
+    BillingReceiverErased: _fields_of(BillingReceiverData),
     PriceListPublished: _fields_of(PriceListPublishedData),
     PackageActivated: _fields_of(PackageActivatedData),
     CapacityExpanded: _fields_of(CapacityExpandedData),

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.composition import Outside, Running, link_secret, servers, trunkline
+from handlers.composition import Outside, Running, secrets_of, servers, signer_of, trunkline
 from handlers.demo.prices import BEGIN
 from infra.clock import ShiftedClock
 from infra.embedded_postgres import temporary_directory
@@ -19,6 +19,8 @@ from infra.settings import Settings
 from infra.smtp import SmtpMailer
 
 PROVIDER_TIMEOUT_S = 2.0
+AS_TOLD = {"http_port": 0, "public_url": None, "link_hours": 24, "order_days": 14}
+"""What the story relies on, whatever the environment says."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ def staged(settings: Settings, keep: Path | None) -> Iterator[Stage]:
         )
         catcher = stack.enter_context(mail_catcher())
         outside = Outside(clock, provider, SmtpMailer(catcher.host, catcher.port))
-        own_port = settings.model_copy(update={"http_port": 0, "public_url": None})
-        running = stack.enter_context(trunkline(own_port, places, outside, link_secret(settings, directory)))
+        as_told = settings.model_copy(update=AS_TOLD)
+        given, signer = secrets_of(settings, directory), signer_of(settings, directory)
+        running = stack.enter_context(trunkline(as_told, places, outside, given, signer))
         simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
         fresh = running.house.log.head() == 0
         yield Stage(running, clock, simulator, catcher, "" if fresh else f"-{secrets.token_hex(3)}")

@@ -40,9 +40,11 @@ from infra.currencies import format_money, format_rate
 from infra.payment_simulator import DECLINED_CARD, GOOD_CARD, Faults
 from infra.payments import Capture, Checkout, Decline, PaymentProviderUnavailable
 from infra.postgres import connect
+from projections.allocations import AllocationRow
 from projections.billing import BillingDocumentRow, PaymentRow, ReceivableRow, owed, revenue
 from projections.engine import Row, stored
 from projections.entitlements import ENTITLEMENTS, Entitlement, EntitlementRow, entitlements
+from projections.invoice_links import InvoiceLinkAttemptRow, InvoiceLinkRow
 from projections.orders import OrderRow
 from projections.runner import PROJECTIONS
 
@@ -136,7 +138,8 @@ class Story:
                     account_id=self.account_id,
                     package_id=self.package_id,
                     selections=(Selection(service="ultimate_plan", quantity=101),),
-                )
+                ),
+                "ultimate_above_extensions",
             )
             order_id, quote = self._order_expansion(1, ultimate_plan=20)
             self._explain(quote, "first")
@@ -146,15 +149,17 @@ class Story:
             assert isinstance(capture, Capture)
             self._until(InvoiceEmailed)
             delivered = self._simulator.redeliver(capture.capture_id, times=25)
+            history = self._running.house.log.load(ORDER.stream(order_id))
+            captured = sum(isinstance(recorded.event, PaymentCaptured) for recorded in history)
+            if captured != 1 or not all(httpx.codes.is_success(status) for status in delivered):
+                raise StoryBroken("A capture that was delivered again was refused, or recorded again.")
             self.teller.say(
                 f"The provider's webhook arrives {len(delivered)} more times; each is answered with 2xx, and none "
                 "changes anything.",
                 webhooks_redelivered=len(delivered),
                 webhook_answers=sorted(set(delivered)),
+                captures_recorded_of_the_first_order=captured,
             )
-            history = self._running.house.log.load(ORDER.stream(order_id))
-            captured = sum(isinstance(recorded.event, PaymentCaptured) for recorded in history)
-            self.teller.figures["captures_recorded_of_the_first_order"] = captured
         now = self._entitlements()
         self.teller.say(
             f"100 extensions: {now['enterprise_plan'].total} Enterprise + {now['ultimate_plan'].total} Ultimate.",
@@ -186,12 +191,15 @@ class Story:
                 f"First use: {first.status_code}, a PDF of {len(first.content):,} bytes whose SHA-256 stands in "
                 f"InvoiceIssued of {documents[-1].number}."
             )
-            self.teller.refused(f"second use: {second.status_code}, {second.json()['detail']}")
+            self.teller.refused(f"second use: {second.status_code}, {_refusal_in(second)}")
             self.teller.figures |= {
                 "link_get_status": shown.status_code,
                 "link_first_use_status": first.status_code,
                 "link_second_use_status": second.status_code,
+                "link_second_use_answer": _refusal_in(second),
+                "mail_subject": str(mail["Subject"]),
                 "invoice_sha256": issued,
+                "invoice_bytes": len(first.content),
             }
 
     def capacity_to_pbxs(self) -> None:
@@ -268,7 +276,9 @@ class Story:
             self._ask(offline, self.partner)
             self._until(OrderPlaced)
             told = self._mail_to("dora@distributor.example", 1)
-            self.teller.say(f"The distributor's mail: {told['Subject']}")
+            self.teller.say(
+                f"The distributor's mail: {told['Subject']}", pi_number=number, distributors_mail=str(told["Subject"])
+            )
             self._refused(ConfirmOfflinePayment(order_id=order_id, amount=quote.total), "confirmed_by_the_customer")
             self._ask(ConfirmOfflinePayment(order_id=order_id, amount=quote.total), DISTRIBUTOR)
             self._until(InvoiceEmailed)
@@ -287,14 +297,16 @@ class Story:
         ):
             link = _link_in(self._mail_to("bob@acme.example", 1))
             late = httpx.post(link, trust_env=False)
-            self.teller.refused(f"{late.status_code}, {late.json()['detail']}")
+            self.teller.refused(f"{late.status_code}, {_refusal_in(late)}")
             self._ask(RenewInvoiceLink(invoice_id=invoice_id_of(self._order(3))), ADMIN)
             self._until(InvoiceEmailed)
             renewed = httpx.post(_link_in(self._mail_to("bob@acme.example", 2)), trust_env=False)
             self.teller.say(f"The new link: {renewed.status_code}, {len(renewed.content):,} bytes.")
             self.teller.figures |= {
                 "expired_link_status": late.status_code,
+                "expired_link_answer": _refusal_in(late),
                 "renewed_link_status": renewed.status_code,
+                "renewed_link_bytes": len(renewed.content),
             }
 
     def a_payment_after_cancellation(self) -> None:
@@ -314,6 +326,7 @@ class Story:
                 self._complete(order_id, checkout.checkout_id)
             except PaymentProviderUnavailable as error:
                 self.teller.refused(str(error))
+                self.teller.figures["lost_answer"] = str(error)
             else:
                 raise StoryBroken("The provider answered, although its answer was to be lost.")
             self._ask(WithdrawOrder(order_id=order_id, account_id=self.account_id), self.partner)
@@ -366,9 +379,12 @@ class Story:
                 for service in now
             ],
         )
-        self.teller.figures["entitlements_before_the_second_order"] = {
-            service: {"total": entitlement.total, "allocated": entitlement.allocated}
-            for service, entitlement in before.items()
+        self.teller.figures |= {
+            "position_before_the_second_order": position,
+            "entitlements_before_the_second_order": {
+                service: {"total": entitlement.total, "allocated": entitlement.allocated}
+                for service, entitlement in before.items()
+            },
         }
 
     def end(self) -> dict[str, Any]:
@@ -414,6 +430,7 @@ class Story:
         return {
             "figures": self.teller.figures,
             "entitlements": [asdict(entitlement) for entitlement in now.values()],
+            "allocations": [asdict(row) for row in self._rows(AllocationRow)],
             "orders": [asdict(row) for row in self._rows(OrderRow)],
             "billing": {
                 "documents": [asdict(row) for row in documents],
@@ -424,6 +441,8 @@ class Story:
                     for (month, service, currency), net in sorted(revenue(documents).items())
                 ],
             },
+            "invoice_links": [asdict(row) for row in self._rows(InvoiceLinkRow)],
+            "invoice_link_attempts": [asdict(row) for row in self._rows(InvoiceLinkAttemptRow)],
         }
 
     # what the scenes are made of
@@ -435,9 +454,10 @@ class Story:
             for table in projection.tables:
                 if {r.key(): r for r in replayed.of(table)} != {r.key(): r for r in self._rows(table)}:
                     raise StoryBroken(f"read.{table.TABLE} is not what the log says.")
+        events = sum(1 for _ in log.history())
         self.teller.say(
-            f"\nProof: {log.head()} events replayed from nothing give every row of every read model.",
-            events=log.head(),
+            f"\nProof: {events} events replayed from nothing give every row of every read model.",
+            events=events,
             replay_equals_read_models=True,
         )
 
@@ -445,13 +465,12 @@ class Story:
         self._asked += 1
         return handle(message, self._running.house, actor, correlation_id=f"demo{self._suffix}-{self._asked}")
 
-    def _refused(self, message: Message, figure: str | None = None) -> None:
+    def _refused(self, message: Message, figure: str) -> None:
         try:
             self._ask(message, self.partner)
         except Refusal as refusal:
             self.teller.refused(str(refusal))
-            if figure:
-                self.teller.figures[f"refused_{figure}"] = str(refusal)
+            self.teller.figures[f"refused_{figure}"] = str(refusal)
         else:
             raise StoryBroken(f"{type(message).__name__} was to be refused.")
 
@@ -489,6 +508,7 @@ class Story:
                 for line in quote.lines
             },
             "net_minor": quote.net.amount_minor,
+            "taxes": [{"rate_bp": tax.rate_bp, "tax_minor": tax.tax_minor} for tax in quote.taxes],
             "tax_minor": quote.tax.amount_minor,
             "total_minor": quote.total.amount_minor,
         }
@@ -536,7 +556,10 @@ class Story:
             mails = [mail for mail in seen if address in str(mail["To"])]
             if len(mails) >= number:
                 return mails[number - 1]
-            self._catcher.wait_for(len(seen) + 1, WAIT_S)
+            try:
+                self._catcher.wait_for(len(seen) + 1, WAIT_S)
+            except TimeoutError as error:
+                raise StoryBroken(f"No mail came to {address} in time; see the servers' logs.") from error
 
 
 def _text_of(mail: EmailMessage) -> str:
@@ -554,6 +577,13 @@ def _link_in(mail: EmailMessage) -> str:
     link = re.search(r"https?://\S+/invoices/\S+", _text_of(mail))
     assert link, "the mail carries its link"
     return link.group()
+
+
+def _refusal_in(answer: httpx.Response) -> str:
+    """What whoever uses a spent link is told."""
+    if answer.status_code != httpx.codes.NOT_FOUND:
+        raise StoryBroken(f"A link that was to be refused was answered with {answer.status_code}.")
+    return str(answer.json()["detail"])
 
 
 def _money(minor: int, currency: str) -> str:

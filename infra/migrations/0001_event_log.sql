@@ -87,35 +87,31 @@ RETURN coalesce(int4send(octet_length(value)) || convert_to(value, 'UTF8'), int4
 -- Adds a group of commands to the log, in one commit: each command's events are all there, or none of them.
 --
 -- The arrays come in four sets. One element a command: its record, and its message where it has one. One a stream that
--- a command writes to: the version that it expects there. One an event. One a document to be kept.
+-- a command writes to: the version that it expects there. One an event, command by command. One a document to be kept.
 -- No two commands of a group may write to one stream, or bear one message id: the caller parts them.
 --
--- outcome: 'appended'; 'stale', a stream is not at the version that the command expects; 'known', the message was dealt
--- with before, and these are the positions of then; 'reused', it was, with another body; 'tracked', the library's
--- process application has come further than that.
+-- outcomes, one a command: 'appended'; 'stale', a stream is not at the version that the command expects; 'known', the
+-- message was dealt with before, and firsts and lasts are the positions of then; 'reused', it was, with another body;
+-- 'tracked', the library's process application has come further than that. The events of the commands that were
+-- appended stand behind the position "before", in their order.
 CREATE FUNCTION log.append(
   recorded_at timestamptz[], account_id text[], correlation_id text[], causation_id text[], actor text[],
   message_id text[], body_sha256 bytea[], application_name text[], notification_id bigint[],
   on_command int[], on_stream text[], on_version bigint[],
   of_command int[], stream text[], version bigint[], topic text[], state bytea[], event_id uuid[],
   kept_command int[], kept_sha256 text[], kept_media_type text[], kept_content bytea[],
-  OUT outcomes text[], OUT firsts bigint[], OUT counts bigint[]
+  OUT before bigint, OUT outcomes text[], OUT firsts bigint[], OUT lasts bigint[]
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-  commands  int := cardinality(recorded_at);
-  head      log.head;
-  accepted  bool := true;
-  found     record;
-  rows      bytea[];
-  canonical bytea;
-  hashes    bytea[];
-  link      int := 0;
+  commands int := cardinality(recorded_at);
+  link     bytea;
+  hashes   bytea[];
+  found    record;
+  c        int;
 BEGIN
-  SELECT * INTO STRICT head FROM log.head AS h FOR UPDATE;
+  SELECT h.position, h.hash INTO STRICT before, link FROM log.head AS h FOR UPDATE;
   outcomes := array_fill('appended'::text, ARRAY[commands]);
-  firsts := array_fill(0::bigint, ARRAY[commands]);
-  counts := array_fill(0::bigint, ARRAY[commands]);
 
   FOR found IN
     SELECT expected.command
@@ -125,7 +121,6 @@ BEGIN
                     least(expected.version, 0))
   LOOP
     outcomes[found.command] := 'stale';
-    accepted := false;
   END LOOP;
 
   IF num_nonnulls(VARIADIC application_name) > 0 THEN
@@ -135,12 +130,13 @@ BEGIN
         JOIN log.tracking AS t ON t.application_name = asked.name AND t.notification_id >= asked.id
     LOOP
       outcomes[found.command] := 'tracked';
-      accepted := false;
     END LOOP;
   END IF;
 
   IF num_nonnulls(VARIADIC message_id) > 0 THEN
     -- After the versions, so that a message that is known is never called stale.
+    firsts := array_fill(0::bigint, ARRAY[commands]);
+    lasts := array_fill(-1::bigint, ARRAY[commands]);
     FOR found IN
       SELECT asked.command::int, i.body_sha256 = asked.body AS same, i.first_position, i.last_position
         FROM unnest(message_id, body_sha256) WITH ORDINALITY AS asked (id, body, command)
@@ -148,12 +144,11 @@ BEGIN
     LOOP
       outcomes[found.command] := CASE WHEN found.same THEN 'known' ELSE 'reused' END;
       firsts[found.command] := found.first_position;
-      counts[found.command] := found.last_position - found.first_position + 1;
-      accepted := false;
+      lasts[found.command] := found.last_position;
     END LOOP;
   END IF;
 
-  IF NOT accepted THEN  -- from here on, what is not appended is not there
+  IF outcomes <> array_fill('appended'::text, ARRAY[commands]) THEN  -- from here on, what is not appended is not there
     SELECT coalesce(array_agg(e.command ORDER BY e.place), '{}'), coalesce(array_agg(e.stream ORDER BY e.place), '{}'),
            coalesce(array_agg(e.version ORDER BY e.place), '{}'), coalesce(array_agg(e.topic ORDER BY e.place), '{}'),
            coalesce(array_agg(e.state ORDER BY e.place), '{}'), coalesce(array_agg(e.id ORDER BY e.place), '{}')
@@ -163,42 +158,33 @@ BEGIN
      WHERE outcomes[e.command] = 'appended';
   END IF;
 
-  SELECT array_agg(int8send(head.position + e.place)
-                   || log.canonical(e.stream) || int8send(e.version) || log.canonical(e.topic)
-                   || int4send(octet_length(e.state)) || e.state
-                   || timestamptz_send(recorded_at[e.command]) || log.canonical(account_id[e.command])
-                   || uuid_send(e.id) || log.canonical(correlation_id[e.command])
-                   || log.canonical(causation_id[e.command]) || log.canonical(actor[e.command]) ORDER BY e.place)
-    INTO rows
-    FROM unnest(of_command, stream, version, topic, state, event_id) WITH ORDINALITY
-      AS e (command, stream, version, topic, state, id, place);
-
-  IF rows IS NOT NULL THEN
-    FOREACH canonical IN ARRAY rows LOOP
-      link := link + 1;
-      head.hash := sha256(head.hash || canonical);
-      hashes[link] := head.hash;
+  IF cardinality(of_command) > 0 THEN
+    FOR n IN 1 .. cardinality(of_command) LOOP
+      c := of_command[n];
+      link := sha256(link || int8send(before + n)
+                          || log.canonical(stream[n]) || int8send(version[n]) || log.canonical(topic[n])
+                          || int4send(octet_length(state[n])) || state[n]
+                          || timestamptz_send(recorded_at[c]) || log.canonical(account_id[c]) || uuid_send(event_id[n])
+                          || log.canonical(correlation_id[c]) || log.canonical(causation_id[c])
+                          || log.canonical(actor[c]));
+      hashes[n] := link;
     END LOOP;
     INSERT INTO log.events
-      SELECT head.position + e.place, e.stream, e.version, e.topic, e.state, recorded_at[e.command],
-             account_id[e.command], e.id, correlation_id[e.command], causation_id[e.command], actor[e.command], e.hash
+      SELECT before + e.place, e.stream, e.version, e.topic, e.state, recorded_at[e.command], account_id[e.command],
+             e.id, correlation_id[e.command], causation_id[e.command], actor[e.command], e.hash
         FROM unnest(of_command, stream, version, topic, state, event_id, hashes) WITH ORDINALITY
           AS e (command, stream, version, topic, state, id, hash, place);
-    FOR found IN
-      SELECT e.command, min(e.place) AS first, count(*) AS count
-        FROM unnest(of_command) WITH ORDINALITY AS e (command, place) GROUP BY e.command
-    LOOP
-      firsts[found.command] := head.position + found.first;
-      counts[found.command] := found.count;
-    END LOOP;
-    UPDATE log.head AS h SET position = head.position + link, hash = head.hash;
+    UPDATE log.head AS h SET position = before + cardinality(of_command), hash = link;
     PERFORM pg_notify('events', '');
   END IF;
 
   IF num_nonnulls(VARIADIC message_id) > 0 THEN
     INSERT INTO log.inbox (message_id, body_sha256, first_position, last_position)
-      SELECT m.id, m.body, m.first, m.first + m.count - 1
-        FROM unnest(message_id, body_sha256, firsts, counts, outcomes) AS m (id, body, first, count, outcome)
+      SELECT m.id, m.body, coalesce(e.first, 0), coalesce(e.last, -1)
+        FROM unnest(message_id, body_sha256, outcomes) WITH ORDINALITY AS m (id, body, outcome, command)
+        LEFT JOIN (SELECT e.command, before + min(e.place) AS first, before + max(e.place) AS last
+                     FROM unnest(of_command) WITH ORDINALITY AS e (command, place) GROUP BY e.command) AS e
+          USING (command)
        WHERE m.id IS NOT NULL AND m.outcome = 'appended';
   END IF;
   IF num_nonnulls(VARIADIC application_name) > 0 THEN

@@ -14,9 +14,11 @@ from domain.account import (
     BillingContact,
     BillingReceiverAdded,
     BillingReceiverChanged,
+    BillingReceiverErased,
     ChangeBillingReceiver,
     ChooseDefaultBillingReceiver,
     DefaultBillingReceiverChosen,
+    EraseBillingReceiver,
     OpenAccount,
 )
 from domain.allocation import (
@@ -131,6 +133,7 @@ open_account = OpenAccount(
 )
 add_receiver = AddBillingReceiver(at=NOW, account_id="acme", receiver_id="bucket", contact=BUCKET)
 change_receiver = ChangeBillingReceiver(at=NOW, account_id="acme", receiver_id="wonka", contact=BUCKET)
+erase_receiver = EraseBillingReceiver(at=NOW, account_id="acme", receiver_id="wonka")
 choose_default = ChooseDefaultBillingReceiver(at=NOW, account_id="acme", receiver_id="bucket")
 
 opened = AccountOpened(
@@ -140,6 +143,7 @@ wonka_added = BillingReceiverAdded(account_id="acme", receiver_id="wonka", conta
 wonka_default = DefaultBillingReceiverChosen(account_id="acme", receiver_id="wonka")
 bucket_added = BillingReceiverAdded(account_id="acme", receiver_id="bucket", contact=BUCKET)
 bucket_default = DefaultBillingReceiverChosen(account_id="acme", receiver_id="bucket")
+wonka_erased = BillingReceiverErased(account_id="acme", receiver_id="wonka")
 wonka_changed = BillingReceiverChanged(account_id="acme", receiver_id="wonka", contact=BUCKET)
 
 # --- the prices ----------------------------------------------------------------------------------------------------
@@ -409,6 +413,7 @@ issue_invoice = IssueInvoice(
     order_id="order-1",
     package_id="pkg-acme",
     seller=SELLER,
+    receiver_id="wonka",
     buyer=WONKA,
     quote=ORDERED,
     method=Method.PAYPAL,
@@ -418,7 +423,12 @@ issue_invoice = IssueInvoice(
     document=DOCUMENT,
 )
 record_emailed = RecordInvoiceEmailed(
-    at=LATER, invoice_id="invoice-1", link_id="link-1", recipient="wonka@acme.example", message_id="<1@yt.example>"
+    at=LATER,
+    invoice_id="invoice-1",
+    link_id="link-1",
+    receiver_id="wonka",
+    recipient="wonka@acme.example",
+    message_id="<1@yt.example>",
 )
 issue_credit_note = IssueCreditNote(
     at=LATER,
@@ -430,6 +440,7 @@ issue_credit_note = IssueCreditNote(
     order_id="order-1",
     refund_id="refund-1",
     seller=SELLER,
+    receiver_id="wonka",
     buyer=WONKA,
     net=eur(459_90),
     taxes=ORDERED.taxes,
@@ -454,8 +465,8 @@ issue_link = IssueLink(
     expires_at=NOW + timedelta(hours=24),
 )
 consume = ConsumeLink(at=LATER, link_id="link-1", token_sha256="a11ce" + 59 * "0")
-revoke = RevokeLink(at=LATER, link_id="link-1")
+revoke = RevokeLink(at=LATER, link_id="link-1", replaced_by="link-2")
 
 link_issued = LinkIssued(**issue_link.model_dump(exclude={"at"}))
 consumed = LinkConsumed(link_id="link-1", consumed_at=LATER)
-revoked = LinkRevoked(link_id="link-1", revoked_at=LATER)
+revoked = LinkRevoked(link_id="link-1", replaced_by="link-2", revoked_at=LATER)

@@ -18,6 +18,7 @@ from domain.account import (
     AddBillingReceiver,
     ChangeBillingReceiver,
     ChooseDefaultBillingReceiver,
+    EraseBillingReceiver,
     OpenAccount,
 )
 from domain.allocation import (
@@ -149,6 +150,7 @@ account = Aggregate(
         AddBillingReceiver: varied(an.add_receiver, receiver_id=RECEIVERS, contact=CONTACTS),
         ChangeBillingReceiver: varied(an.change_receiver, receiver_id=RECEIVERS, contact=CONTACTS),
         ChooseDefaultBillingReceiver: varied(an.choose_default, receiver_id=RECEIVERS),
+        EraseBillingReceiver: varied(an.erase_receiver, receiver_id=RECEIVERS),
     },
 )
 

@@ -1,7 +1,16 @@
 import pytest
 from pydantic import ValidationError
 
-from domain.account import ACCOUNT, AccountStands, BillingReceiverStands, UnknownAccount, UnknownBillingReceiver
+from domain.account import (
+    ACCOUNT,
+    ERASED_CONTACT,
+    AccountCommand,
+    AccountStands,
+    BillingReceiverGone,
+    BillingReceiverStands,
+    UnknownAccount,
+    UnknownBillingReceiver,
+)
 from tests.domain.examples import (
     BUCKET,
     WONKA,
@@ -10,11 +19,13 @@ from tests.domain.examples import (
     bucket_default,
     change_receiver,
     choose_default,
+    erase_receiver,
     open_account,
     opened,
     wonka_added,
     wonka_changed,
     wonka_default,
+    wonka_erased,
 )
 from tests.domain.given import but, given
 
@@ -124,6 +135,66 @@ def test_of_two_defaults_chosen_at_once_the_later_one_holds() -> None:
     salt = but(choose_default, receiver_id="salt")
     acme = given(ACCOUNT, *HISTORY, bucket_added, salt_added).when(choose_default).losing_to(salt).then(bucket_default)
     assert acme.state.default_receiver_id == "bucket"
+
+
+# --- erasure -------------------------------------------------------------------------------------------------------
+
+
+def test_an_erased_contact_leaves_the_list_and_the_others_stay() -> None:
+    acme = given(ACCOUNT, *HISTORY, bucket_added).when(erase_receiver).then(wonka_erased)
+    assert list(acme.state.receivers) == ["bucket"]
+
+
+def test_where_the_default_is_erased_there_is_none_until_another_is_chosen() -> None:
+    acme = given(ACCOUNT, *HISTORY, bucket_added).when(erase_receiver).then(wonka_erased)
+    assert acme.state.default_receiver_id is None
+    assert acme.when(choose_default).then(bucket_default).state.default_receiver_id == "bucket"
+
+
+def test_where_another_one_is_erased_the_default_stays() -> None:
+    acme = given(ACCOUNT, *HISTORY, bucket_added).when(but(erase_receiver, receiver_id="bucket"))
+    assert acme.after.state.default_receiver_id == "wonka"
+
+
+def test_a_contact_erased_twice_is_erased_once() -> None:
+    given(ACCOUNT, *HISTORY, wonka_erased).when(erase_receiver).then_nothing()
+
+
+def test_nobody_of_an_unknown_account_is_erased() -> None:
+    given(ACCOUNT).when(erase_receiver).then_refused(UnknownAccount, saying="no account acme")
+
+
+def test_a_contact_that_the_list_has_not_is_not_erased() -> None:
+    given(ACCOUNT, *HISTORY).when(but(erase_receiver, receiver_id="salt")).then_refused(
+        UnknownBillingReceiver, saying="no billing receiver salt; the account's are: wonka"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        but(add_receiver, receiver_id="wonka"),
+        but(add_receiver, receiver_id="wonka", contact=WONKA),
+        change_receiver,
+        but(choose_default, receiver_id="wonka"),
+    ],
+    ids=["another one of the name", "the same one", "changed", "the default"],
+)
+def test_who_was_erased_is_never_on_the_list_again(command: AccountCommand) -> None:
+    erased = given(ACCOUNT, *HISTORY, bucket_added, wonka_erased)
+    erased.when(command).then_refused(BillingReceiverGone, saying="wonka was erased; choose, or add, another one")
+
+
+def test_a_contact_changed_while_it_is_erased_comes_too_late() -> None:
+    given(ACCOUNT, *HISTORY).when(change_receiver).losing_to(erase_receiver).then_refused(
+        BillingReceiverGone, saying="was erased"
+    )
+
+
+def test_an_erased_contact_is_known_by_its_address_which_is_nobodys() -> None:
+    assert ERASED_CONTACT.erased
+    assert not WONKA.erased
+    assert ERASED_CONTACT.email.endswith(".invalid")
 
 
 @pytest.mark.parametrize(

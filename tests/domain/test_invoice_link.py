@@ -94,5 +94,5 @@ def test_a_revocation_that_loses_to_a_use_comes_too_late() -> None:
 
 
 def test_a_link_revoked_twice_at_once_is_revoked_once() -> None:
-    later = RevokeLink(at=TOMORROW, link_id="link-1")
+    later = RevokeLink(at=TOMORROW, link_id="link-1", replaced_by="link-2")
     given(INVOICE_LINK, link_issued).when(later).losing_to(revoke).then_nothing()

@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 
+from domain.account import ERASED_CONTACT
 from domain.money import Money
 from domain.order import (
     ORDER,
@@ -227,6 +228,13 @@ def test_another_way_to_pay_can_be_chosen_until_the_order_is_paid(history: tuple
 
 def test_an_order_needs_a_billing_contact() -> None:
     given(ORDER, requested).when(place).then_refused(NoBillingContact, saying="choose a billing contact first")
+
+
+def test_an_order_whose_billing_contact_was_erased_needs_another_one() -> None:
+    order = given(ORDER, requested, but(contact_chosen, contact=ERASED_CONTACT))
+    order.when(place).then_refused(NoBillingContact, saying="was erased; choose another billing contact first")
+    bucket = but(choose_contact, receiver_id="bucket", contact=BUCKET)
+    order.when(bucket).then(but(contact_chosen, receiver_id="bucket", contact=BUCKET)).when(place).then(placed)
 
 
 @pytest.mark.parametrize("method", [Method.PAYPAL, Method.CARD])

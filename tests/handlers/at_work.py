@@ -19,7 +19,7 @@ from domain.messages import Event, Message
 from domain.order import Method
 from domain.quote import Selection
 from handlers.commands import Outcome, handle
-from handlers.composition import Outside, Running, Servers, trunkline
+from handlers.composition import Outside, Running, Secrets, Servers, trunkline
 from handlers.desk import Actor, House
 from handlers.requests import CheckOut, CompleteCheckout, OrderExpansion
 from infra.mail_catcher import Catcher, mail_catcher
@@ -29,6 +29,7 @@ from infra.paypal import PayPal
 from infra.pydantic_mapper import Recorded
 from infra.settings import settings
 from infra.smtp import SmtpMailer
+from tests.databases import MASTER_KEY
 from tests.domain.examples import activate, open_account, publish
 from tests.handlers.in_memory import ADA, SECRET, WILLY, SettableClock, permitted, text_of
 
@@ -203,7 +204,7 @@ def at_work(database_url: str, nats_url: str) -> Iterator[AtWork]:
         around = stack.enter_context(surroundings())
         given = settings(http_port=0, seller_code="YT", mail_from="billing@yt.example")
         servers = Servers(database_url, nats_url)
-        running = stack.enter_context(trunkline(given, servers, around.outside, SECRET))
+        running = stack.enter_context(trunkline(given, servers, around.outside, Secrets(SECRET, MASTER_KEY)))
         around.simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
         work = AtWork(running, around)
         for message in (publish, open_account, activate):

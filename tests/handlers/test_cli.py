@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from handlers.cli import main
+from infra.clock import ShiftedClock
 from infra.postgres import connect
+from infra.uvicorn_thread import listening
+from tests.databases import MASTER_KEY
 from tests.handlers.showing import Showing
 
 Run = Callable[..., tuple[int, str, str]]
@@ -17,9 +23,15 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line on the database that the demonstration left. Gives exit status, output and errors."""
+    """Run a command line on the database that the demonstration left, two days after its end.
+
+    Gives exit status, output and errors.
+    """
+    for module in ("cli", "opening"):
+        monkeypatch.setattr(f"handlers.{module}.SystemClock", lambda: ShiftedClock(datetime(2026, 9, 4, tzinfo=UTC)))
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", showing.database_url)
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
+    monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
 
     def run_one(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["trunkline", *arguments])
@@ -38,24 +50,44 @@ def head(showing: Showing) -> int:
         return int(row["events"])
 
 
+TRUE = '{"service": "extensions", "quantity": true}'
 REFUSED = [
     (("quote", "acme", "pkg-acme", "extension=5"), "There is no service 'extension'; the services are extensions,"),
     (("quote", "acme", "pkg-acme", "extensions=0"), "0 is no quantity of extensions; it must be from 1 to 1,000,000."),
     (("quote", "acme", "pkg-acme", "extensions=-4"), "-4 is no quantity of extensions"),
     (("quote", "acme", "pkg-acme", "extensions=1000001"), "1000001 is no quantity of extensions"),
     (("quote", "acme", "pkg-acme", "extensions=many"), "extensions=many is no selection"),
+    (("quote", "acme", "pkg-acme", "extensions=--5"), "extensions=--5 is no selection; write a service and a whole"),
+    (
+        ("quote", "acme", "pkg-acme", f"extensions={5000 * '9'}"),
+        "9 is no selection; write a service and a whole number",
+    ),
+    (("quote", "acme", "pkg-acme", "high_availability=99999999999"), "99999999999 is no quantity of high_availability"),
+    (("quote", "acme", "pkg-acme", "pce_white_label=2"), "pce_white_label is on or off; select it once, not 2 times."),
     (("quote", "acme", "pkg-acme", "ultimate_plan=500"), "are more than the package's 135"),
     (("quote", "acme", "pkg-acme", "custom_domain=1"), "custom_domain is active already"),
     (("quote", "acme", "pkg-acme", "extensions=1", "extensions=2"), "extensions is selected twice"),
     (("quote", "wonka", "pkg-acme", "extensions=1"), "There is no account wonka"),
     (("quote", "acme", "pkg-wonka", "extensions=1"), "There is no package pkg-wonka in account acme"),
     (("order", "acme", "pkg-acme", "extensions=0"), "0 is no quantity"),
+    (("order", "acme", "pkg acme", "extensions=1"), "OrderExpansion cannot be read: package_id: string should match"),
     (("order", "acme", "pkg-acme", "extensions=1", "--as", "nobody"), "nobody is nobody; write role:name"),
+    (("order", "acme", "pkg-acme", "extensions=1", "--as", f"partner:{101 * 'a'}"), "is nobody; write role:name"),
+    (("order", "acme", "pkg-acme", "extensions=1", "--as", "partner:al\nice"), "is nobody; write role:name"),
     (("send", "Upgrade", "{}"), "There is no command Upgrade; the commands are"),
     (("send", "UpgradePbx", "{"), "This is no JSON"),
+    (("send", "UpgradePbx", "\udcff\udcfe"), "This is no JSON"),  # so do bytes arrive that are no UTF-8
     (("send", "UpgradePbx", "[]"), "A command is a JSON object"),
     (("send", "UpgradePbx", '{"at": "2026-01-01T00:00:00Z"}'), "leave out its field at"),
     (("send", "UpgradePbx", '{"pbx": "lab"}'), "UpgradePbx cannot be read: account_id: field required"),
+    (
+        (
+            "send",
+            "OrderExpansion",
+            f'{{"order_id": "o", "account_id": "a", "package_id": "p", "selections": [{TRUE}]}}',
+        ),
+        "selections.0.quantity: input should be a valid integer",
+    ),
     (
         ("send", "CheckOut", '{"order_id": "order-4", "account_id": "acme", "method": "cash"}'),
         "method: input should be",
@@ -64,8 +96,14 @@ REFUSED = [
     (("send", "WithdrawOrder", '{"order_id": "order-1", "account_id": "wonka"}'), "There is no order order-1"),
     (("show", "secrets", "acme"), "There is no view secrets; the views are entitlements,"),
     (("show", "orders", "acme", "--as-of", "99999999"), "lies ahead"),
+    (("show", "orders", "acme", "--as-of", 5000 * "9"), "is neither a position nor a moment"),
     (("show", "orders", "acme", "--as-of", "yesterday"), "is neither a position nor a moment"),
     (("invoice", "YT-1999-000001", "x.pdf"), "There is no invoice YT-1999-000001"),
+    (("privacy", "erase", "alice"), "alice is no person; write ACCOUNT/RECEIVER, as in acme/wonka."),
+    (("privacy", "erase", "acme/alice/bob"), "acme/alice/bob is no person"),
+    (("privacy", "erase", "acme/nobody"), "There is no billing receiver nobody; the account's are: alice, bob."),
+    (("privacy", "erase", "wonka/alice"), "There is no account wonka"),
+    (("privacy", "erase", "acme/alice", "--as", "partner:alice"), "may not ask for EraseBillingReceiver"),
 ]
 
 
@@ -85,6 +123,96 @@ def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written(
     assert head(showing) == before
 
 
+def test_a_second_partner_has_neither_prices_in_its_currency_nor_the_packages_and_numbers_of_the_first(
+    run: Run, showing: Showing
+) -> None:
+    """ACME bought in euros, in pkg-acme, against PI-2026-0815; Slugworth pays in francs."""
+    slugworth = {
+        "account_id": "slugworth",
+        "name": "Slugworth",
+        "seller": "YT",
+        "currency": "CHF",
+        "country": "DE",
+        "manager_email": "dora@distributor.example",
+        "receiver_id": "fickel",
+        "contact": {
+            "name": "Fickelgruber",
+            "email": "fickel@slugworth.example",
+            "company": "Slugworth AG",
+            "address": ["1 Nougat Lane"],
+            "country": "DE",
+        },
+    }
+    package = {
+        "account_id": "slugworth",
+        "package_id": "pkg-slug",
+        "term": {"starts_on": "2026-03-02", "ends_on": "2027-03-02"},
+        "quantities": {"extensions": 10},
+    }
+    assert run("send", "OpenAccount", json.dumps(slugworth))[0] == 0
+    assert run("send", "ActivatePackage", json.dumps(package))[0] == 0
+    order_id = run("order", "acme", "pkg-acme", "extensions=3")[1].splitlines()[-1]
+    again = {"order_id": order_id, "account_id": "acme", "method": "offline", "pi_number": "PI-2026-0815"}
+    before = head(showing)
+
+    for arguments, sentence in [
+        (("order", "slugworth", "pkg-slug", "extensions=1"), "There is no price list in CHF on 2026-09-04;"),
+        (("order", "slugworth", "pkg-acme", "extensions=1"), "There is no package pkg-acme in account slugworth;"),
+        (("send", "CheckOut", json.dumps(again)), "The PI number PI-2026-0815 was used before, for another order;"),
+    ]:
+        status, output, errors = run(*arguments)
+        assert (status, output, errors.count("\n")) == (1, "", 1)
+        assert errors.startswith(sentence)
+    assert head(showing) == before
+
+
+@pytest.mark.parametrize("command", ["demo --keep {}", "up --data {}", "invoice YT-2026-000001 {}/invoice.pdf"])
+def test_a_place_that_cannot_be_used_is_named(run: Run, tmp_path: Path, command: str) -> None:
+    place = tmp_path / "letter.txt"
+    place.touch()
+
+    status, output, errors = run(*command.format(place).split())
+
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert f" {place}" in errors
+    assert "cannot be used" in errors
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_the_operating_system_refuses_is_one_sentence_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A directory stands where the file with the servers' addresses has to be."""
+    monkeypatch.delenv("TRUNKLINE_DATABASE_URL")
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "running.json").mkdir()
+
+    status, output, errors = run("show", "orders", "acme", "--data", str(tmp_path))
+
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert "running.json" in errors
+
+
+def test_a_port_that_is_taken_names_its_setting(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with listening() as taken:
+        taken.listen()
+        monkeypatch.setenv("TRUNKLINE_HTTP_PORT", str(taken.getsockname()[1]))
+
+        status, _, errors = run("up", "--data", str(tmp_path))
+
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "address already in use; set TRUNKLINE_HTTP_PORT to another one" in errors
+
+
+def test_whom_the_system_has_no_name_for_is_asked_for_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+
+    assert "say who asks: --as role:name" in run("order", "acme", "pkg-acme", "extensions=1")[2]
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -92,6 +220,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written(
         ("TRUNKLINE_DATABASE_URL", "hidden-word"),
         ("TRUNKLINE_SMTP_PORT", "hidden-word"),
         ("TRUNKLINE_LINK_SECRET", "hidden-word"),
+        ("TRUNKLINE_MASTER_KEY", "hidden-word"),
     ],
 )
 def test_a_wrong_setting_is_named_and_never_repeated(
@@ -113,6 +242,21 @@ def test_a_missing_link_secret_is_asked_for(run: Run, monkeypatch: pytest.Monkey
     assert run("order", "acme", "pkg-acme", "extensions=1")[2].startswith("TRUNKLINE_LINK_SECRET is missing")
 
 
+def test_a_missing_or_another_master_key_is_named_and_nobody_looks_erased(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY[::-1]).decode())
+    another = run("order", "acme", "pkg-acme", "extensions=1")
+    monkeypatch.delenv("TRUNKLINE_MASTER_KEY")
+    missing = run("order", "acme", "pkg-acme", "extensions=1")
+
+    for status, output, errors in (another, missing):
+        assert (status, output) == (1, "")
+        assert errors.count("\n") == 1
+    assert another[2].startswith("TRUNKLINE_MASTER_KEY is not the one that the key of acme/")
+    assert missing[2].startswith("TRUNKLINE_MASTER_KEY is missing")
+
+
 def test_without_a_database_the_command_line_asks_where_the_data_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRUNKLINE_DATABASE_URL")
 
@@ -131,6 +275,13 @@ def test_an_order_is_priced_shown_and_recorded_once(run: Run, showing: Showing) 
     orders = json.loads(run("show", "orders", "acme", "--json")[1])
     assert [order["state"] for order in orders if order["order_id"] == order_id] == ["requested"]
     assert head(showing) == before + 2  # ExpansionRequested, BillingContactChosen
+
+
+def test_an_order_as_json_is_one_document(run: Run) -> None:
+    document = json.loads(run("order", "acme", "pkg-acme", "extensions=2", "--json")[1])
+
+    assert document["order_id"].startswith("order-")
+    assert [line["quantity"] for line in document["quote"]["lines"]] == [2]
 
 
 def test_a_command_is_sent_as_json_and_its_events_are_named(run: Run) -> None:
@@ -160,6 +311,34 @@ def test_each_view_is_a_table_for_people(run: Run, name: str) -> None:
 
     assert (status, errors) == (0, "")
     assert output.count("\n") > 4
+
+
+def test_brackets_and_colons_that_people_wrote_are_shown_as_they_are(run: Run) -> None:
+    creation = {
+        "account_id": "acme",
+        "package_id": "pkg-acme",
+        "pbx_id": "odd",
+        "name": "[/x] [red] :bug:",
+        "plan": "enterprise",
+        "extensions": 1,
+    }
+    assert run("send", "CreatePbx", json.dumps(creation))[0] == 0
+
+    status, output, errors = run("show", "allocations", "acme")
+
+    assert (status, errors) == (0, "")
+    assert "[/x] [red] :bug:" in output
+
+
+def test_a_terminal_that_knows_ascii_only_shows_all_the_rest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+
+    status, _, errors = run("show", "entitlements", "acme")
+
+    terminal.seek(0)
+    assert (status, errors) == (0, "")
+    assert "extensions" in terminal.read()
 
 
 def test_an_invoice_is_written_to_a_file_as_it_was_issued(run: Run, tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ from domain.account import (
     AddBillingReceiver,
     BillingReceiverAdded,
     BillingReceiverChanged,
+    BillingReceiverErased,
+    BillingReceiverGone,
     BillingReceiverStands,
     ChangeBillingReceiver,
     ChooseDefaultBillingReceiver,
     DefaultBillingReceiverChosen,
+    EraseBillingReceiver,
     OpenAccount,
     UnknownAccount,
     UnknownBillingReceiver,
@@ -172,6 +175,7 @@ from tests.domain.examples import (
     choose_default,
     create_factory,
     create_shop,
+    erase_receiver,
     eur,
     open_account,
     publish,
@@ -227,6 +231,10 @@ def in_which(given: Given, *messages: Message) -> Given:
 
 def nothing(_house: InMemory) -> None:
     """An empty log."""
+
+
+def without_a_package(house: InMemory) -> None:
+    house.ask(open_account)
 
 
 def fulfilled(house: InMemory) -> None:
@@ -305,10 +313,17 @@ WISHES = (
         then=(DefaultBillingReceiverChosen,),
     ),
     Wish(
-        nothing,
+        InMemory.opened,
+        erase_receiver,
+        (BillingReceiverErased,),
+        rival=change_receiver,
+        then=(BillingReceiverErased,),
+    ),
+    Wish(
+        without_a_package,
         activate,
         (PackageActivated, CapacityGranted),
-        rival=but(activate, account_id="slugworth"),
+        rival=but(activate, quantities={"extensions": 7}),
         then=PackageStands,
     ),
     Wish(
@@ -686,6 +701,20 @@ NOES = (
         UnknownBillingReceiver,
         "There is no billing receiver bucket; the account's are: wonka.",
     ),
+    No(nothing, erase_receiver, UnknownAccount, "There is no account acme; open it first."),
+    No(
+        InMemory.opened,
+        but(erase_receiver, receiver_id="nobody"),
+        UnknownBillingReceiver,
+        "There is no billing receiver nobody; the account's are: wonka.",
+    ),
+    No(
+        in_which(InMemory.ordered, erase_receiver),
+        but(bill_to, receiver_id="wonka", contact=None),
+        BillingReceiverGone,
+        "The billing receiver wonka was erased; choose, or add, another one.",
+    ),
+    No(nothing, activate, UnknownAccount, "There is no account acme; open it first."),
     No(
         InMemory.opened,
         but(activate, quantities={"extensions": 1}),
@@ -693,19 +722,19 @@ NOES = (
         "The package pkg-acme stands already; choose another id.",
     ),
     No(
-        nothing,
+        without_a_package,
         but(activate, term=Term(starts_on=YEAR.starts_on, ends_on=YEAR.starts_on)),
         PackageNotPossible,
         "A term from 2026-01-01 to 2026-01-01 has no day.",
     ),
     No(
-        nothing,
+        without_a_package,
         but(activate, quantities={"recording_minutes": 5}),
         PackageNotPossible,
         "A package needs at least one extension; say how many.",
     ),
     No(
-        nothing,
+        without_a_package,
         but(activate, quantities={"extensions": 10, "ultimate_plan": 11}),
         UltimateExceedsExtensions,
         "11 extensions on the Ultimate Plan are more than the package's 10; "
@@ -1237,6 +1266,7 @@ ASKED = {
     AddBillingReceiver,
     ChangeBillingReceiver,
     ChooseDefaultBillingReceiver,
+    EraseBillingReceiver,
     ActivatePackage,
     ExpireOrder,
     CreatePbx,

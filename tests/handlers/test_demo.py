@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,26 @@ def test_what_is_refused_says_why(showing: Showing) -> None:
     assert "declined" in showing.figures["decline_reason"]
 
 
+def test_every_figure_that_is_told_is_given(showing: Showing) -> None:
+    figures = showing.figures
+
+    for told in [
+        f"a PDF of {figures['invoice_bytes']:,} bytes",
+        f"The new link: 200, {figures['renewed_link_bytes']:,} bytes",
+        f"before the second order (position {figures['position_before_the_second_order']})",
+        f"against proforma invoice {figures['pi_number']}.",
+        f"Subject: {figures['mail_subject']}",
+        f"The distributor's mail: {figures['distributors_mail']}",
+        f"refused: {figures['refused_ultimate_above_extensions']}",
+        f"refused: {figures['lost_answer']}",
+        f"second use: 404, {figures['link_second_use_answer']}",
+        f"refused: 404, {figures['expired_link_answer']}",
+        f"Proof: {figures['events']} events",
+    ]:
+        assert told in showing.told
+    assert figures["second_order"]["taxes"] == [{"rate_bp": 19_00, "tax_minor": 166_76}]
+
+
 def test_entitlements_are_also_told_as_they_were_before_the_second_order(showing: Showing) -> None:
     assert showing.figures["entitlements_before_the_second_order"] == {
         "extensions": {"total": 100, "allocated": 80},
@@ -97,6 +118,28 @@ def test_the_end_state_is_what_was_bought_and_allocated(showing: Showing) -> Non
         "YT-2026-000003",
     ]
     assert showing.end["billing"]["owed"] == []
+    assert [
+        (line["pbx_id"], line["plan"], line["service"], line["assigned"], line["drawn"])
+        for line in showing.end["allocations"]
+    ] == [
+        ("head-office", "enterprise", "extensions", 60, 60),
+        ("head-office", "enterprise", "high_availability", 1, 1),
+        ("head-office", "enterprise", "recording_minutes", 700, 200),
+        ("lab", "ultimate", "extensions", 8, 8),
+        ("sales", "ultimate", "extensions", 12, 12),
+    ]
+    assert sorted(link["state"] for link in showing.end["invoice_links"]) == [
+        "consumed",
+        "consumed",
+        "issued",
+        "revoked",
+    ]
+    assert sorted(attempt["outcome"] for attempt in showing.end["invoice_link_attempts"]) == [
+        "consumed",
+        "consumed",
+        "expired",
+        "used",
+    ]
     assert showing.figures["replay_equals_read_models"] is True
 
 
@@ -118,7 +161,10 @@ def test_the_story_is_told_in_words_events_and_rows(showing: Showing, told: str)
 
 
 def test_one_command_shows_it_on_servers_of_its_own_and_leaves_none_running() -> None:
-    """`trunkline demo --json --keep DIR` prints one JSON document, keeps the data, and stops what it started."""
+    """`trunkline demo --json --keep DIR` prints one JSON document, keeps the data, and stops what it started.
+
+    It tells of a link that lives for 24 hours, whatever the environment says.
+    """
     with temporary_directory() as directory:
         keep = directory / "kept"
         shown = subprocess.run(
@@ -127,6 +173,7 @@ def test_one_command_shows_it_on_servers_of_its_own_and_leaves_none_running() ->
             text=True,
             check=False,
             timeout=120,
+            env=os.environ | {"TRUNKLINE_LINK_HOURS": "48"},
         )
 
         assert shown.stderr == ""

@@ -30,7 +30,7 @@ from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Recorded
 from infra.relay import NAME as RELAY
 from infra.relay import Relay
-from tests.databases import ServerPlaces, as_program, fresh_database
+from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import BUCKET, WONKA
 from tests.handlers.at_work import AtWork, eventually, without_streams
 from tests.handlers.broker import Broker
@@ -89,7 +89,10 @@ class Published:
 @pytest.fixture(name="published", scope="module")
 def _published(places: ServerPlaces, template: str) -> Published:
     broker = Broker(without_streams(places.nats_url))
-    with fresh_database(places, template) as owner_url, postgres_log(database_url := as_program(owner_url)) as log:
+    with (
+        fresh_database(places, template) as owner_url,
+        postgres_log(database_url := as_program(owner_url), master_key=MASTER_KEY) as log,
+    ):
         InMemory(log=log).refunded().settle()
         relayed(database_url, log, broker)
         return Published(list(log.history()), broker.events())

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from domain.invoice_series import InvoiceNumberAssigned
 from domain.order import ExpansionRequested, Method, OrderFulfilled
 from infra.log import Log
 from infra.mail_catcher import mail_catcher
+from tests.databases import MASTER_KEY
 from tests.handlers.at_work import eventually
 from tests.handlers.broker import Broker
 from tests.handlers.in_memory import InMemory, check_out, confirm, order
@@ -52,6 +54,7 @@ def _start(database_url: str, nats_url: str) -> Iterator[Start]:
             "TRUNKLINE_DATABASE_URL": database_url,
             "TRUNKLINE_NATS_URL": nats_url,
             "TRUNKLINE_LINK_SECRET": "s" * 32,
+            "TRUNKLINE_MASTER_KEY": b64encode(MASTER_KEY).decode(),
             "TRUNKLINE_HTTP_PORT": "0",
             "TRUNKLINE_SMTP_HOST": catcher.host,
             "TRUNKLINE_SMTP_PORT": str(catcher.port),
@@ -164,6 +167,7 @@ def test_without_nats_it_does_not_start_and_says_why(database_url: str) -> None:
         "TRUNKLINE_DATABASE_URL": database_url,
         "TRUNKLINE_NATS_URL": f"nats://127.0.0.1:{free_port()}",
         "TRUNKLINE_LINK_SECRET": "s" * 32,
+        "TRUNKLINE_MASTER_KEY": b64encode(MASTER_KEY).decode(),
         "TRUNKLINE_HTTP_PORT": "0",
     }
     done = subprocess.run(

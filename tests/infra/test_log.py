@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from eventsourcing.persistence import StoredEvent
 
 from domain.account import BillingReceiverAdded
 from domain.messages import Event
-from infra.group_commit import _APPEND, Append, _parameters
+from infra.append import APPEND, Append, parameters
 from infra.log import Change, Log, LogUnavailable, VersionConflict
 from infra.packed_arrays import take_packed_arrays
 from infra.postgres import WRITER, connect
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import Kept
+from tests.databases import MASTER_KEY
 from tests.domain.examples import (
     LATER,
     NOW,
@@ -174,6 +176,26 @@ def test_the_head_is_the_position_of_the_last_event(log: Log) -> None:
     assert log.head() == 5
 
 
+def test_memory_is_flat_in_the_length_of_the_log(postgres: Log) -> None:
+    """Ten times the log, and a replay of it holds no more at once."""
+
+    def grow(upto: int) -> None:
+        for first in range(len(postgres.load("order-order-1")), upto, 1_000):
+            append(postgres, order(first, *[placed] * 1_000))
+
+    def peak() -> int:
+        tracemalloc.start()
+        assert sum(1 for _ in postgres.history()) == postgres.head()
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return held
+
+    grow(2_000)
+    short = peak()
+    grow(20_000)
+    assert peak() < 1.2 * short
+
+
 # --- wait ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +242,7 @@ def test_an_append_of_another_process_is_heard_of(
 ) -> None:
     monkeypatch.setattr("infra.log.POLL_S", 60)
     assert eventually(lambda: len(listeners(owner_url)) == 1)
-    with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -229,7 +251,11 @@ def test_a_notification_that_is_lost_is_made_up_for_by_looking(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.postgres.CHANNEL", "where_nobody_speaks")
-    with postgres_log(database_url) as deaf, postgres_log(database_url) as elsewhere, waiting(deaf, 0) as news:
+    with (
+        postgres_log(database_url, master_key=MASTER_KEY) as deaf,
+        postgres_log(database_url, master_key=MASTER_KEY) as elsewhere,
+        waiting(deaf, 0) as news,
+    ):
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -244,7 +270,7 @@ def test_whose_line_is_cut_listens_anew(
         conn.execute("SELECT pg_terminate_backend(%s)", (before,))
     assert eventually(lambda: listeners(owner_url) not in ([], [before]))
     assert "begins anew" in caplog.text
-    with postgres_log(database_url) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
         assert news.result(timeout=10)
 
@@ -285,7 +311,7 @@ def test_eight_writers_of_one_stream_lose_nothing_and_whoever_reads_along_sees_a
     postgres: Log, database_url: str
 ) -> None:
     begin = threading.Barrier(WRITERS)
-    with postgres_log(database_url) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
         readers = [pool.submit(read_along, log, 2 * WRITERS * TIMES) for log in (postgres, elsewhere)]
         logs = [postgres, elsewhere] * (WRITERS // 2)
         for written in [pool.submit(write_with_retry, log, n, begin) for n, log in enumerate(logs)]:
@@ -313,7 +339,7 @@ def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(
     with connect(database_url, WRITER) as slow, psycopg.connect(owner_url, autocommit=True) as onlooker:
         slow.autocommit = False
         take_packed_arrays(slow)
-        slow.execute(_APPEND, _parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]))
+        slow.execute(APPEND, parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]))
         with ThreadPoolExecutor(1) as pool:
             overtaker = pool.submit(append, postgres, order(0, requested))
             waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

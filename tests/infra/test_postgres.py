@@ -32,7 +32,7 @@ from infra.postgres import (
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
 from infra.recorder import Kept
-from tests.databases import PROGRAM, ServerPlaces, as_program, fresh_database
+from tests.databases import MASTER_KEY, PROGRAM, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, opened, requested
 
 SCRIPTS = sorted(path.name for path in files("infra").joinpath("migrations").iterdir() if path.name.endswith(".sql"))
@@ -48,7 +48,7 @@ def empty_database(places: ServerPlaces) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def written(places: ServerPlaces, template: str) -> Iterator[str]:
     """A database with two events and a document, as its owner. Whatever is tried on it, is refused."""
-    with fresh_database(places, template) as url, postgres_log(as_program(url)) as log:
+    with fresh_database(places, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
         log.append(
             [Change("account-acme", 0, [opened]), Change("order-order-1", 0, [requested])],
             account_id="acme",
@@ -162,14 +162,18 @@ def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connecti
     read = {"SELECT"}
     assert may.pop(PROGRAM["user"]) == {}  # of itself the login may do nothing
     ours = {name: kinds_of for name, kinds_of in may[PROJECTOR].items() if name.startswith("read.")}
+    every = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    working = dict.fromkeys(("projection.parked", "projection.rebuilds", "projection.rebuild_parts"), every)
+    working["projection.skipped"] = {"SELECT", "INSERT"}
     assert set(map(frozenset, ours.values())) == {frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
+    reports = {name for name, _ in relations if name.startswith("reporting.")}
     assert may == {
         WRITER: dict.fromkeys(
             ("log.events", "log.head", "log.inbox", "log.documents", "log.tracking", "trunkline_migrations"), read
         )
-        | {"log.snapshots": {"SELECT", "INSERT", "UPDATE"}},
-        PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours,
-        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours), read),
+        | {"log.person_keys": {"SELECT", "INSERT"}, "log.snapshots": {"SELECT", "INSERT", "UPDATE"}},
+        PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours | working,
+        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours, *working, *reports), read),
     }
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from base64 import b64encode
 
 import pytest
 from pydantic import ValidationError
 
 from domain.invoice import Seller
-from infra.settings import Settings, WrongSetting, settings
+from infra.settings import Settings, WrongSetting, decoded_master_key, settings
 from infra.smtp import Security
 
 SECRET = "oompa-loompa-doompety-doo"  # noqa: S105 - nobody's, and shorter than a secret has to be
+
+
+MASTER_KEY = b64encode(32 * b"w").decode()
 
 
 @pytest.fixture(autouse=True)
@@ -83,10 +87,18 @@ def test_the_seller_is_put_together_from_its_settings(monkeypatch: pytest.Monkey
         ("SMTP_SECURITY", "ssl"),
         ("MAIL_FROM", "Wonka <wonka@acme.example>"),
         ("LINK_SECRET", SECRET),
+        ("MASTER_KEY", SECRET),
+        ("MASTER_KEY", ""),
+        ("MASTER_KEY", b64encode(SECRET.encode()).decode()),
+        ("MASTER_KEY", b64encode(33 * b"w").decode()),
         ("LINK_HOURS", "0"),
         ("LINK_HOURS", "721"),
         ("ORDER_DAYS", "0"),
         ("ORDER_DAYS", "1.5"),
+        ("PUBLIC_URL", "trunkline.example"),
+        ("PUBLIC_URL", "https://trunkline.example/?from=mail"),
+        ("PAYPAL_URL", "ftp://paypal.example"),
+        ("PAYPAL_URL", ""),
         ("SELLER_CODE", "y"),
         ("SELLER_NAME", " "),
         ("SELLER_COUNTRY", "Germany"),
@@ -125,10 +137,18 @@ def test_a_pattern_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    ours = settings(link_secret=2 * SECRET, smtp_password=SECRET, paypal_secret=SECRET)
+    ours = settings(link_secret=2 * SECRET, smtp_password=SECRET, paypal_secret=SECRET, master_key=MASTER_KEY)
+    for shown in (repr(ours), str(ours), ours.model_dump_json()):
+        assert MASTER_KEY not in shown
     assert SECRET not in repr(ours)
     assert SECRET not in str(ours)
     assert SECRET not in ours.model_dump_json()
+
+
+def test_a_master_key_is_32_bytes_in_base64() -> None:
+    given = settings(master_key=MASTER_KEY).master_key
+    assert given is not None
+    assert decoded_master_key(given) == 32 * b"w"
 
 
 def test_every_setting_says_what_it_is() -> None:

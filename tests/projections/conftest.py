@@ -1,8 +1,8 @@
-"""One database for the read models' tables, emptied for each test; the log in front of them is in memory."""
+"""One database for these tests, emptied for each of them: the log of it, and the read models' tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -10,34 +10,85 @@ import pytest
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 
+from infra.log import Log
 from infra.postgres import connect
+from infra.recorder import event_id
 from tests.databases import ServerPlaces, as_program, fresh_database
 
-pytest.register_assert_rewrite("tests.projections.given")
+Lay = Callable[[Log], Log]
 
 
 @pytest.fixture(scope="session")
-def tables_url(places: ServerPlaces, template: str) -> Iterator[str]:
-    """A migrated database that these tests share, with the program's login."""
+def tables_owner_url(places: ServerPlaces, template: str) -> Iterator[str]:
+    """A migrated database that these tests share, as its owner."""
     with fresh_database(places, template) as owner_url:
         name = sql.Identifier(str(conninfo_to_dict(owner_url)["dbname"]))
         with psycopg.connect(owner_url, autocommit=True) as conn:
             # Here processes die, and no machine does: nothing is proved by waiting for the disk.
             conn.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
-        yield as_program(owner_url)
+        yield owner_url
 
 
-@pytest.fixture
-def tables(tables_url: str) -> Iterator[Connection[Any]]:
-    """A connection as the program's role, to empty tables."""
-    with connect(tables_url) as conn:
-        empty(conn)
+@pytest.fixture(scope="session")
+def tables_url(tables_owner_url: str) -> str:
+    """The same, with the program's login."""
+    return as_program(tables_owner_url)
+
+
+@pytest.fixture(scope="session")
+def tables_owner(tables_owner_url: str) -> Iterator[Connection[Any]]:
+    """A connection as the owner, who may put into the log whatever a test wants to be there."""
+    with psycopg.connect(tables_owner_url, autocommit=True) as conn:
         yield conn
 
 
-def empty(conn: Connection[Any]) -> None:
-    """Take every row out of the read models, and their positions."""
-    names = conn.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'read'").fetchall()
-    with conn.transaction():
-        for row in names:
-            conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier("read", row["table_name"])))
+@pytest.fixture
+def tables(tables_url: str, tables_owner: Connection[Any]) -> Iterator[Connection[Any]]:
+    """A connection as the program's role, to empty tables and an empty log."""
+    empty(tables_owner)
+    with connect(tables_url) as conn:
+        yield conn
+
+
+@pytest.fixture
+def lay(tables: Connection[Any], tables_owner: Connection[Any]) -> Lay:
+    """Put what a log in memory has, and the database's log has not yet, into that."""
+    return lambda memory: laid(tables_owner, memory)
+
+
+def laid(owner: Connection[Any], memory: Log) -> Log:
+    """Put what a log in memory has, and a database's log has not yet, into that; gives the one in memory."""
+    found = owner.execute("SELECT position FROM log.head").fetchone()
+    assert found is not None
+    rows: Any = memory._recorder.select_notifications(found[0], 10**9, inclusive_of_start=False)
+    with owner.transaction():
+        with owner.cursor().copy(
+            "COPY log.events (position, stream, version, topic, state, recorded_at, account_id, event_id, "
+            "correlation_id, causation_id, actor, hash) FROM STDIN"
+        ) as copy:
+            for row in rows:
+                place = (row.id, row.originator_id, row.originator_version, row.topic, row.state, row.recorded_at)
+                an_id = event_id(row.originator_id, row.originator_version)
+                copy.write_row(
+                    (*place, row.account_id, an_id, row.correlation_id, row.causation_id, row.actor, bytes(32))
+                )
+        owner.execute("UPDATE log.head SET position = %s", (memory.head(),))
+    return memory
+
+
+def empty(owner: Connection[Any]) -> None:
+    """Take everything out of the log and the read models, and what is known of these."""
+    with owner.transaction():
+        owner.execute("ALTER TABLE log.events DISABLE TRIGGER only_added_to")
+        owner.execute("DELETE FROM log.events")
+        owner.execute("ALTER TABLE log.events ENABLE TRIGGER only_added_to")
+        owner.execute("UPDATE log.head SET position = 0")
+        for schema, name in owner.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables "
+            "WHERE table_schema IN ('read', 'projection') AND table_type = 'BASE TABLE'"
+        ).fetchall():
+            owner.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(schema, name)))
+        for schema, name in owner.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ('shadow', 'scratch')"
+        ).fetchall():
+            owner.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, name)))

@@ -135,6 +135,8 @@ class Story:
         for account_id in ACCOUNTS:
             work, package_id = UnitOfWork(self._log), f"pkg-{account_id}"
             work.do(ACCOUNT, account_id, but(an.open_account, account_id=account_id))
+            work.do(ACCOUNT, account_id, but(an.add_receiver, account_id=account_id))
+            work.do(ACCOUNT, account_id, but(an.erase_receiver, account_id=account_id, receiver_id="bucket"))
             activate = but(an.activate, package_id=package_id, account_id=account_id, quantities=CAPACITY)
             work.do(SUBSCRIPTION, package_id, activate)
             grant = but(
@@ -303,6 +305,7 @@ class Story:
             order_id=order_id,
             package_id=order.requested.package_id,
             seller=an.SELLER,
+            receiver_id=order.billing.receiver_id,
             buyer=order.billing.contact,
             quote=order.requested.quote,
             method=order.captured.method,
@@ -335,6 +338,7 @@ class Story:
             order_id=order_id,
             refund_id=refund.refund_id,
             seller=an.SELLER,
+            receiver_id=invoice.receiver_id,
             buyer=invoice.buyer,
             net=net,
             taxes=taxes,
@@ -372,6 +376,7 @@ class Story:
             at=self._now,
             invoice_id=invoice_id,
             link_id=link_id,
+            receiver_id="wonka",
             recipient="wonka@acme.example",
             message_id=f"<{link_id}@yt.example>",
         )
@@ -380,7 +385,8 @@ class Story:
     def _renew_link(self, work: UnitOfWork, account_id: str) -> None:
         link_id, invoice_id, order_id, ordinal = self._link(account_id)
         if f"link-{invoice_id}-{ordinal + 1}" not in self._links:
-            work.do(INVOICE_LINK, link_id, RevokeLink(at=self._now, link_id=link_id))
+            newer = f"link-{invoice_id}-{ordinal + 1}"
+            work.do(INVOICE_LINK, link_id, RevokeLink(at=self._now, link_id=link_id, replaced_by=newer))
             self._issue_link(work, invoice_id, order_id, ordinal + 1)
 
     def _use_link(self, work: UnitOfWork, account_id: str) -> None:

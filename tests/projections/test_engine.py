@@ -41,6 +41,7 @@ from tests.domain.examples import (
     shop_created,
 )
 from tests.domain.given import but
+from tests.projections.conftest import Lay
 from tests.projections.given import CAUSE
 from tests.projections.histories import ACCOUNTS, told
 
@@ -52,7 +53,7 @@ def by_table(projection: Projection, rows_of: Callable[[type[Row]], list[Row]]) 
     return {table.TABLE: sorted(rows_of(table), key=lambda row: str(row.key())) for table in projection.tables}
 
 
-def live(conn: Connection[Any], projection: Projection, **equal: object) -> Shown:
+def live(conn: Connection[Any], projection: Projection, **equal: str) -> Shown:
     """What the tables show."""
     return by_table(projection, lambda table: stored(conn, table, **equal))
 
@@ -92,17 +93,17 @@ def test_a_seed_tells_the_same_history_each_time() -> None:
 @each_projection
 @pytest.mark.parametrize(("batch", "seed", "steps"), [(1, 1, 120), (3, 2, 250), (500, 3, 400)])
 def test_the_tables_equal_a_replay_from_nothing_in_batches_of_any_size(
-    tables: Connection[Any], projection: Projection, batch: int, seed: int, steps: int
+    tables: Connection[Any], lay: Lay, projection: Projection, batch: int, seed: int, steps: int
 ) -> None:
-    log = told(seed, steps)
+    log = lay(told(seed, steps))
     projected(tables, log, projection, batch)
     assert live(tables, projection) == replayed(projection, log.history())
     assert position_of(tables, projection.name) == log.head()
 
 
 @each_projection
-def test_what_was_projected_is_never_projected_again(tables: Connection[Any], projection: Projection) -> None:
-    log = told(1)
+def test_what_was_projected_is_never_projected_again(tables: Connection[Any], lay: Lay, projection: Projection) -> None:
+    log = lay(told(1))
     projected(tables, log, projection)
     before = live(tables, projection)
     assert catch_up(tables, log, projection) == (log.head(), 0)
@@ -114,50 +115,52 @@ def test_an_empty_log_is_caught_up_with_at_once(tables: Connection[Any], memory:
     assert position_of(tables, ORDERS.name) == 0
 
 
-def test_a_batch_is_no_larger_than_it_may_be(tables: Connection[Any], memory: Log) -> None:
-    log = log_of(memory, opened, activated, granted, factory_created, shop_created)
-    assert catch_up(tables, log, ALLOCATIONS, batch=4) == (4, 4)
+def test_a_batch_is_no_larger_than_it_may_be(tables: Connection[Any], lay: Lay, memory: Log) -> None:
+    log = lay(log_of(memory, opened, activated, granted, factory_created, shop_created))
+    assert catch_up(tables, log, ALLOCATIONS, batch=1) == (4, 4)  # past three that it does not read
     assert [row.pbx_id for row in stored(tables, AllocationRow)] == ["pbx-factory"]
-    assert catch_up(tables, log, ALLOCATIONS, batch=4) == (5, 1)
+    assert catch_up(tables, log, ALLOCATIONS, batch=1) == (5, 1)
     assert [row.pbx_id for row in stored(tables, AllocationRow)] == ["pbx-factory", "pbx-shop"]
 
 
 def test_events_that_a_projection_does_not_read_move_its_position_and_touch_no_table(
-    tables: Connection[Any], memory: Log
+    tables: Connection[Any], lay: Lay, memory: Log
 ) -> None:
-    log = log_of(memory, opened, published, granted)
+    log = lay(log_of(memory, opened, published, granted))
     with fused(tables) as fuse:
         assert catch_up(tables, log, ORDERS) == (3, 3)
-    assert fuse.burnt == 2  # the position, read and moved
+    assert fuse.burnt == 7  # the position, made; the log's end; what there is to read: nothing; the position, moved
     assert position_of(tables, ORDERS.name) == 3
 
 
 @each_projection
 def test_a_batch_takes_one_statement_a_table_to_read_one_to_write_and_one_to_delete(
-    tables: Connection[Any], projection: Projection
+    tables: Connection[Any], lay: Lay, projection: Projection
 ) -> None:
     with fused(tables) as fuse:
-        assert catch_up(tables, told(1), projection)[1] > 100
-    assert fuse.burnt <= 2 + 3 * len(projection.tables)
+        assert catch_up(tables, lay(told(1)), projection)[1] > 100
+    assert fuse.burnt <= 7 + 3 * len(projection.tables)
 
 
-def test_a_row_that_is_gone_is_gone_from_the_table(tables: Connection[Any], memory: Log) -> None:
-    log = log_of(memory, factory_created, shop_created)
+def test_a_row_that_is_gone_is_gone_from_the_table(tables: Connection[Any], lay: Lay, memory: Log) -> None:
+    log = lay(log_of(memory, factory_created, shop_created))
     projected(tables, log, ALLOCATIONS)
-    projected(tables, log_of(log, factory_removed), ALLOCATIONS)
+    projected(tables, lay(log_of(log, factory_removed)), ALLOCATIONS)
     assert [row.pbx_id for row in stored(tables, AllocationRow)] == ["pbx-shop"]
 
 
-def test_a_row_that_comes_and_goes_within_a_batch_is_never_written(tables: Connection[Any], memory: Log) -> None:
-    projected(tables, log_of(memory, factory_created, allocated, factory_removed), ALLOCATIONS)
+def test_a_row_that_comes_and_goes_within_a_batch_is_never_written(
+    tables: Connection[Any], lay: Lay, memory: Log
+) -> None:
+    projected(tables, lay(log_of(memory, factory_created, allocated, factory_removed)), ALLOCATIONS)
     assert stored(tables, AllocationRow) == []
 
 
-def test_a_row_that_did_not_change_is_not_written(tables: Connection[Any], memory: Log) -> None:
-    log = log_of(memory, activated, factory_created)
+def test_a_row_that_did_not_change_is_not_written(tables: Connection[Any], lay: Lay, memory: Log) -> None:
+    log = lay(log_of(memory, activated, factory_created))
     projected(tables, log, ENTITLEMENTS)
     before = written_by(tables)
-    projected(tables, log_of(log, but(shop_created, plan="enterprise")), ENTITLEMENTS)
+    projected(tables, lay(log_of(log, but(shop_created, plan="enterprise"))), ENTITLEMENTS)
     after = written_by(tables)
     assert {service for service in after if after[service] != before[service]} == {"extensions"}
 
@@ -168,8 +171,8 @@ def written_by(conn: Connection[Any]) -> dict[str, int]:
     return {row["service"]: row["writer"] for row in found}
 
 
-def test_rows_are_found_by_what_they_equal_in_the_order_of_their_keys(tables: Connection[Any]) -> None:
-    projected(tables, told(1), ENTITLEMENTS)
+def test_rows_are_found_by_what_they_equal_in_the_order_of_their_keys(tables: Connection[Any], lay: Lay) -> None:
+    projected(tables, lay(told(1)), ENTITLEMENTS)
     everything = stored(tables, EntitlementRow)
     assert everything == sorted(everything, key=EntitlementRow.key)
     assert stored(tables, EntitlementRow, account_id="acme") == [r for r in everything if r.account_id == "acme"]
@@ -223,6 +226,12 @@ def fused(conn: Connection[Any], blow: Callable[[], None] = lambda: None) -> Ite
         conn.cursor_factory = whole
 
 
+def come_to(projection: Projection, history: list[Recorded], before: int, batch: int) -> int:
+    """Where a batch ends: at the last event that it reads, or where the log does."""
+    read = [event.position for event in history[before:] if isinstance(event.event, projection.events)]
+    return read[batch - 1] if len(read) >= batch else len(history)
+
+
 def crash_everywhere(
     url: str, log: Log, projection: Projection, batch: int, *, cut: bool, onlooker: Connection[Any]
 ) -> int:
@@ -243,7 +252,7 @@ def crash_everywhere(
                     length, crashes = length + 1, crashes + 1
                 else:
                     length, position = 1, position_of(onlooker, projection.name)
-                    assert position == min(seen[0] + batch, len(history))
+                    assert position == come_to(projection, history, seen[0], batch)
                     seen = position, replayed(projection, history[:position])
             assert (position_of(onlooker, projection.name), live(onlooker, projection)) == seen
             if conn.closed:
@@ -258,17 +267,17 @@ def crash_everywhere(
     ("batch", "cut"), [(50, False), (500, False), (100, True)], ids=["small batches", "large batches", "cut off"]
 )
 def test_a_crash_after_any_statement_of_any_batch_leaves_what_was_before_it(
-    tables: Connection[Any], tables_url: str, projection: Projection, batch: int, cut: bool
+    tables: Connection[Any], lay: Lay, tables_url: str, projection: Projection, batch: int, cut: bool
 ) -> None:
     """And what was before it is, at every moment, what a replay shows up to the position that stands beside it."""
-    log = told(2)
+    log = lay(told(2))
     crashes = crash_everywhere(tables_url, log, projection, batch, cut=cut, onlooker=tables)
-    assert crashes >= 2 * max(1, log.head() // batch)
+    assert crashes >= 4
     assert live(tables, projection) == replayed(projection, log.history())
 
 
 def test_rows_are_never_written_without_their_position(
-    tables: Connection[Any], memory: Log, monkeypatch: pytest.MonkeyPatch
+    tables: Connection[Any], lay: Lay, memory: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: object) -> None:
         assert len(stored(tables, OrderRow)) == 1  # they are there, in this transaction
@@ -276,14 +285,14 @@ def test_rows_are_never_written_without_their_position(
 
     monkeypatch.setattr(engine, "move_position", crash)
     with pytest.raises(Crash):
-        catch_up(tables, log_of(memory, requested), ORDERS)
+        catch_up(tables, lay(log_of(memory, requested)), ORDERS)
     assert (stored(tables, OrderRow), position_of(tables, ORDERS.name)) == ([], 0)
 
 
 def test_a_position_is_never_moved_without_its_rows(
-    tables: Connection[Any], memory: Log, monkeypatch: pytest.MonkeyPatch
+    tables: Connection[Any], lay: Lay, memory: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = log_of(memory, requested)
+    log = lay(log_of(memory, requested))
     projected(tables, log, ORDERS)
 
     def crash(*_: object) -> None:
@@ -291,13 +300,13 @@ def test_a_position_is_never_moved_without_its_rows(
 
     monkeypatch.setattr(engine, "_upsert", crash)
     with pytest.raises(Crash):
-        catch_up(tables, log_of(log, placed), ORDERS)
+        catch_up(tables, lay(log_of(log, placed)), ORDERS)
     assert [row.state for row in stored(tables, OrderRow)] == ["requested"]
     assert position_of(tables, ORDERS.name) == 1
 
 
 def test_nobody_else_sees_a_batch_before_it_is_committed(
-    tables: Connection[Any], tables_url: str, memory: Log, monkeypatch: pytest.MonkeyPatch
+    tables: Connection[Any], lay: Lay, tables_url: str, memory: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
@@ -307,22 +316,26 @@ def test_nobody_else_sees_a_batch_before_it_is_committed(
             seen.append((len(stored(onlooker, OrderRow)), position_of(onlooker, name)))
 
     monkeypatch.setattr(engine, "move_position", look)
-    catch_up(tables, log_of(memory, requested), ORDERS)
+    catch_up(tables, lay(log_of(memory, requested)), ORDERS)
     assert seen == [(0, 0)]
     assert len(stored(tables, OrderRow)) == 1
 
 
-def test_an_event_that_cannot_be_folded_leaves_the_whole_batch_undone(tables: Connection[Any], memory: Log) -> None:
-    log = log_of(memory, requested, but(placed, order_id="order-nobody-requested"))
+def test_an_event_that_cannot_be_folded_leaves_the_whole_batch_undone(
+    tables: Connection[Any], lay: Lay, memory: Log
+) -> None:
+    log = lay(log_of(memory, requested, but(placed, order_id="order-nobody-requested")))
     with pytest.raises(AssertionError, match="an order begins with its request"):
         catch_up(tables, log, ORDERS)
     assert (stored(tables, OrderRow), position_of(tables, ORDERS.name)) == ([], 0)
 
 
-def test_a_value_that_a_table_refuses_leaves_the_whole_batch_undone(tables: Connection[Any], memory: Log) -> None:
+def test_a_value_that_a_table_refuses_leaves_the_whole_batch_undone(
+    tables: Connection[Any], lay: Lay, memory: Log
+) -> None:
     poison: PaymentSetAside = but(no_longer_fits, explanation="a\x00b")
     with pytest.raises(psycopg.DataError):
-        catch_up(tables, log_of(memory, requested, placed, poison), BILLING)
+        catch_up(tables, lay(log_of(memory, requested, placed, poison)), BILLING)
     assert (stored(tables, PaymentRow), position_of(tables, BILLING.name)) == ([], 0)
 
 
@@ -331,9 +344,9 @@ def test_a_value_that_a_table_refuses_leaves_the_whole_batch_undone(tables: Conn
 
 @each_projection
 def test_as_of_a_position_is_what_the_tables_showed_when_they_had_come_to_it(
-    tables: Connection[Any], projection: Projection
+    tables: Connection[Any], lay: Lay, projection: Projection
 ) -> None:
-    log, random = told(3), Random(3)  # noqa: S311 - repeatable
+    log, random = lay(told(3)), Random(3)  # noqa: S311 - repeatable
     position, count = 0, 1
     while count:
         for account_id in ACCOUNTS:
@@ -384,7 +397,7 @@ def test_of_a_partition_what_is_new_or_other_is_changed_and_what_is_no_more_is_g
     rows.put(row("custom_domain", 1))
     rows.delete(row("high_availability", 2))
     assert rows.changed(EntitlementRow) == [row("extensions", 150), row("custom_domain", 1)]
-    assert rows.gone(EntitlementRow) == [row("high_availability", 2)]
+    assert rows.gone(EntitlementRow) == [("pkg-acme", "high_availability")]
     assert rows.get(EntitlementRow, "pkg-acme", "high_availability") is None
 
     extensions.total -= 50

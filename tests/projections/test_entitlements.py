@@ -116,7 +116,9 @@ def test_of_recording_minutes_only_those_beyond_the_free_ones_count() -> None:
 
 def test_an_upgrade_moves_the_extensions_into_the_ultimate_share() -> None:
     shown = PACKAGE.after([expanded("ultimate_plan", 60), factory_created])
-    shown = shown.when(factory_upgraded).then({"pkg-acme/ultimate_plan": {"allocated": 60}})
+    shown = shown.when(factory_upgraded).then(
+        {"pkg-acme/ultimate_plan": {"allocated": 60}, "pkg-acme/extensions": {"over_allocated": 0}}
+    )
     assert answer(shown)["enterprise_plan"] == (20, 0, 20, 0)
 
 

@@ -1,0 +1,403 @@
+"""The event log against the library's stock recorder and against ``COPY``: one server, fsync on, interleaved rounds.
+
+After each round the whole log is checked: positions without a gap, nothing twice, the chain unbroken.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from statistics import quantiles
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from eventsourcing.application import Application
+from eventsourcing.domain import Aggregate, event
+from eventsourcing.persistence import ApplicationRecorder, StoredEvent
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from benchmarks.history import MASTER_KEY, history, write
+from benchmarks.measure import Measure, Void, in_turn
+from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
+from domain.messages import Decider
+from domain.services import Plan
+from infra.append import Append, parameters
+from infra.chain import ChainBroken, Verifier, Walk
+from infra.embedded_postgres import embedded_postgres, temporary_directory
+from infra.log import Log
+from infra.packed_arrays import take_packed_arrays
+from infra.postgres import admit, migrate, program_login
+from infra.postgres_auditor import Auditor, auditing
+from infra.postgres_recorder import PostgresRecorder, postgres_log
+from infra.pydantic_mapper import Cause
+from infra.recorder import LogRow, as_notifications, event_id
+from infra.snapshots import IMPERSONAL
+from infra.unit_of_work import UnitOfWork
+
+WRITERS = 64
+OURS_EACH = 100
+STOCK_EACH = 8
+ALONE = 300
+BULK = 1_000
+REPLAYED_ACCOUNTS = 60
+COPIED = "int8 text int8 text bytea timestamptz text uuid text text text bytea"
+AT = datetime(2026, 3, 2, tzinfo=UTC)
+CAUSE = Cause("service:benchmark", "benchmark")
+TOPIC = "allocation.CapacityAllocated.v1"
+STATE = (
+    b'{"package_id":"pkg-acme","pbx_id":"head-office","allocation_id":"minutes-000001","plan":"enterprise",'
+    b'"service":"recording_minutes","quantity":300,"drawn":0}'
+)
+
+
+def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
+    """Every measure of the log.
+
+    Raises:
+        Void: the log is not what was appended.
+    """
+    with temporary_directory() as directory, embedded_postgres(directory) as owner_url, _bench(owner_url) as bench:
+
+        def checked() -> None:
+            bench.check()
+            done()
+
+        return {
+            pair.name: in_turn(
+                rounds,
+                pair.ours,
+                pair.baseline,
+                checked,
+                floor=pair.floor,
+                aim=pair.aim,
+                unit=pair.unit,
+                smaller_is_better=pair.unit == "ms",
+            )
+            for pair in bench.pairs()
+        }
+
+
+@contextmanager
+def _bench(owner_url: str) -> Iterator[Bench]:
+    """A log beside the stock recorder, and another one with a history to replay."""
+    with ExitStack() as stack:
+        owner = stack.enter_context(psycopg.connect(owner_url, autocommit=True))
+        owner.execute("CREATE DATABASE replayed")
+        told, database_url = make_conninfo(owner_url, dbname="replayed"), program_login(owner_url)
+        for each in (owner_url, told):
+            migrate(each)
+        admit(owner_url, database_url)
+        told_url = make_conninfo(database_url, dbname="replayed")
+        _stock_tables(owner)
+        take_packed_arrays(owner)
+        at = conninfo_to_dict(owner_url)
+        environment = {
+            "PERSISTENCE_MODULE": "eventsourcing.postgres",
+            **{f"POSTGRES_{name.upper()}": str(at[name]) for name in ("dbname", "host", "port", "user", "password")},
+            "POSTGRES_SCHEMA": "stock",
+        }
+        application = Application[UUID](environment)
+        stack.callback(application.close)
+        replayed = stack.enter_context(postgres_log(told_url, master_key=MASTER_KEY))
+        write(told_url, replayed, history(REPLAYED_ACCOUNTS, seed=1))
+        recorder = stack.enter_context(PostgresRecorder(database_url, master_key=MASTER_KEY))
+        yield Bench(
+            owner=owner,
+            recorder=recorder,
+            log=Log(recorder, recorder.news),
+            application=application,
+            replayed=replayed,
+            raw=stack.enter_context(psycopg.connect(told, autocommit=True)),
+            auditor=stack.enter_context(auditing(database_url)),
+        )
+
+
+def _stock_tables(owner: Connection[Any]) -> None:
+    """The stock recorder's schema; a copy of our table for ``COPY``; and our function without its chain."""
+    owner.execute("CREATE SCHEMA stock")
+    owner.execute("CREATE SCHEMA bench")
+    owner.execute("CREATE TABLE bench.copied (LIKE log.events INCLUDING ALL)")
+    owner.execute("CREATE TABLE bench.events (LIKE log.events INCLUDING ALL)")
+    owner.execute("CREATE TABLE bench.head (LIKE log.head INCLUDING ALL)")
+    owner.execute("INSERT INTO bench.head SELECT * FROM log.head")
+    definition = owner.execute("SELECT pg_get_functiondef('log.append'::regproc)").fetchone()
+    assert definition
+    chained = str(definition[0])
+    unchained = re.sub(r"link := sha256\(.*?\);\n", "link := link;\n", chained, flags=re.DOTALL)
+    assert unchained != chained, "the function chains as it did when this was written"
+    for name in ("append", "events", "head"):
+        unchained = unchained.replace(f"log.{name}", f"bench.{name}")
+    owner.execute(unchained.encode())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One measure: what is held against what."""
+
+    name: str
+    ours: Callable[[], float]
+    baseline: Callable[[], float]
+    floor: float
+    aim: float
+    unit: str = "1/s"
+
+
+class Pool(Aggregate):
+    """The library's own way to write the same aggregate: what PBXs hold of a pool."""
+
+    @event("Granted")
+    def __init__(self, quantity: int) -> None:
+        self.total = quantity
+        self.held: dict[str, int] = {}
+
+    @event("Allocated")
+    def allocate(self, allocation_id: str, quantity: int) -> None:
+        """Give a PBX some of it."""
+        self.held[allocation_id] = quantity
+
+
+@dataclass
+class Bench:
+    """What is measured, on one server."""
+
+    owner: Connection[Any]
+    recorder: PostgresRecorder
+    log: Log
+    application: Application[UUID]
+    replayed: Log
+    raw: Connection[Any]
+    auditor: Auditor
+    walk: Walk = field(default_factory=Walk)
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def pairs(self) -> list[Pair]:
+        """Every measure, with its floor and its aim."""
+        stock = self.application.recorder
+        pools, stock_pools = self._pools(), [Pool(10**9) for _ in range(WRITERS)]
+        self.application.save(*stock_pools)
+        return [
+            Pair(
+                "append_64_writers",
+                lambda: rate(appends_of(self.recorder), OURS_EACH),
+                lambda: rate(appends_of(stock), STOCK_EACH),
+                floor=25,
+                aim=60,
+            ),
+            Pair(
+                "command_64_writers",
+                lambda: rate(self._commands(pools), OURS_EACH),
+                lambda: rate(self._saves(stock_pools), STOCK_EACH),
+                floor=6,
+                aim=20,
+            ),
+            Pair(
+                "append_p99_64_writers",
+                lambda: p99_ms(appends_of(self.recorder), OURS_EACH),
+                lambda: p99_ms(appends_of(stock), STOCK_EACH),
+                floor=15,
+                aim=50,
+                unit="ms",
+            ),
+            Pair(
+                "append_1_writer",
+                lambda: rate(appends_of(self.recorder, 1), ALONE),
+                lambda: rate(appends_of(stock, 1), ALONE),
+                floor=1.5,
+                aim=2.5,
+            ),
+            Pair("bulk_1000_vs_copy", self._bulk, self._copy, floor=0.4, aim=0.8),
+            Pair(
+                "chain_cost",
+                lambda: self._groups("log.append"),
+                lambda: self._groups("bench.append"),
+                floor=0.9,
+                aim=0.97,
+            ),
+            Pair("replay_vs_copy", self._replay, self._copy_out, floor=0.1, aim=0.3),
+        ]
+
+    def check(self) -> None:
+        """See that the log has every position and every version once, and that its chain holds.
+
+        Raises:
+            Void: it does not.
+        """
+        try:
+            self.walk = Verifier(self.auditor, walk=self.walk).verify()
+        except ChainBroken as broken:
+            raise Void(str(broken)) from broken
+
+    # --- one append, and one command
+
+    def _pools(self) -> list[str]:
+        """A pool for each writer, with a PBX."""
+        packages = [f"pkg-{number}" for number in range(WRITERS)]
+        for package in packages:
+            work = UnitOfWork(self.log)
+            who = {"package_id": package, "account_id": f"account-{package}"}
+            quantities = {"extensions": 100, "recording_minutes": 1_000_000}
+            work.do(ALLOCATION, package, GrantCapacity(at=AT, **who, grant_id=package, quantities=quantities))
+            office = CreatePbx(at=AT, **who, pbx_id="office", name="Office", plan=Plan.ENTERPRISE, extensions=10)
+            work.do(ALLOCATION, package, office)
+            work.commit(account_id=who["account_id"], cause=CAUSE, at=AT)
+        return packages
+
+    def _commands(self, packages: Sequence[str]) -> list[Callable[[int], object]]:
+        def commands_of(package: str) -> Callable[[int], object]:
+            def command(_: int) -> object:
+                work = UnitOfWork(self.log, trusting=True)
+                who = {"package_id": package, "account_id": f"account-{package}"}
+                wish = AllocateCapacity(
+                    at=AT,
+                    **who,
+                    pbx_id="office",
+                    allocation_id=f"minutes-{next(self.numbers)}",
+                    service="recording_minutes",
+                    quantity=1,
+                )
+                work.do(ALLOCATION, package, wish)
+                return work.commit(account_id=who["account_id"], cause=CAUSE, at=AT)
+
+            return command
+
+        return [commands_of(package) for package in packages]
+
+    def _saves(self, pools: Sequence[Pool]) -> list[Callable[[int], object]]:
+        def saves_of(pool: Pool) -> Callable[[int], object]:
+            def save(_: int) -> object:
+                pool.allocate(f"minutes-{next(self.numbers)}", 1)
+                return self.application.save(pool)
+
+            return save
+
+        return [saves_of(pool) for pool in pools]
+
+    # --- many events at once
+
+    def _bulk(self) -> float:
+        """A thousand events of one stream in one append, five times."""
+        streams = [f"allocation-{uuid4()}" for _ in range(5)]
+        batches = [[_row(stream, n) for n in range(1, BULK + 1)] for stream in streams]
+        begun = time.perf_counter()
+        for batch in batches:
+            self.recorder.insert_events(as_notifications(batch))
+        return 5 * BULK / (time.perf_counter() - begun)
+
+    def _copy(self) -> float:
+        """The same rows by binary ``COPY`` into a table with the same columns, constraints and indexes."""
+        streams = [f"allocation-{uuid4()}" for _ in range(5)]
+        begun = time.perf_counter()
+        for stream in streams:
+            with self.owner.cursor().copy("COPY bench.copied FROM STDIN (FORMAT BINARY)") as copy:
+                copy.set_types(COPIED.split())
+                for n in range(1, BULK + 1):
+                    row = _row(stream, n)
+                    copy.write_row(
+                        (
+                            next(self.numbers),
+                            row.originator_id,
+                            n,
+                            row.topic,
+                            row.state,
+                            row.recorded_at,
+                            row.account_id,
+                            event_id(stream, n),
+                            row.correlation_id,
+                            row.causation_id,
+                            row.actor,
+                            bytes(32),
+                        )
+                    )
+        return 5 * BULK / (time.perf_counter() - begun)
+
+    # --- the chain
+
+    def _groups(self, function: str) -> float:
+        """Groups of 64 appends, one after the other, by the function that chains or by its copy that does not."""
+        groups = [parameters([Append([_row(f"allocation-{uuid4()}", 1)]) for _ in range(WRITERS)]) for _ in range(40)]
+        query = b"SELECT * FROM " + function.encode() + b"(" + b", ".join([b"%b"] * len(groups[0])) + b")"
+        begun = time.perf_counter()
+        for group in groups:
+            self.owner.execute(query, group, prepare=True, binary=True)
+        return len(groups) * WRITERS / (time.perf_counter() - begun)
+
+    # --- reading it all
+
+    def _replay(self) -> float:
+        """Every event decoded, validated, and folded into its aggregate."""
+        deciders: dict[str, Decider[Any, Any, Any]] = {decider.category: decider for decider in IMPERSONAL}
+        states: dict[str, Any] = {}
+        begun = time.perf_counter()
+        events = 0
+        for recorded in self.replayed.history():
+            events += 1
+            decider = deciders.get(recorded.stream.partition("-")[0])
+            if decider is not None:
+                state = states.get(recorded.stream, decider.initial)
+                states[recorded.stream] = decider.evolve(state, recorded.event)
+        return events / (time.perf_counter() - begun)
+
+    def _copy_out(self) -> float:
+        """The same rows, raw."""
+        begun = time.perf_counter()
+        with self.raw.cursor() as cursor:
+            with cursor.copy("COPY log.events TO STDOUT") as copy:
+                while copy.read():
+                    pass
+            return cursor.rowcount / (time.perf_counter() - begun)
+
+
+def _row(stream: str, version: int) -> LogRow:
+    return LogRow(stream, version, TOPIC, STATE, 0, AT, "account-1", CAUSE.correlation_id, None, CAUSE.actor)
+
+
+def _timed(writers: Sequence[Callable[[int], object]], times: int) -> tuple[float, list[float]]:
+    """Let all writers do it so many times, at once. Gives the seconds of all of it, and of each time."""
+    took: list[float] = []
+    begin = threading.Barrier(len(writers) + 1)
+
+    def write_on(write: Callable[[int], object]) -> None:
+        begin.wait()
+        for number in range(times):
+            begun = time.perf_counter()
+            write(number)
+            took.append(time.perf_counter() - begun)
+
+    threads = [threading.Thread(target=write_on, args=(write,)) for write in writers]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    all_of_it = time.perf_counter() - begun
+    if len(took) != len(writers) * times:
+        raise Void("a writer failed")
+    return all_of_it, took
+
+
+def appends_of(recorder: ApplicationRecorder, writers: int = WRITERS) -> list[Callable[[int], object]]:
+    """For each writer, what appends one event to a new stream."""
+
+    def append(_: int) -> object:
+        return recorder.insert_events([StoredEvent(uuid4(), 1, TOPIC, STATE)])
+
+    return [append] * writers
+
+
+def rate(writers: Sequence[Callable[[int], object]], times: int) -> float:
+    """How often a second all of them do it, at once."""
+    return len(writers) * times / _timed(writers, times)[0]
+
+
+def p99_ms(writers: Sequence[Callable[[int], object]], times: int) -> float:
+    """How long the slowest hundredth takes, where all of them do it at once."""
+    return quantiles(_timed(writers, times)[1], n=100)[98] * 1000

@@ -1,0 +1,204 @@
+"""One caller's append, packed for ``log.append`` (migration 0001), and what the database says of it."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Final
+
+from eventsourcing.persistence import DataError, IntegrityError, StoredEvent, Tracking
+
+from infra.packed_arrays import (
+    ByteaArray,
+    Int4Array,
+    Int8Array,
+    PackedArray,
+    TextArray,
+    TimestampArray,
+    UuidArray,
+    packed_bytes,
+    packed_int4,
+    packed_int8,
+    packed_moment,
+    packed_text,
+)
+from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_bytes, expected_versions
+
+_RECORD = (
+    TimestampArray, TextArray, TextArray, TextArray, TextArray,  # recorded_at, account, correlation, causation, actor
+    TextArray, ByteaArray, TextArray, Int8Array,  # message_id, body_sha256, application_name, notification_id
+)  # fmt: skip
+_STREAM = (TextArray, Int8Array)  # stream, the version that is expected of it
+_EVENT = (TextArray, Int8Array, TextArray, ByteaArray, UuidArray)  # stream, version, topic, state, event_id
+_DOCUMENT = (TextArray, TextArray, ByteaArray)  # sha256, media_type, content
+APPEND: Final = b"SELECT * FROM log.append(" + b", ".join([b"%b"] * 22) + b")"
+
+_packed_name = lru_cache(4096)(packed_text)
+"""For texts that come again and again: topics, actors, accounts."""
+
+Packed = tuple[bytes, ...]
+
+
+def _columns(rows: Sequence[Packed], width: int) -> Packed:
+    """Rows of packed elements, column by column."""
+    if len(rows) == 1:
+        return rows[0]
+    return tuple(map(b"".join, zip(*rows, strict=True))) if rows else (b"",) * width
+
+
+class Append:
+    """What one caller wants to be there, all of it or nothing; packed in the caller's thread.
+
+    Raises:
+        IntegrityError: the events of a stream do not follow one another.
+        DataError: a value is one that the database cannot hold.
+    """
+
+    def __init__(
+        self,
+        events: Sequence[StoredEvent | LogRow],
+        received: Received | None = None,
+        documents: Sequence[Kept] = (),
+        tracking: Tracking | None = None,
+    ) -> None:
+        self.rows = [LogRow.of_stored(event) for event in events]
+        self.received = received
+        self.expected = expected_versions(events)
+        self.keys = {*self.expected}
+        if received is not None:
+            self.keys.add(f"message {received.message_id}")
+        if tracking is not None:
+            self.keys.add(f"tracking {tracking.application_name}")
+        try:
+            self._pack(documents, tracking)
+        except (UnicodeEncodeError, struct.error) as error:
+            raise DataError(f"An event holds what the log cannot: {error}") from error
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.forsaken = False
+        self.following: list[Append] = []
+        self.positions = range(0)
+        self.error: Exception | None = None
+
+    def _pack(self, documents: Sequence[Kept], tracking: Tracking | None) -> None:
+        record = self.rows[0] if self.rows else LogRow.of_stored(StoredEvent("", 0, "", b""))
+        self.record = (
+            packed_moment(record.recorded_at),
+            _packed_name(record.account_id),
+            packed_text(record.correlation_id),
+            packed_text(record.causation_id),
+            _packed_name(record.actor),
+            *_packed_message(self.received),
+            *_packed_tracking(tracking),
+        )
+        streams = [(packed_text(stream), packed_int8(version)) for stream, version in self.expected.items()]
+        self.streams = _columns(streams, len(_STREAM))
+        self.events = _columns([_packed_event(row) for row in self.rows], len(_EVENT))
+        kept = [(packed_text(d.sha256), packed_text(d.media_type), packed_bytes(d.content)) for d in documents]
+        self.documents = _columns(kept, len(_DOCUMENT))
+        self.counts = (len(streams), len(self.rows), len(kept))
+
+    def wait(self) -> range:
+        """Wait until it has ended. Gives the positions of its events, or raises what became of it instead."""
+        try:
+            self.done.acquire()
+        except BaseException:  # an interrupt: whoever comes after this one is not to wait for ever
+            self.forsaken = True
+            self._pass_on()
+            raise
+        self._pass_on()
+        if self.error is not None:
+            raise self.error
+        return self.positions
+
+    def wake(self) -> None:
+        """Wake whoever waits for it, who wakes the next of the group: all at once they would only be in their way."""
+        self.done.release()
+        if self.forsaken:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        try:
+            following = self.following.pop()  # which only one can
+        except IndexError:
+            return
+        following.wake()
+
+
+def _packed_message(received: Received | None) -> Packed:
+    if received is None:
+        return _NOTHING
+    return packed_text(received.message_id), packed_bytes(received.body_sha256)
+
+
+def _packed_tracking(tracking: Tracking | None) -> Packed:
+    if tracking is None:
+        return _NOTHING
+    return packed_text(tracking.application_name), packed_int8(tracking.notification_id)
+
+
+_NOTHING: Packed = (packed_text(None), packed_int8(None))
+
+
+def _packed_event(row: LogRow) -> Packed:
+    stream = str(row.originator_id)
+    return (
+        packed_text(stream),
+        packed_int8(row.originator_version),
+        _packed_name(row.topic),
+        packed_bytes(row.state),
+        packed_bytes(event_id_bytes(stream, row.originator_version)),
+    )
+
+
+def _arrays(kinds: Sequence[type[PackedArray]], count: int, columns: Sequence[Sequence[bytes]]) -> list[PackedArray]:
+    return [kind(count, packed) for kind, packed in zip(kinds, columns, strict=True)]
+
+
+def parameters(group: Sequence[Append]) -> list[PackedArray]:
+    """The parameters of ``log.append`` for a group."""
+    said = _arrays(_RECORD, len(group), list(zip(*(append.record for append in group), strict=True)))
+    for n, kinds, columns in (
+        (0, _STREAM, [append.streams for append in group]),
+        (1, _EVENT, [append.events for append in group]),
+        (2, _DOCUMENT, [append.documents for append in group]),
+    ):
+        count = sum(append.counts[n] for append in group)
+        whose = [packed_int4(number) * append.counts[n] for number, append in enumerate(group, start=1)]
+        said.append(Int4Array(count, whose))
+        said += _arrays(kinds, count, list(zip(*columns, strict=True)))
+    return said
+
+
+def placed(
+    group: Sequence[Append], before: int, outcomes: list[str], firsts: list[int] | None, lasts: list[int] | None
+) -> Iterator[tuple[str, range]]:
+    """The outcome of each append of a group, and the positions of its events; from what ``log.append`` gives."""
+    for number, (append, outcome) in enumerate(zip(group, outcomes, strict=True)):
+        if outcome == "appended":
+            yield outcome, range(before + 1, before + 1 + len(append.rows))
+            before += len(append.rows)
+        elif outcome == "known":
+            assert firsts is not None
+            assert lasts is not None
+            yield outcome, range(firsts[number], lasts[number] + 1)
+        else:
+            yield outcome, range(0)
+
+
+def meant(append: Append, outcome: str, positions: range) -> tuple[range, Exception | None]:
+    """What an outcome means to whoever appended."""
+    match outcome:
+        case "appended":
+            return positions, None
+        case "known":
+            return positions, AlreadyHandled(positions)
+        case "reused":
+            assert append.received is not None
+            return positions, append.received.reused()
+        case "tracked":
+            return positions, IntegrityError("The tracking has come further than this already.")
+        case _:
+            return positions, IntegrityError(f"One of the streams {', '.join(append.expected)} has moved on.")

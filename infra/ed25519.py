@@ -1,0 +1,121 @@
+"""Ed25519 keys in PEM files: the one that signs checkpoints, and its public half, which everybody may have."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+
+class WrongKey(Exception):
+    """A key cannot be read, or is not the one that signed. The text names it, and repeats nothing of it."""
+
+
+class PublicKey:
+    """What a signature is checked with."""
+
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
+        der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.fingerprint = hashlib.sha256(der).hexdigest()
+        """The SHA-256 of the key as DER: ``openssl pkey -pubin -in FILE -outform DER | sha256sum``."""
+
+    @classmethod
+    def read(cls, path: Path) -> PublicKey:
+        """The key of a PEM file.
+
+        Raises:
+            WrongKey: there is none in it.
+        """
+        try:
+            key = load_pem_public_key(path.read_bytes())
+        except OSError as error:
+            raise WrongKey(f"The public key {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PublicKey):
+            raise WrongKey(f"{path} is no public Ed25519 key in PEM; trunkline audit public-key FILE writes one.")
+        return cls(key)
+
+    def pem(self) -> bytes:
+        """The key as a PEM file."""
+        return self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Whether the private half signed these bytes."""
+        try:
+            self._key.verify(signature, data)
+        except InvalidSignature:
+            return False
+        return True
+
+
+class SigningKey:
+    """What signs. Its bytes are never shown."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.public = PublicKey(key.public_key())
+
+    @classmethod
+    def read(cls, path: Path) -> SigningKey:
+        """The key of a PEM file (PKCS 8, not encrypted).
+
+        Raises:
+            WrongKey: there is none in it.
+        """
+        try:
+            key = load_pem_private_key(path.read_bytes(), None)
+        except OSError as error:
+            raise WrongKey(f"The signing key {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise WrongKey(
+                f"{path} is no Ed25519 private key in PEM without a passphrase; "
+                "openssl genpkey -algorithm ed25519 -out FILE makes one."
+            )
+        return cls(key)
+
+    @classmethod
+    def kept_in(cls, path: Path) -> SigningKey:
+        """The key of a file, which is made at the first time, for its owner's eyes only.
+
+        Raises:
+            WrongKey: it cannot be made or read.
+        """
+        try:
+            if not path.exists():
+                cls._make(path)
+        except OSError as error:
+            raise WrongKey(f"The signing key {path} cannot be made: {error.strerror}.") from error
+        return cls.read(path)
+
+    @staticmethod
+    def _make(path: Path) -> None:
+        """Make a key: it is whole, or not there; and of two processes that make one, both take the first."""
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        beside = path.parent / f"{path.name}.{os.getpid()}"
+        beside.touch(mode=0o600)
+        try:
+            beside.write_bytes(pem)
+            with suppress(FileExistsError):
+                os.link(beside, path)
+        finally:
+            beside.unlink()
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature, 64 bytes (RFC 8032)."""
+        return self._key.sign(data)

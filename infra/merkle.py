@@ -1,0 +1,186 @@
+"""A Merkle tree over entries that go by once, and its proofs: RFC 9162, section 2.1 (SHA-256).
+
+The tree keeps the peaks - the roots of its perfect subtrees, at most one a level - and of all other nodes only those
+that a proof was asked of beforehand. So a tree of n entries takes O(log n) memory, and with m proofs O(m log n).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+_LEAF = b"\x00"
+_NODE = b"\x01"
+Range = tuple[int, int]
+"""The entries from the first up to, and without, the second: each node of a tree stands for one such range."""
+
+
+class NotProven(Exception):
+    """A proof does not lead to the root. The text is one sentence that says of what."""
+
+
+def leaf(entry: bytes) -> bytes:
+    """The hash of an entry: ``MTH({d(0)})`` of section 2.1.1."""
+    return hashlib.sha256(_LEAF + entry).digest()
+
+
+def node(left: bytes, right: bytes) -> bytes:
+    """The hash of an inner node; another prefix than a leaf's, so that neither can be passed off as the other."""
+    return hashlib.sha256(_NODE + left + right).digest()
+
+
+def _split(size: int) -> int:
+    """The largest power of two that is smaller than ``size`` (at least 2): where a tree divides."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+def inclusion_ranges(index: int, size: int) -> list[Range]:
+    """The nodes that prove an entry, from the leaf upwards: ``PATH(index, D_size)`` of section 2.1.3.1."""
+    start, end, path = 0, size, list[Range]()
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            path.append((middle, end))
+            end = middle
+        else:
+            path.append((start, middle))
+            start = middle
+    return path[::-1]
+
+
+def consistency_ranges(old: int, size: int) -> list[Range]:
+    """The nodes that prove that the first ``old`` of ``size`` entries are an older tree: ``PROOF`` of 2.1.4.1."""
+    start, end, path, whole = 0, size, list[Range](), True
+    while old != end:
+        middle = start + _split(end - start)
+        if old <= middle:
+            path.append((middle, end))
+            end = middle
+        else:
+            path.append((start, middle))
+            start, whole = middle, False
+    if not whole:
+        path.append((start, end))
+    return path[::-1]
+
+
+def _perfect(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The perfect subtrees that make up a range, left to right, each as its level and its number on that level."""
+    while start < end:
+        level = (end - start).bit_length() - 1
+        yield level, start >> level
+        start += 1 << level
+
+
+class MerkleTree:
+    """A tree that grows, entry by entry.
+
+    Args:
+        ranges: the nodes that will be asked for, beside the root.
+        size: how many entries it has already.
+        peaks: its peaks then, largest first.
+    """
+
+    def __init__(self, ranges: Iterable[Range] = (), size: int = 0, peaks: Sequence[bytes] = ()) -> None:
+        if len(peaks) != size.bit_count():
+            raise NotProven(f"A tree of {size} entries has {size.bit_count()} peaks, and not {len(peaks)}.")
+        self._size = size
+        self._peaks = list(peaks)
+        self._wanted = {part for one in ranges for part in _perfect(*one)}
+        self._kept: dict[tuple[int, int], bytes] = {}
+
+    @classmethod
+    def proving(cls, indexes: Iterable[int], size: int) -> MerkleTree:
+        """A tree that will have ``size`` entries, and then be asked for the proofs of some of them."""
+        return cls(part for index in indexes for part in inclusion_ranges(index, size))
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return self._size
+
+    @property
+    def peaks(self) -> list[bytes]:
+        """The roots of the perfect subtrees, largest first: all that it takes to go on."""
+        return list(self._peaks)
+
+    def add(self, entry: bytes) -> None:
+        """Add an entry."""
+        number, level, found = self._size, 0, leaf(entry)
+        self._size += 1
+        while True:
+            if (level, number) in self._wanted:
+                self._kept[level, number] = found
+            if not number & 1:
+                break
+            found = node(self._peaks.pop(), found)
+            number, level = number >> 1, level + 1
+        self._peaks.append(found)
+
+    def root(self) -> bytes:
+        """The root: ``MTH(D_n)``."""
+        return _folded(self._peaks) if self._peaks else hashlib.sha256().digest()
+
+    def inclusion(self, index: int) -> list[bytes]:
+        """The proof of an entry that was asked for beforehand."""
+        return self.hashes(inclusion_ranges(index, self._size))
+
+    def hashes(self, ranges: Iterable[Range]) -> list[bytes]:
+        """The hashes of nodes that were asked for beforehand."""
+        return [_folded([self._kept[part] for part in _perfect(*one)]) for one in ranges]
+
+
+def _folded(parts: Sequence[bytes]) -> bytes:
+    """The node above perfect subtrees that stand side by side, largest first."""
+    found = parts[-1]
+    for left in reversed(parts[:-1]):
+        found = node(left, found)
+    return found
+
+
+def root_of(entry: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """The root that a proof of inclusion leads to: section 2.1.3.2.
+
+    Raises:
+        NotProven: there is no such entry in a tree of this size, or the proof has not the length of one.
+    """
+    if not 0 <= index < size:
+        raise NotProven(f"There is no entry {index} in a tree of {size}.")
+    number, last, found = index, size - 1, leaf(entry)
+    for sibling in proof:
+        if last == 0:
+            raise NotProven(f"The proof of entry {index} is too long for a tree of {size}.")
+        if number & 1 or number == last:
+            found = node(sibling, found)
+            while not number & 1 and number:
+                number, last = number >> 1, last >> 1
+        else:
+            found = node(found, sibling)
+        number, last = number >> 1, last >> 1
+    if last:
+        raise NotProven(f"The proof of entry {index} is too short for a tree of {size}.")
+    return found
+
+
+def is_consistent(old: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> bool:
+    """Whether the tree of ``size`` entries is the one of ``old`` (at least 1), grown: section 2.1.4.2."""
+    if old == size:
+        return not proof and old_root == root
+    if not 0 < old < size or not proof:
+        return False
+    path = list(proof) if old & (old - 1) else [old_root, *proof]
+    number, last = old - 1, size - 1
+    while number & 1:
+        number, last = number >> 1, last >> 1
+    old_found = found = path[0]
+    for sibling in path[1:]:
+        if last == 0:
+            return False
+        if number & 1 or number == last:
+            old_found, found = node(sibling, old_found), node(sibling, found)
+            while not number & 1 and number:
+                number, last = number >> 1, last >> 1
+        else:
+            found = node(found, sibling)
+        number, last = number >> 1, last >> 1
+    return (old_found, found, last) == (old_root, root, 0)

@@ -1,0 +1,85 @@
+"""A personal value as it is stored: AES-256-GCM under the person's key, bound to its one place in the log.
+
+``{"sealed": "A256GCM", "person": "acme/wonka", "nonce": "...", "ciphertext": "..."}``, both in base64. The nonce has 96
+random bits; the ciphertext ends with its tag of 16 bytes. What is authenticated beside it is the JSON list of person,
+stream, version, topic and field: moved to any other place, a ciphertext does not open.
+"""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b64decode, b64encode
+from dataclasses import astuple, dataclass
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic_core import to_json
+
+ALGORITHM: Final = "A256GCM"
+"""The name of AES-256-GCM in RFC 7518. Another way to seal will have another name."""
+NONCE_BYTES: Final = 12
+_SHAPE: Final = {"sealed", "person", "nonce", "ciphertext"}
+
+
+class DoesNotOpen(Exception):
+    """A sealed value was altered, moved from another place, or sealed with another key. The text says no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands, and whose it is."""
+
+    person: str
+    stream: str
+    version: int
+    topic: str
+    field: str
+
+    def bound(self) -> bytes:
+        """The place in bytes, such that no two places have the same."""
+        return to_json(astuple(self))
+
+
+def is_sealed(value: object) -> bool:
+    """Whether a stored value is a sealed one. No plain value has a key ``sealed``."""
+    return isinstance(value, dict) and "sealed" in value
+
+
+def seal(plain: bytes, key: bytes, place: Place) -> dict[str, str]:
+    """The value to be stored."""
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    ciphertext = AESGCM(key).encrypt(nonce, plain, place.bound())
+    return {
+        "sealed": ALGORITHM,
+        "person": place.person,
+        "nonce": b64encode(nonce).decode(),
+        "ciphertext": b64encode(ciphertext).decode(),
+    }
+
+
+def person_of(value: dict[str, Any]) -> str:
+    """Whose a sealed value is.
+
+    Raises:
+        DoesNotOpen: it has not the shape of one.
+    """
+    if value.keys() != _SHAPE or not all(isinstance(part, str) for part in value.values()):
+        raise DoesNotOpen("it is not sealed as a value has to be")
+    if value["sealed"] != ALGORITHM:
+        raise DoesNotOpen("it is sealed in a way that this version of Trunkline does not know")
+    return str(value["person"])
+
+
+def unseal(value: dict[str, Any], key: bytes, place: Place) -> bytes:
+    """What was sealed.
+
+    Raises:
+        DoesNotOpen: it is not what was sealed there.
+    """
+    person_of(value)
+    try:
+        nonce, ciphertext = (b64decode(value[part], validate=True) for part in ("nonce", "ciphertext"))
+        return AESGCM(key).decrypt(nonce, ciphertext, place.bound())
+    except (ValueError, InvalidTag) as error:
+        raise DoesNotOpen("what is sealed was altered, moved here from another place, or is another key's") from error

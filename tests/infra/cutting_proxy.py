@@ -1,0 +1,66 @@
+"""A proxy in front of a server that can swallow an answer and cut the line: an acknowledgement is lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+CHUNK = 65536
+
+
+@dataclass
+class CuttingProxy:
+    """Passes bytes on, both ways; once `cut_next` was set, what was sent reaches the server, and its answer nobody."""
+
+    server: tuple[str, int]
+    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    cut_next: threading.Event = field(default_factory=threading.Event)
+    cuts: int = 0
+
+    @property
+    def port(self) -> int:
+        port: int = self.listener.getsockname()[1]
+        return port
+
+    def serve(self) -> None:
+        with suppress(OSError):  # the listener is closed at the end
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(self.server)
+                for pump in (self._forward, self._back):
+                    threading.Thread(target=pump, args=(client, server), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(CHUNK):
+                server.sendall(data)
+        self._hang_up(client, server)
+
+    def _back(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(CHUNK):
+                if self.cut_next.is_set():
+                    self.cut_next.clear()
+                    self.cuts += 1
+                    break
+                client.sendall(data)
+        self._hang_up(client, server)
+
+    def _hang_up(self, *lines: socket.socket) -> None:
+        for line in lines:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+            line.close()
+
+
+@contextmanager
+def cutting_proxy(host: str, port: int) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy((host, port))
+    threading.Thread(target=proxy.serve, daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        proxy.listener.close()

@@ -1,0 +1,384 @@
+"""Groups of appends: who fails, fails alone; what is acknowledged is there; what was lost on the way is recognised."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from eventsourcing.persistence import DataError, IntegrityError, OperationalError, StoredEvent
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from infra.append import APPEND, Append, parameters
+from infra.embedded_postgres import embedded_postgres
+from infra.group_commit import _compatible
+from infra.log import Log, LogUnavailable
+from infra.packed_arrays import take_packed_arrays
+from infra.postgres import WRITER, admit, connect, migrate, program_login
+from infra.postgres_recorder import PostgresRecorder
+from infra.recorder import AlreadyHandled, MessageIdReused, Received
+from tests.domain.examples import NOW
+from tests.infra.cutting_proxy import CuttingProxy, cutting_proxy
+from tests.projections.given import CAUSE
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def stored(stream: str, *versions: int, state: bytes = b"{}") -> list[StoredEvent]:
+    return [StoredEvent(stream, version, "candy.Made.v1", state) for version in versions]
+
+
+def message(message_id: str, body: bytes = b"body") -> Received:
+    return Received(message_id, hashlib.sha256(body).digest())
+
+
+@pytest.fixture
+def recorder(database_url: str) -> Iterator[PostgresRecorder]:
+    with PostgresRecorder(database_url) as recorder:
+        yield recorder
+
+
+def append_in(conn: Connection[Any], append: Append) -> None:
+    """Append in the transaction that is open, which then holds the head."""
+    take_packed_arrays(conn)
+    conn.execute(APPEND, parameters([append]))
+
+
+@contextmanager
+def held(database_url: str) -> Iterator[None]:
+    """Nobody can append for a while, so that what is asked meanwhile makes one group."""
+    with connect(database_url, WRITER) as conn, conn.transaction():
+        append_in(conn, Append([]))
+        yield
+
+
+# --- one group -----------------------------------------------------------------------------------------------------
+
+
+def test_of_a_group_the_stale_one_fails_and_nobody_else(recorder: PostgresRecorder, database_url: str) -> None:
+    recorder.insert_events(stored("candy-0", 1))
+    with ThreadPoolExecutor(16) as pool:
+        with held(database_url):
+            first = pool.submit(recorder.insert_events, stored("candy-blocker", 1))
+            time.sleep(0.05)  # the blocker is on its way alone; the others gather behind it
+            asked = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1, 2)) for n in range(15)]
+            while recorder._writer._asked.qsize() < len(asked):
+                time.sleep(0.001)
+        assert first.result() == [2]
+        with pytest.raises(IntegrityError, match="candy-0"):
+            asked[0].result()
+        positions = [future.result() for future in asked[1:]]
+    assert sorted(position for both in positions for position in both) == list(range(3, 31))
+    assert all(second == one + 1 for one, second in positions)
+
+
+def test_of_a_group_the_one_that_the_database_cannot_hold_fails_and_nobody_else(
+    recorder: PostgresRecorder, database_url: str
+) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        with held(database_url):
+            good = pool.submit(recorder.insert_events, stored("candy-good", 1))
+            bad = pool.submit(recorder.insert_events, stored("candy-\x00", 1))
+            better = pool.submit(recorder.insert_events, stored("candy-better", 1))
+            while recorder._writer._asked.qsize() < 2:
+                time.sleep(0.001)
+        with pytest.raises(DataError, match="0x00"):
+            bad.result()
+        assert sorted([*good.result(), *better.result()]) == [1, 2]
+
+
+def test_what_cannot_be_packed_fails_before_it_joins_a_group(recorder: PostgresRecorder) -> None:
+    with pytest.raises(DataError, match="surrogates"):
+        recorder.insert_events(stored("candy-\ud800", 1))
+    with pytest.raises(DataError, match="cannot"):
+        recorder.insert_events(stored("candy-huge", 2**63))
+
+
+def test_two_appends_to_one_stream_or_of_one_message_never_share_a_group() -> None:
+    one, same, other = Append(stored("candy-1", 1)), Append(stored("candy-1", 2)), Append(stored("candy-2", 1))
+    both = Append([*stored("candy-2", 2), *stored("candy-3", 1)])
+    after_both = Append(stored("candy-3", 2))
+    assert _compatible([one, same, other, both, after_both]) == ([one, other], [same, both, after_both])
+    told, told_again = Append([], message("m-1")), Append([], message("m-1"))
+    assert _compatible([told, told_again]) == ([told], [told_again])
+
+
+def test_a_stream_has_no_gap_and_begins_at_its_beginning(recorder: PostgresRecorder) -> None:
+    for gap in ([3], [1, 3], [1, 1], [2, 1]):
+        with pytest.raises(IntegrityError):
+            recorder.insert_events(stored("candy-gap", *gap))
+    recorder.insert_events(stored("candy-gap", 1, 2))
+    with pytest.raises(IntegrityError):
+        recorder.insert_events(stored("candy-gap", 4))
+    assert recorder.max_notification_id() == 2
+
+
+def test_after_the_end_nothing_is_appended(database_url: str) -> None:
+    with PostgresRecorder(database_url) as recorder:
+        recorder.insert_events(stored("candy-1", 1))
+    with pytest.raises(OperationalError, match="closed"):
+        recorder.insert_events(stored("candy-1", 2))
+
+
+# --- the inbox -----------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_dealt_with_once_and_gives_the_same_positions_again(recorder: PostgresRecorder) -> None:
+    assert recorder.insert_events(stored("candy-1", 1, 2), received=message("m-1")) == [1, 2]
+    with pytest.raises(AlreadyHandled) as known:
+        recorder.insert_events(stored("candy-1", 3), received=message("m-1"))
+    assert known.value.positions == range(1, 3)
+    with pytest.raises(MessageIdReused):
+        recorder.insert_events(stored("candy-1", 3), received=message("m-1", b"another"))
+    assert recorder.max_notification_id() == 2
+
+
+def test_a_known_message_is_never_called_stale(recorder: PostgresRecorder) -> None:
+    recorder.insert_events(stored("candy-1", 1), received=message("m-1"))
+    with pytest.raises(AlreadyHandled):
+        recorder.insert_events(stored("candy-1", 1), received=message("m-1"))
+
+
+def test_a_stale_append_leaves_its_message_unknown(recorder: PostgresRecorder) -> None:
+    recorder.insert_events(stored("candy-1", 1))
+    with pytest.raises(IntegrityError):
+        recorder.insert_events(stored("candy-1", 1), received=message("m-1"))
+    assert recorder.handled(message("m-1")) is None
+
+
+# --- acknowledgements that are lost --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxied(database_url: str) -> Iterator[tuple[PostgresRecorder, CuttingProxy]]:
+    at = conninfo_to_dict(database_url)
+    with cutting_proxy(str(at["host"]), int(str(at["port"]))) as proxy:
+        through = make_conninfo(database_url, host="127.0.0.1", port=proxy.port)
+        with PostgresRecorder(through) as recorder:
+            yield recorder, proxy
+
+
+def test_an_append_whose_acknowledgement_was_lost_stands_once_and_its_caller_is_told_so(
+    proxied: tuple[PostgresRecorder, CuttingProxy],
+) -> None:
+    recorder, proxy = proxied
+    recorder.insert_events(stored("candy-1", 1))
+    _cut_the_writers_line(recorder, proxy)
+    assert recorder.insert_events(stored("candy-1", 2, 3)) == [2, 3]
+    assert proxy.cuts == 1
+    assert [row.originator_version for row in recorder.rows_of_stream("candy-1", 0)] == [1, 2, 3]
+
+
+def _cut_the_writers_line(recorder: PostgresRecorder, proxy: CuttingProxy) -> None:
+    """The next answer is swallowed. Whoever listens would get one too, so it stops before."""
+    recorder._listening.__exit__(None, None, None)
+    recorder._listening.__exit__ = lambda *_: None  # type: ignore[method-assign]  # it has ended already
+    proxy.cut_next.set()
+
+
+def test_a_message_whose_acknowledgement_was_lost_is_answered_out_of_the_inbox(
+    proxied: tuple[PostgresRecorder, CuttingProxy],
+) -> None:
+    recorder, proxy = proxied
+    recorder.insert_events(stored("candy-1", 1))
+    _cut_the_writers_line(recorder, proxy)
+    with pytest.raises(AlreadyHandled) as known:
+        recorder.insert_events(stored("candy-1", 2), received=message("m-1"))
+    assert known.value.positions == range(2, 3)
+    assert recorder.max_notification_id() == 2
+
+
+def test_what_another_wrote_in_our_place_is_not_taken_for_ours(
+    proxied: tuple[PostgresRecorder, CuttingProxy], database_url: str
+) -> None:
+    recorder, _ = proxied
+    recorder.insert_events(stored("candy-1", 1))
+    with PostgresRecorder(database_url) as other:
+        other.insert_events(stored("candy-1", 2, state=b'{"by": "slugworth"}'))
+    conn = recorder._writer._conn
+    assert conn is not None
+    conn.pgconn.finish()  # the line is gone before anything was sent
+    with pytest.raises(IntegrityError):
+        recorder.insert_events(stored("candy-1", 2))
+
+
+# --- somebody holds the head ---------------------------------------------------------------------------------------
+
+
+def test_a_session_idle_in_a_transaction_holds_up_appends_but_no_reader_and_a_timeout_frees_it(
+    recorder: PostgresRecorder, database_url: str
+) -> None:
+    recorder.insert_events(stored("candy-1", 1))
+    with closing(connect(database_url, WRITER)) as idle:
+        idle.execute("SET idle_in_transaction_session_timeout = '7s'")  # it is half a minute in earnest
+        idle.execute("BEGIN")
+        append_in(idle, Append(stored("candy-idle", 1)))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            recorder.insert_events(stored("candy-1", 2))
+        assert [row.id for row in recorder.rows(0, 10, None)] == [1]
+        assert recorder.max_notification_id() == 1
+        assert recorder.insert_events(stored("candy-1", 2)) == [2]  # within its own five seconds, the timeout has come
+        with pytest.raises(psycopg.Error, match="idle-in-transaction timeout"):
+            idle.execute("COMMIT")
+    assert [row.originator_id for row in recorder.rows(0, 10, None)] == ["candy-1", "candy-1"]
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+WRITE_ON = """
+import sys, threading
+from eventsourcing.persistence import StoredEvent
+from infra.postgres_recorder import PostgresRecorder
+
+def write(recorder, name):
+    for number in range(int(sys.argv[3])):
+        events = [StoredEvent(f"candy-{name}-{number}", version, "candy.Made.v1", b"{}") for version in (1, 2, 3)]
+        positions = recorder.insert_events(events)
+        with told:
+            print(name, number, *positions, flush=True)
+
+told = threading.Lock()
+with PostgresRecorder(sys.argv[1]) as recorder:
+    threads = [threading.Thread(target=write, args=(recorder, f"{sys.argv[2]}.{n}")) for n in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+
+
+def writing(database_url: str, name: str, times: int) -> subprocess.Popen[str]:
+    """A process of four threads that each append three events to a new stream, again and again, and say where."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITE_ON, database_url, name, str(times)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def acknowledged(said: str) -> dict[str, list[int]]:
+    """The positions by stream, as they were told; a line that was cut off tells nothing."""
+    lines = [line.split() for line in said.splitlines() if len(line.split()) == 5]
+    return {f"candy-{name}-{number}": list(map(int, positions)) for name, number, *positions in lines}
+
+
+def everything(owner_url: str) -> dict[str, list[int]]:
+    """The positions by stream, as the log has them. Without a gap, and each stream whole."""
+    with psycopg.connect(owner_url) as conn:
+        rows = conn.execute("SELECT position, stream FROM log.events ORDER BY position").fetchall()
+        head = conn.execute("SELECT position FROM log.head").fetchone()
+    assert [position for position, _ in rows] == list(range(1, len(rows) + 1))
+    assert head == (len(rows),)
+    assert set(Counter(stream for _, stream in rows).values()) <= {3}, "an append is all there, or nothing of it"
+    found: dict[str, list[int]] = {}
+    for position, stream in rows:
+        found.setdefault(stream, []).append(position)
+    return found
+
+
+def test_processes_that_write_at_once_leave_no_gap_and_nothing_twice(database_url: str, owner_url: str) -> None:
+    processes = [writing(database_url, name, 25) for name in ("charlie", "violet", "mike")]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    told = {stream: positions for text in said for stream, positions in acknowledged(text).items()}
+    assert len(told) == 3 * 4 * 25
+    assert everything(owner_url) == told
+
+
+def test_a_program_that_is_killed_leaves_what_it_acknowledged_and_no_half_of_anything(
+    database_url: str, owner_url: str
+) -> None:
+    with writing(database_url, "augustus", 100_000) as process:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(50)]
+        process.kill()
+        lines += process.stdout.readlines()
+    told = acknowledged("".join(lines))
+    assert len(told) >= 50
+    _no_session_is_left(owner_url)
+    assert told.items() <= everything(owner_url).items()
+
+
+def _no_session_is_left(owner_url: str) -> None:
+    """What the program had sent, the server may still be doing."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    deadline = time.monotonic() + 20
+    with psycopg.connect(owner_url, autocommit=True) as conn:
+        while conn.execute(query).fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_database_that_is_killed_has_what_it_acknowledged_when_it_is_back(tmp_path: Path) -> None:
+    tmp_path.chmod(0o711)
+    for folder in tmp_path.parents[:3]:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    with embedded_postgres(tmp_path / "postgres") as owner_url:
+        database_url = program_login(owner_url)
+        migrate(owner_url)
+        admit(owner_url, database_url)
+        with writing(database_url, "veruca", 100_000) as process:
+            assert process.stdout
+            lines = [process.stdout.readline() for _ in range(100)]
+            pid = int((tmp_path / "postgres" / "pgdata" / "postmaster.pid").read_text().split()[0])
+            _kill_family(pid)
+            process.kill()
+            lines += process.stdout.readlines()
+    told = acknowledged("".join(lines))
+    assert len(told) >= 100
+
+    begun = time.monotonic()
+    with embedded_postgres(tmp_path / "postgres") as owner_url:
+        assert time.monotonic() - begun < 30
+        assert told.items() <= everything(owner_url).items()
+        admit(owner_url, database_url := program_login(owner_url))
+        with PostgresRecorder(database_url) as recorder:
+            before = recorder.max_notification_id()
+            assert before is not None
+            assert recorder.insert_events(stored("candy-after", 1)) == [before + 1]
+
+
+def _kill_family(pid: int) -> None:
+    """Kill -9, of the server and of each of its processes at once: what was not on the disk is gone."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for each in (pid, *map(int, children)):
+        os.kill(each, signal.SIGKILL)
+
+
+def test_while_the_database_is_gone_an_append_says_that_it_may_stand_there(database_url: str, owner_url: str) -> None:
+    name = str(conninfo_to_dict(owner_url)["dbname"])
+    with PostgresRecorder(database_url) as recorder:
+        recorder.insert_events(stored("candy-1", 1))
+        with psycopg.connect(owner_url, dbname="postgres", autocommit=True) as server:
+            server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+            log = Log(recorder, recorder.news)
+            with pytest.raises(LogUnavailable, match="does not answer"):
+                log.append([], account_id=None, cause=CAUSE, at=NOW, received=message("m-1"))
+            server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+        assert recorder.insert_events(stored("candy-1", 2)) == [2]
+
+
+# --- waking --------------------------------------------------------------------------------------------------------
+
+
+def test_who_gave_up_waiting_keeps_nobody_from_being_woken() -> None:
+    """Each of a group wakes the next; an interrupt takes one out of the row, before or after its turn."""
+    first, given_up, last = (Append(stored(f"candy-{n}", 1)) for n in range(3))
+    first.following.append(given_up)
+    given_up.following.append(last)
+    given_up.forsaken = True
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(append.wait) for append in (first, last)]
+        first.wake()
+        assert [future.result(timeout=5) for future in waiting] == [range(0), range(0)]

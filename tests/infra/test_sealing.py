@@ -1,0 +1,104 @@
+"""A sealed value opens in its own place, with its own key, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.sealing import DoesNotOpen, Place, is_sealed, person_of, seal, unseal
+
+KEY, ANOTHER_KEY = bytes(range(32)), bytes(range(1, 33))
+PLACE = Place("acme/wonka", "account-acme", 2, "account.BillingReceiverAdded.v1", "contact")
+SECRET = b'"Willy Wonka"'
+SEALED = seal(SECRET, KEY, PLACE)
+
+
+@given(st.binary(max_size=300))
+def test_what_is_sealed_opens_as_it_was(plain: bytes) -> None:
+    assert unseal(seal(plain, KEY, PLACE), KEY, PLACE) == plain
+
+
+def test_a_sealed_value_says_how_and_whose_and_nothing_else() -> None:
+    assert SEALED.keys() == {"sealed", "person", "nonce", "ciphertext"}
+    assert (SEALED["sealed"], SEALED["person"], person_of(SEALED)) == ("A256GCM", "acme/wonka", "acme/wonka")
+    assert "Wonka" not in str(SEALED)
+
+
+def test_the_same_value_sealed_twice_looks_different() -> None:
+    again = seal(SECRET, KEY, PLACE)
+    assert again["nonce"] != SEALED["nonce"]
+    assert again["ciphertext"] != SEALED["ciphertext"]
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        replace(PLACE, person="acme/bucket"),
+        replace(PLACE, stream="account-slugworth"),
+        replace(PLACE, version=3),
+        replace(PLACE, topic="account.BillingReceiverChanged.v1"),
+        replace(PLACE, field="buyer"),
+    ],
+    ids=["another person's", "another stream", "another version", "another topic", "another field"],
+)
+def test_moved_to_another_place_it_does_not_open(elsewhere: Place) -> None:
+    with pytest.raises(DoesNotOpen, match="moved here from another place"):
+        unseal(SEALED, KEY, elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (replace(PLACE, version=21), replace(PLACE, stream="account-acme2", version=1)),
+        (replace(PLACE, topic="a", field="bc"), replace(PLACE, topic="ab", field="c")),
+        (replace(PLACE, topic='a","b', field="c"), replace(PLACE, topic="a", field='b","c')),
+    ],
+)
+def test_two_places_that_read_alike_are_not_bound_alike(here: Place, there: Place) -> None:
+    with pytest.raises(DoesNotOpen):
+        unseal(seal(SECRET, KEY, here), KEY, there)
+
+
+def test_with_another_key_it_does_not_open() -> None:
+    with pytest.raises(DoesNotOpen):
+        unseal(SEALED, ANOTHER_KEY, PLACE)
+
+
+@pytest.mark.parametrize("part", ["nonce", "ciphertext"])
+def test_altered_it_does_not_open(part: str) -> None:
+    text = SEALED[part]
+    for n in range(0, len(text) - 2, 3):
+        altered = text[:n] + ("A" if text[n] != "A" else "B") + text[n + 1 :]
+        with pytest.raises(DoesNotOpen, match="was altered"):
+            unseal(SEALED | {part: altered}, KEY, PLACE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nonce": ""},
+        {"nonce": "!"},
+        {"ciphertext": ""},
+        {"ciphertext": "AAAA"},
+        {"ciphertext": "ä"},
+        {"nonce": None},
+        {"person": 7},
+        {"sealed": "ROT13"},
+        {"more": "than that"},
+    ],
+)
+def test_what_has_not_the_shape_does_not_open_and_nothing_of_it_is_repeated(change: dict[str, str]) -> None:
+    with pytest.raises(DoesNotOpen) as refused:
+        unseal(SEALED | change, KEY, PLACE)
+    assert SEALED["ciphertext"] not in str(refused.value)
+    with pytest.raises(DoesNotOpen, match="not sealed as a value has to be"):
+        person_of({name: part for name, part in SEALED.items() if name != "nonce"})
+
+
+def test_a_plain_value_is_not_taken_for_a_sealed_one() -> None:
+    assert is_sealed(SEALED)
+    for plain in ("sealed", None, ["sealed"], {"name": "sealed"}):
+        assert not is_sealed(plain)
