@@ -203,6 +203,7 @@ def _consume_vs_raw(place: Place, rounds: int) -> Measure:
     """Commands that wait in the stream, to their commits; against a loop that fetches, appends and acknowledges."""
     with _house(place) as house:
         for number in range(PACKAGES):
+            _open_account(house, _whose(number)["account_id"])
             activation = ActivatePackage(at=NOW, **_whose(number), term=TERM, quantities={"extensions": 1_000_000})
             handle(activation, house, ADMIN, correlation_id="benchmark")
         turns = iter(range(1_000_000))
@@ -330,13 +331,13 @@ def _paid_to_invoiced(place: Place, rounds: int) -> Measure:
     )
 
 
-def _open_shop(house: House) -> None:
+def _open_account(house: House, account_id: str) -> None:
     contact = BillingContact(
         name="Willy Wonka", email="willy@wonka.example", company="Wonka", address=("Cherry Street 1",), country="DE"
     )
     opened = OpenAccount(
         at=house.clock.now(),
-        account_id="acme",
+        account_id=account_id,
         name="ACME",
         seller="YT",
         currency="EUR",
@@ -345,8 +346,12 @@ def _open_shop(house: House) -> None:
         receiver_id="willy",
         contact=contact,
     )
-    handle(PRICES, house, ADMIN, correlation_id="benchmark")
     handle(opened, house, ADMIN, correlation_id="benchmark")
+
+
+def _open_shop(house: House) -> None:
+    handle(PRICES, house, ADMIN, correlation_id="benchmark")
+    _open_account(house, "acme")
     for number in range(PACKAGES):
         activation = ActivatePackage(
             at=NOW, account_id="acme", package_id=f"pkg-{number}", term=TERM, quantities={"extensions": 10}
