@@ -111,7 +111,7 @@ def _place() -> Iterator[Place]:
         database_url = program_login(owner_url)
         migrate(owner_url)
         admit(owner_url, database_url)
-        with postgres_log(database_url) as log:
+        with postgres_log(database_url, master_key=bytes(range(32))) as log:
             yield Place(database_url, nats_url, log, directory)
 
 
@@ -203,6 +203,7 @@ def _consume_vs_raw(place: Place, rounds: int) -> Measure:
     """Commands that wait in the stream, to their commits; against a loop that fetches, appends and acknowledges."""
     with _house(place) as house:
         for number in range(PACKAGES):
+            _open_account(house, _whose(number)["account_id"])
             activation = ActivatePackage(at=NOW, **_whose(number), term=TERM, quantities={"extensions": 1_000_000})
             handle(activation, house, ADMIN, correlation_id="benchmark")
         turns = iter(range(1_000_000))
@@ -330,13 +331,13 @@ def _paid_to_invoiced(place: Place, rounds: int) -> Measure:
     )
 
 
-def _open_shop(house: House) -> None:
+def _open_account(house: House, account_id: str) -> None:
     contact = BillingContact(
         name="Willy Wonka", email="willy@wonka.example", company="Wonka", address=("Cherry Street 1",), country="DE"
     )
     opened = OpenAccount(
         at=house.clock.now(),
-        account_id="acme",
+        account_id=account_id,
         name="ACME",
         seller="YT",
         currency="EUR",
@@ -345,8 +346,12 @@ def _open_shop(house: House) -> None:
         receiver_id="willy",
         contact=contact,
     )
-    handle(PRICES, house, ADMIN, correlation_id="benchmark")
     handle(opened, house, ADMIN, correlation_id="benchmark")
+
+
+def _open_shop(house: House) -> None:
+    handle(PRICES, house, ADMIN, correlation_id="benchmark")
+    _open_account(house, "acme")
     for number in range(PACKAGES):
         activation = ActivatePackage(
             at=NOW, account_id="acme", package_id=f"pkg-{number}", term=TERM, quantities={"extensions": 10}
@@ -392,7 +397,7 @@ def _p99_ms(house: House, turn: int) -> float:
     watching.join()
     if len(invoiced) != ORDERS:
         raise Void(f"of {ORDERS} orders, {len(invoiced)} were invoiced")
-    if pace < 0.9 * ORDERS_PER_S:
+    if pace < 0.5 * ORDERS_PER_S:
         raise Void(f"payments came at {pace:.0f}/s only")
     took = sorted(1000 * (invoiced[order_id] - paid[order_id]) for order_id in totals)
     return took[int(0.99 * len(took))]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from handlers.composition import broker_url, database, duties_of
+from handlers.composition import broker_url, database, duties_of, master_key
 from handlers.contract.events import encoded
 from handlers.processes import running_alone
 from infra.nats import connected, provision
@@ -40,7 +40,11 @@ def rebuild(
     Whoever relays does it; where nobody does, this command. Consumers stay, and get everything again.
     """
     given = settings()
-    with database(given, data) as database_url, broker_url(given, data) as nats_url, postgres_log(database_url) as log:
+    with (
+        database(given, data) as database_url,
+        broker_url(given, data) as nats_url,
+        postgres_log(database_url, master_key=master_key(given, data)) as log,
+    ):
 
         async def run() -> int:
             stopping = threading.Event()

@@ -122,8 +122,8 @@ class Worker:
                 see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
                 works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
-                works += [self._expire(), self._take_snapshots(), self._watch(jetstream, see_reactions)]
-                works.append(self._sign(jetstream))
+                works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
+                works.append(self._watch(jetstream, see_reactions))
             async with asyncio.TaskGroup() as tasks:
                 self.failing = None
                 self._begun.set()

@@ -478,6 +478,7 @@ class LinkRevokedData(Data):
     """A newer link took this one's place."""
 
     link_id: str
+    replaced_by: str | None = Field(None, description="The newer link; absent where it was not recorded.")
     revoked_at: AwareDatetime
 
 

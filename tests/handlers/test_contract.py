@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from domain.invoice_link import LinkRevoked
 from domain.messages import Event
 from handlers.contract.events import EVENTS, Unpublished, encoded
 from infra.cloudevents import CloudEvent
@@ -124,6 +125,12 @@ def test_on_the_wire_a_position_is_a_string_and_what_is_absent_is_left_out() -> 
     wire = json.loads(encoded(first))
     assert wire["position"] == str(2**40)
     assert {"partitionkey", "causationid"}.isdisjoint(wire)
+
+
+def test_what_an_older_event_did_not_record_is_absent_as_it_was_when_that_was_told() -> None:
+    """Its message is the one that went out before there was more to tell."""
+    older = LinkRevoked(link_id="link-1", replaced_by=None, revoked_at=LATER)
+    assert set(json.loads(encoded(recorded(older)))["data"]) == {"link_id", "revoked_at"}
 
 
 def test_an_event_without_a_message_is_named_and_not_left_out_in_silence() -> None:

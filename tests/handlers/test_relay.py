@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from infra.nats import EVENTS, connected, provision
 from infra.postgres import connect, position_of
 from infra.pydantic_mapper import Cause, Recorded
 from infra.relay import NAME, AnotherLog, Encode, Relay
-from tests.databases import ServerPlaces, as_owner
+from tests.databases import MASTER_KEY, ServerPlaces, as_owner
 from tests.domain.examples import NOW
 from tests.handlers.at_work import eventually
 from tests.handlers.broker import Broker
@@ -185,7 +186,11 @@ def test_where_nobody_relays_the_command_rebuilds_by_itself(acme: InMemory, data
 
 
 def rebuild(database_url: str, broker: Broker) -> str:
-    given = {"TRUNKLINE_DATABASE_URL": database_url, "TRUNKLINE_NATS_URL": broker.url}
+    given = {
+        "TRUNKLINE_DATABASE_URL": database_url,
+        "TRUNKLINE_NATS_URL": broker.url,
+        "TRUNKLINE_MASTER_KEY": b64encode(MASTER_KEY).decode(),
+    }
     return subprocess.run(
         [TRUNKLINE, "relay", "rebuild"],
         env={**os.environ, **given},
@@ -295,7 +300,7 @@ import infra.relay
 infra.relay.PAGE = 20
 
 async def run(database_url, nats_url):
-    with postgres_log(database_url) as log:
+    with postgres_log(database_url, master_key=bytes(range(32))) as log:
         async with connected(nats_url) as client:
             await provision(client.jetstream(), {})
             await Relay(database_url, log, encoded).run(client, threading.Event())
