@@ -43,8 +43,8 @@ from infra.snapshots import IMPERSONAL
 from infra.unit_of_work import UnitOfWork
 
 WRITERS = 64
-OURS_EACH = 100
-STOCK_EACH = 8
+OURS_EACH = 400
+STOCK_EACH = 16
 ALONE = 300
 BULK = 1_000
 REPLAYED_ACCOUNTS = 60
