@@ -296,7 +296,9 @@ def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
 
 def test_ctrl_c_ends_a_question_that_waits(owner_url: str, database_url: str, postgres: Log) -> None:
     append(postgres, opened)
-    command = [str(Path(sys.executable).with_name("trunkline")), "audit", "verify"]
+    # Whoever runs the tests in the background may have them ignore the signal, and children inherit that.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heeding}; from handlers.cli import main; main()", "audit", "verify"]
     env = os.environ | {"TRUNKLINE_DATABASE_URL": database_url}
     waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(owner_url) as owner, psycopg.connect(owner_url, autocommit=True) as onlooker:
