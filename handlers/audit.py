@@ -259,7 +259,7 @@ def checkpoint(data: Data = None, as_json: AsJson = False) -> None:
 
     async def make(places: Servers) -> Checkpoint | None:
         async with checkpoints_at(places.nats_url) as jetstream:
-            await provision_checkpoints(jetstream)
+            await provision_checkpoints(jetstream, given.limits)
             return await sign(signer, places.database_url, jetstream, SystemClock().now(), WAIT_S)
 
     with database_and_broker(given, data) as places:
@@ -534,7 +534,7 @@ def export(account: str, file: Path, data: Data = None) -> None:
 
     async def make(places: Servers) -> tuple[Checkpoint, Export]:
         async with checkpoints_at(places.nats_url) as jetstream, alone(places.database_url, WAIT_S) as auditor:
-            await provision_checkpoints(jetstream)
+            await provision_checkpoints(jetstream, given.limits)
             _known(auditor, "account", account)
             with _bar("read") as at:
                 found = await asyncio.to_thread(export_of, auditor, account, at)

@@ -115,20 +115,20 @@ class Worker:
         async with connected(self._nats_url) as client, AsyncExitStack() as stack:
             jetstream = client.jetstream()
             await provision(jetstream, consumers(), self._duties.limits)
-            works: list[Coroutine[Any, Any, None]] = []
+            works: list[Callable[[], Coroutine[Any, Any, None]]] = []
             if self._duties.relays:
-                works.append(self.relay.run(client, self._stopped))
+                works.append(lambda: self.relay.run(client, self._stopped))
             if self._duties.works:
                 see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
-                works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
-                works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
-                works.append(self._watch(jetstream, see_reactions))
+                commands = Commands(client, self._house, self._duties.senders)
+                works += [lambda: commands.obey(self._stopped), self._expire, self._take_snapshots]
+                works += [lambda: self._sign(jetstream), lambda: self._watch(jetstream, see_reactions)]
             async with asyncio.TaskGroup() as tasks:
                 self.failing = None
                 self._begun.set()
                 for work in works:
-                    tasks.create_task(work).add_done_callback(self._note)
+                    tasks.create_task(work()).add_done_callback(self._note)
 
     def _note(self, task: asyncio.Task[None]) -> None:
         """Say at once what is wrong, and not only when all the rest has come to its end."""

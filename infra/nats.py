@@ -102,10 +102,11 @@ async def provision(
         consumers: for each durable consumer's name, the event that it reads.
         limits: of the streams.
     """
-    for stream in streams(limits or Limits()):
+    limits = limits or Limits()
+    for stream in streams(limits):
         await _stream(jetstream, stream)
     await jetstream.add_consumer(COMMANDS, _durable(COMMANDS_CONSUMER, []))
-    await provision_checkpoints(jetstream)
+    await provision_checkpoints(jetstream, limits)
     for name, event in consumers.items():
         await jetstream.add_consumer(EVENTS, _durable(name, [subject_of(event), redelivery_to(EVENTS, name)]))
 
@@ -176,10 +177,16 @@ async def checkpoints_at(nats_url: str) -> AsyncIterator[JetStreamContext]:
             raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
 
 
-async def provision_checkpoints(jetstream: JetStreamContext) -> None:
+async def provision_checkpoints(jetstream: JetStreamContext, limits: Limits) -> None:
     """Bring the stream of signed checkpoints to what it should be; none of its messages can be deleted or purged."""
-    config = StreamConfig(name=CHECKPOINTS, subjects=[CHECKPOINT_SUBJECT], deny_delete=True, deny_purge=True)
-    config.discard = DiscardPolicy.NEW
+    config = StreamConfig(
+        name=CHECKPOINTS,
+        subjects=[CHECKPOINT_SUBJECT],
+        discard=DiscardPolicy.NEW,
+        deny_delete=True,
+        deny_purge=True,
+        num_replicas=limits.replicas,
+    )
     await _stream(jetstream, config)
 
 

@@ -49,9 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Each process has embedded servers of its own; servers that are given, or in Docker, are for one."""
+    """Each process has embedded servers of its own, for which its tests mostly wait; so there are two a core.
+
+    Servers that are given, or in Docker, are for one process.
+    """
     given = any(name.upper() in SERVERS for name in os.environ)
-    return 0 if config.getoption("--containers") or given else os.cpu_count() or 1
+    return 0 if config.getoption("--containers") or given else 2 * (os.cpu_count() or 1)
 
 
 def _docker_answers() -> None:

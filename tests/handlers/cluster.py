@@ -98,6 +98,16 @@ class Cluster:
         leader = self.leader()
         return next(node for node in self.nodes.values() if node is not leader)
 
+    def replicas(self) -> dict[str, int | None]:
+        """On how many servers each stream is kept."""
+
+        async def ask() -> dict[str, int | None]:
+            async with connected(self.url) as client:
+                configs = [stream.config for stream in await client.jetstream().streams_info()]
+                return {str(config.name): config.num_replicas for config in configs}
+
+        return asyncio.run(ask())
+
     def _leader(self) -> str:
         async def ask() -> str:
             client = await nats.connect(self.url.split(","), connect_timeout=1, max_reconnect_attempts=2)

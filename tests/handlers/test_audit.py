@@ -37,7 +37,7 @@ from infra.checkpoints import Checkpoint, checkpoints_in
 from infra.ed25519 import SigningKey
 from infra.embedded_nats import _program
 from infra.log import Change, Log
-from infra.nats import CHECKPOINT_SUBJECT, CHECKPOINTS, provision_checkpoints, published_checkpoints
+from infra.nats import CHECKPOINT_SUBJECT, CHECKPOINTS, Limits, provision_checkpoints, published_checkpoints
 from infra.postgres_auditor import Auditor
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
@@ -338,7 +338,7 @@ def test_what_was_published_cannot_be_deleted(postgres: Log, database_url: str, 
 
 
 async def _sign(signer: Signer, database_url: str, jetstream: JetStreamContext) -> Checkpoint | None:
-    await provision_checkpoints(jetstream)
+    await provision_checkpoints(jetstream, Limits())
     return await sign(signer, database_url, jetstream, datetime.now(UTC))
 
 

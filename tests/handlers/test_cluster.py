@@ -16,6 +16,7 @@ from domain.invoice_series import InvoiceNumberAssigned
 from domain.order import ExpansionRequested, Method, OrderFulfilled
 from handlers.worker import Duties, working
 from infra.log import Log
+from infra.nats import CHECKPOINTS, COMMANDS, DEAD_LETTERS, EVENTS
 from tests.handlers.at_work import eventually
 from tests.handlers.broker import Broker
 from tests.handlers.cluster import REPLICATED, Cluster
@@ -76,6 +77,7 @@ def test_leader_and_follower_are_killed_and_one_is_cut_off_under_load_and_nothin
     with working(house.house, database_url, cluster.url, duties) as worker:
         with Buying(house) as buying:
             buying.flow(3, "invoices at first")
+            assert cluster.replicas() == dict.fromkeys((EVENTS, COMMANDS, DEAD_LETTERS, CHECKPOINTS), 3)
 
             leader = cluster.leader()
             leader.kill()
