@@ -124,11 +124,29 @@ class Worker:
                 commands = Commands(client, self._house, self._duties.senders)
                 works += [lambda: commands.obey(self._stopped), self._expire, self._take_snapshots]
                 works += [lambda: self._sign(jetstream), lambda: self._watch(jetstream, see_reactions)]
-            async with asyncio.TaskGroup() as tasks:
-                self.failing = None
-                self._begun.set()
-                for work in works:
-                    tasks.create_task(work()).add_done_callback(self._note)
+            self.failing = None
+            self._begun.set()
+            await self._together([work() for work in works])
+
+    async def _together(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """All works, until they have ended; where one fails, the others are ended.
+
+        They are cancelled until they end, and not once as by a `TaskGroup`: before Python 3.12 a cancellation is lost
+        that comes together with what `asyncio.wait_for` waited for, as when a broker answers after a silence.
+        """
+        tasks = [asyncio.create_task(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(self._note)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            running = {task for task in tasks if not task.done()}
+            while running:
+                for task in running:
+                    task.cancel()
+                _, running = await asyncio.wait(running, timeout=AGAIN_S)
+        if errors := [error for task in tasks if not task.cancelled() and (error := task.exception())]:
+            raise BaseExceptionGroup("what works together", errors)
 
     def _note(self, task: asyncio.Task[None]) -> None:
         """Say at once what is wrong, and not only when all the rest has come to its end."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +24,10 @@ from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import Method, OrderExpired, OrderFulfilled
 from handlers.messages import must_be_fetching
 from handlers.requests import WithdrawOrder
-from handlers.worker import expire_orders, working
+from handlers.worker import Worker, expire_orders, working
 from infra.log import Log
 from infra.nats import BrokerUnavailable
+from infra.relay import Relay
 from projections.billing import BILLING
 from projections.orders import ORDERS
 from projections.runner import bring_up_to_date, running
@@ -299,3 +302,33 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
     order_id = trunkline.buy()
     trunkline.until(InvoiceEmailed, order_id)
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
+
+
+# --- what works together -------------------------------------------------------------------------------------------
+
+
+def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
+    postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `asyncio.wait_for` loses it before Python 3.12, where it comes together with what was waited for."""
+    begun: list[Relay] = []
+
+    async def breaks_once(relay: Relay, _client: object, stopping: threading.Event) -> None:
+        begun.append(relay)
+        if len(begun) == 1:
+            await asyncio.sleep(0.1)
+            raise ConnectionError("cut")
+        await asyncio.to_thread(stopping.wait)
+
+    async def deaf_once(_worker: Worker) -> None:
+        if len(begun) == 1:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+            await asyncio.sleep(30)
+
+    monkeypatch.setattr(Relay, "run", breaks_once)
+    monkeypatch.setattr(Worker, "_expire", deaf_once)
+    monkeypatch.setattr(handlers.worker, "AGAIN_S", 0.1)
+    with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
+        eventually(lambda: len(begun) == 2, "another beginning", within_s=10)
+        assert worker.failing is None
