@@ -22,7 +22,7 @@ demo: $(READY) ## the whole purchase, told on a real PostgreSQL and a real NATS
 	@$(BIN)/trunkline demo
 
 test: $(READY) ## every test, on embedded servers
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 coverage: $(READY) ## the same, with the lines that no test runs
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -57,6 +57,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if config.getoption("--containers") or given else 2 * (os.cpu_count() or 1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that at the end no process works alone."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def _docker_answers() -> None:
     from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415 - only this way needs it
     from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415

@@ -23,6 +23,8 @@ from tests.handlers.cluster import REPLICATED, Cluster
 from tests.handlers.in_memory import InMemory, check_out, confirm, order
 from tests.handlers.sending import SENDERS, Service, create_pbx
 
+pytestmark = pytest.mark.long
+
 FROZEN_S = 5.0
 
 

@@ -25,6 +25,8 @@ from tests.handlers.broker import Broker
 from tests.handlers.in_memory import InMemory, check_out, confirm, order
 from tests.handlers.test_worker import free_port
 
+pytestmark = pytest.mark.long
+
 TRUNKLINE = str(Path(sys.executable).with_name("trunkline"))
 Start = Callable[..., "Part"]
 

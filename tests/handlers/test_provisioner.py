@@ -25,6 +25,8 @@ from tests.handlers.broker import Broker
 from tests.handlers.in_memory import InMemory
 from tests.handlers.sending import PROVISIONER
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "examples" / "provisioner" / "provisioner.py"
 TRUNKLINE = str(Path(sys.executable).with_name("trunkline"))

@@ -40,6 +40,8 @@ from tests.projections.conftest import laid
 from tests.projections.histories import told
 from tests.projections.test_engine import projected
 
+pytestmark = pytest.mark.long
+
 BEGIN, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
 Ask = Callable[[Connection[Any], str | None, int], Page[Any]]
 
