@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from typing import Final, LiteralString
 
 import psycopg
@@ -189,6 +191,7 @@ def listening(database_url: str, tell: Callable[[], None]) -> Iterator[None]:
     Notifications are a hint: whoever waits also looks by itself, so one that is lost costs half a second.
     """
     stopped = threading.Event()
+    stop, stopping = Pipe()
 
     def listen() -> None:
         while not stopped.is_set():
@@ -196,8 +199,9 @@ def listening(database_url: str, tell: Callable[[], None]) -> Iterator[None]:
                 with connect(database_url, WRITER) as conn:
                     conn.execute(f"LISTEN {CHANNEL}")
                     while not stopped.is_set():
-                        for _ in conn.notifies(timeout=0.2, stop_after=1):
+                        for _ in conn.notifies(timeout=0):
                             tell()
+                        wait([conn.fileno(), stopping])
             except (psycopg.Error, DatabaseUnavailable) as error:
                 logger.warning("listening for news broke off and begins anew: %s", error)
                 stopped.wait(1)
@@ -208,7 +212,10 @@ def listening(database_url: str, tell: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         stopped.set()
+        stop.send_bytes(b"")
         thread.join()
+        stop.close()
+        stopping.close()
 
 
 def only_one(conn: Connection[DictRow], name: str) -> bool:
