@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 export UV_PYTHON := $(CURDIR)/.venv
+# Tests start many programs, each of which would compile what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage test-containers lint format contract bench lock clean
@@ -14,7 +16,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trunkline needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
-	$(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -52,3 +54,4 @@ lock: $(READY) ## resolve the dependencies anew into requirements.lock
 
 clean: ## remove what was installed and cached
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	find . -name __pycache__ -prune -exec rm -rf {} +
