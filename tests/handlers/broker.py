@@ -93,8 +93,8 @@ class Broker:
         """Another service's, of all events."""
         self._do(lambda jetstream: jetstream.add_consumer(EVENTS, config))
 
-    def fetched(self, durable: str, count: int) -> list[bytes]:
-        """So many messages as a consumer gets them, acknowledged."""
+    def fetched(self, durable: str, count: int, *, acknowledging: bool = True) -> list[bytes]:
+        """So many messages as a consumer gets them."""
 
         async def fetch(jetstream: JetStreamContext) -> list[bytes]:
             subscription = await jetstream.pull_subscribe_bind(durable, EVENTS)
@@ -102,7 +102,8 @@ class Broker:
             while len(bodies) < count:
                 for message in await subscription.fetch(min(500, count - len(bodies)), timeout=20):
                     bodies.append(message.data)
-                    await message.ack()
+                    if acknowledging:
+                        await message.ack()
             return bodies
 
         return self._do(fetch)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import pytest
-from nats.js.api import RawStreamMsg
+from nats.js.api import ConsumerConfig, RawStreamMsg
 
 import handlers.messages
 import infra.relay
@@ -243,6 +243,22 @@ def test_two_workers_share_the_work_and_do_nothing_twice(
     assert len(on_postgres.all(OrderFulfilled)) == len(on_postgres.all(InvoiceIssued)) == 5
     assert [event.sequence for event in on_postgres.all(InvoiceNumberAssigned)] == [1, 2, 3, 4, 5]
     assert broker.positions() == [recorded.position for recorded in on_postgres.house.log.history()]
+
+
+def test_a_consumer_that_takes_long_holds_up_nobody_and_misses_nothing(trunkline: AtWork, broker: Broker) -> None:
+    """Another service's: it has taken messages, and does not come to acknowledge them."""
+    trunkline.until(InvoiceEmailed, trunkline.buy(recording_minutes=100))
+    broker.add_consumer(ConsumerConfig(durable_name="slow", ack_wait=1))
+    taken = broker.fetched("slow", 3, acknowledging=False)
+
+    trunkline.until(InvoiceEmailed, trunkline.buy(recording_minutes=200))
+    everything = [event.position for event in trunkline.history()]
+    eventually(lambda: broker.positions() == everything, "every event on its stream")
+    eventually(lambda: broker.idle(*REACTING), "all reactions")
+    late = broker.fetched("slow", len(everything))
+
+    assert [int(json.loads(body)["position"]) for body in taken] == everything[:3]
+    assert sorted(int(json.loads(body)["position"]) for body in late) == everything
 
 
 def test_while_the_mail_server_fails_the_mail_waits_and_orders_go_on(trunkline: AtWork) -> None:
