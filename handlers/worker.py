@@ -129,7 +129,7 @@ class Worker:
             await self._together([work() for work in works])
 
     async def _together(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """All works, until they have ended; where one fails, the others are ended.
+        """All works, until they have ended; where one fails, or somebody else has cancelled it, the others are ended.
 
         They are cancelled until they end, and not once as by a `TaskGroup`: before Python 3.12 a cancellation is lost
         that comes together with what `asyncio.wait_for` waited for, as when a broker answers after a silence.
@@ -137,14 +137,13 @@ class Worker:
         tasks = [asyncio.create_task(work) for work in works]
         for task in tasks:
             task.add_done_callback(self._note)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            running = {task for task in tasks if not task.done()}
-            while running:
-                for task in running:
-                    task.cancel()
-                _, running = await asyncio.wait(running, timeout=AGAIN_S)
+        running = set(tasks)
+        while running and not any(task.cancelled() or task.exception() for task in tasks if task.done()):
+            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        while running:
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=AGAIN_S)
         if errors := [error for task in tasks if not task.cancelled() and (error := task.exception())]:
             raise BaseExceptionGroup("what works together", errors)
 

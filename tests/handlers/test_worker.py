@@ -22,7 +22,7 @@ import infra.nats
 import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import Method, OrderExpired, OrderFulfilled
-from handlers.messages import must_be_fetching
+from handlers.messages import Commands, must_be_fetching
 from handlers.requests import WithdrawOrder
 from handlers.worker import Worker, expire_orders, working
 from infra.log import Log
@@ -329,6 +329,25 @@ def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
     monkeypatch.setattr(Relay, "run", breaks_once)
     monkeypatch.setattr(Worker, "_expire", deaf_once)
     monkeypatch.setattr(handlers.worker, "AGAIN_S", 0.1)
+    with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
+        eventually(lambda: len(begun) == 2, "another beginning", within_s=10)
+        assert worker.failing is None
+
+
+def test_it_begins_anew_when_somebody_else_has_cancelled_a_work(
+    postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nats-py cancels whoever waits for a message, where it makes its connection anew."""
+    begun: list[Commands] = []
+
+    async def cancelled_once(commands: Commands, stopping: threading.Event) -> None:
+        begun.append(commands)
+        if len(begun) == 1:
+            await asyncio.sleep(0.1)
+            raise asyncio.CancelledError
+        await asyncio.to_thread(stopping.wait)
+
+    monkeypatch.setattr(Commands, "obey", cancelled_once)
     with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
         eventually(lambda: len(begun) == 2, "another beginning", within_s=10)
         assert worker.failing is None
