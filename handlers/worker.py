@@ -115,18 +115,18 @@ class Worker:
         async with connected(self._nats_url) as client, AsyncExitStack() as stack:
             jetstream = client.jetstream()
             await provision(jetstream, consumers(), self._duties.limits)
-            works: list[Callable[[], Coroutine[Any, Any, None]]] = []
-            if self._duties.relays:
-                works.append(lambda: self.relay.run(client, self._stopped))
+            works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
                 see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
-                commands = Commands(client, self._house, self._duties.senders)
-                works += [lambda: commands.obey(self._stopped), self._expire, self._take_snapshots]
-                works += [lambda: self._sign(jetstream), lambda: self._watch(jetstream, see_reactions)]
+                works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
+                works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
+                works.append(self._watch(jetstream, see_reactions))
+            if self._duties.relays:
+                works.append(self.relay.run(client, self._stopped))
             self.failing = None
             self._begun.set()
-            await self._together([work() for work in works])
+            await self._together(works)
 
     async def _together(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
         """All works, until they have ended; where one fails, or somebody else has cancelled it, the others are ended.

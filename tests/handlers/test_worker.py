@@ -312,6 +312,7 @@ def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
 ) -> None:
     """As `asyncio.wait_for` loses it before Python 3.12, where it comes together with what was waited for."""
     begun: list[Relay] = []
+    deaf: list[bool] = []
 
     async def breaks_once(relay: Relay, _client: object, stopping: threading.Event) -> None:
         begun.append(relay)
@@ -321,7 +322,8 @@ def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
         await asyncio.to_thread(stopping.wait)
 
     async def deaf_once(_worker: Worker) -> None:
-        if len(begun) == 1:
+        deaf.append(True)
+        if len(deaf) == 1:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(30)
             await asyncio.sleep(30)

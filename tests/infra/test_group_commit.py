@@ -62,7 +62,7 @@ def held(recorder: PostgresRecorder, database_url: str) -> Iterator[Future[Seque
     with ThreadPoolExecutor(1) as pool, connect(database_url, WRITER) as conn, conn.transaction():
         append_in(conn, Append([]))
         blocker = pool.submit(recorder.insert_events, stored("candy-blocker", 1))
-        while conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone() is None:
+        while not blocker.done() and not conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
             time.sleep(0.001)
         yield blocker
 
