@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
+import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import nats
 import pytest
@@ -33,6 +36,8 @@ from tests.handlers.showing import Showing
 
 pytest.register_assert_rewrite("tests.projections.given")  # here, for tests of other folders take it too
 SERVERS = ("TRUNKLINE_DATABASE_URL", "TRUNKLINE_NATS_URL")
+MEMORY = Path("/dev/shm")  # noqa: S108 - every name below it is a fresh one
+ROOM_BYTES = 8 * 2**30  # a run takes at most a third of that
 _GIVEN = pytest.StashKey[dict[str, str]]()
 
 
@@ -46,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_GIVEN] = {name.upper(): os.environ.pop(name) for name in names}
     if config.getoption("--containers"):
         _docker_answers()
+    _keep_in_memory()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -60,6 +66,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins first, so that at the end no process works alone."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def _keep_in_memory() -> None:
+    """Give every temporary directory a place in memory where there is room, unless TMPDIR names another one.
+
+    A database is some 400 small files, and hundreds are made and dropped: that is most of what a disk would do here.
+    What a test proves stays true: the page cache, too, outlives a process that is killed.
+    """
+    if "TMPDIR" in os.environ or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+        return
+    os.environ["TMPDIR"] = str(MEMORY)  # for the programs that tests start
+    tempfile.tempdir = str(MEMORY)  # and for this one
 
 
 def _docker_answers() -> None:
