@@ -74,7 +74,10 @@ def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str])
 account = decided(ACCOUNT, lambda command: command.account_id)
 pool = decided(ALLOCATION, lambda command: command.package_id)
 prices = decided(PRICE_LIST, lambda command: price_list_id(command.seller, command.currency))
-DECIDED_ALONE = (account, pool, prices)
+DECIDED_ALONE = (
+    *(account, pool, prices),
+    *(activate_package, fulfil_order, reverse_refunded_grant, invoice_fulfilled_order, credit_refund),
+)
 """What these do shows nowhere but in their commit, and that asks the inbox by itself: so it is not asked before."""
 
 

@@ -11,6 +11,7 @@ import tenacity
 
 from domain.invoice import Seller
 from domain.messages import Refusal
+from handlers.numbering import Numbering
 from infra.clock import Clock
 from infra.log import Log, VersionConflict
 from infra.payments import PaymentProvider
@@ -34,6 +35,7 @@ class House:
     link_secret: bytes
     link_life: timedelta = timedelta(hours=24)
     order_life: timedelta = timedelta(days=14)
+    numbering: Numbering = field(default_factory=Numbering)
 
 
 class Role(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from uuid import UUID, uuid5
 
 from domain.account import ACCOUNT, BillingContact
@@ -16,10 +17,10 @@ from domain.invoice import (
     credit_of,
 )
 from domain.invoice_link import INVOICE_LINK, ConsumeLink, IssueLink, LinkConsumed, RevokeLink, UnknownLink
-from domain.invoice_series import INVOICE_SERIES, AssignInvoiceNumber, series_id
 from domain.messages import Refusal
 from domain.order import ORDER, BillingContactChosen, Method, Status
 from handlers.desk import Desk
+from handlers.numbering import Turn
 from handlers.requests import (
     CreditRefund,
     InvoiceFulfilledOrder,
@@ -69,28 +70,30 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
     assert order.captured, "what is fulfilled was paid"
     billing = _billing(work, request.order_id)
     assert order.placed, "what is paid was placed"
-    draft = InvoiceDraft(
-        at=desk.now,
-        invoice_id=invoice_id,
-        number=_next_number(work, desk, invoice_id),
-        account_id=requested.account_id,
-        order_id=request.order_id,
-        package_id=requested.package_id,
-        seller=desk.house.seller,
-        receiver_id=billing.receiver_id,
-        buyer=_buyer(work, requested.account_id, billing.contact),
-        quote=requested.quote,
-        method=order.captured.method,
-        capture_id=order.captured.capture_id,
-        pi_number=order.placed.pi_number,
-        paid_at=order.captured.captured_at,
-    )
-    pdf = render_invoice(draft)
-    document = kept(pdf)
-    work.do(INVOICE, invoice_id, IssueInvoice(**dict(draft), document=document))
-    work.keep(Kept(document.sha256, document.media_type, pdf))
-    _issue_link(work, desk, invoice_id, request.order_id, ordinal=1)
-    desk.commit(work, requested.account_id)
+    with _turn(work, desk, invoice_id) as turn:
+        draft = InvoiceDraft(
+            at=turn.at,
+            invoice_id=invoice_id,
+            number=turn.number,
+            account_id=requested.account_id,
+            order_id=request.order_id,
+            package_id=requested.package_id,
+            seller=desk.house.seller,
+            receiver_id=billing.receiver_id,
+            buyer=_buyer(work, requested.account_id, billing.contact),
+            quote=requested.quote,
+            method=order.captured.method,
+            capture_id=order.captured.capture_id,
+            pi_number=order.placed.pi_number,
+            paid_at=order.captured.captured_at,
+        )
+        pdf = render_invoice(draft)
+        document = kept(pdf)
+        work.do(INVOICE, invoice_id, IssueInvoice(**dict(draft), document=document))
+        work.keep(Kept(document.sha256, document.media_type, pdf))
+        _issue_link(work, desk, invoice_id, request.order_id, ordinal=1)
+        turn.wait()
+        desk.commit(work, requested.account_id)
 
 
 def _billing(work: UnitOfWork, order_id: str) -> BillingContactChosen:
@@ -107,11 +110,8 @@ def _buyer(work: UnitOfWork, account_id: str, contact: BillingContact) -> Billin
     return contact.model_copy(update={"company": account.name, "country": account.country})
 
 
-def _next_number(work: UnitOfWork, desk: Desk, document_id: str) -> str:
-    seller, year = desk.house.seller.code, desk.now.year
-    series = series_id(seller, year)
-    assign = AssignInvoiceNumber(at=desk.now, seller=seller, year=year, document_id=document_id)
-    return work.do(INVOICE_SERIES, series, assign)[0].number
+def _turn(work: UnitOfWork, desk: Desk, document_id: str) -> AbstractContextManager[Turn]:
+    return desk.house.numbering.turn(work, desk.house.clock, desk.house.seller.code, document_id)
 
 
 def _issue_link(work: UnitOfWork, desk: Desk, invoice_id: str, order_id: str, ordinal: int) -> None:
@@ -262,28 +262,30 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
             return
         raise UnknownInvoice(f"There is no invoice {invoice_id} that a credit note could correct; issue it first.")
     net, taxes = credit_of(invoice.quote, refunded.amount)
-    draft = CreditNoteDraft(
-        at=desk.now,
-        credit_note_id=credit_note_id,
-        number=_next_number(work, desk, credit_note_id),
-        invoice_id=invoice_id,
-        invoice_number=invoice.number,
-        account_id=requested.account_id,
-        order_id=request.order_id,
-        refund_id=request.refund_id,
-        seller=desk.house.seller,
-        receiver_id=_billing(work, request.order_id).receiver_id,
-        buyer=_buyer(work, requested.account_id, invoice.buyer),
-        net=net,
-        taxes=taxes,
-        total=refunded.amount,
-        refunded_at=refunded.refunded_at,
-    )
-    pdf = render_credit_note(draft)
-    document = kept(pdf)
-    work.do(INVOICE, credit_note_id, IssueCreditNote(**dict(draft), document=document))
-    work.keep(Kept(document.sha256, document.media_type, pdf))
-    desk.commit(work, requested.account_id)
+    with _turn(work, desk, credit_note_id) as turn:
+        draft = CreditNoteDraft(
+            at=turn.at,
+            credit_note_id=credit_note_id,
+            number=turn.number,
+            invoice_id=invoice_id,
+            invoice_number=invoice.number,
+            account_id=requested.account_id,
+            order_id=request.order_id,
+            refund_id=request.refund_id,
+            seller=desk.house.seller,
+            receiver_id=_billing(work, request.order_id).receiver_id,
+            buyer=_buyer(work, requested.account_id, invoice.buyer),
+            net=net,
+            taxes=taxes,
+            total=refunded.amount,
+            refunded_at=refunded.refunded_at,
+        )
+        pdf = render_credit_note(draft)
+        document = kept(pdf)
+        work.do(INVOICE, credit_note_id, IssueCreditNote(**dict(draft), document=document))
+        work.keep(Kept(document.sha256, document.media_type, pdf))
+        turn.wait()
+        desk.commit(work, requested.account_id)
 
 
 def mail_credit_note(request: MailCreditNote, desk: Desk) -> None:

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from json import JSONDecodeError
 from typing import Any
@@ -49,6 +49,8 @@ TRIES = 12
 LONGEST_DELAY_S = 60
 STOP_S = 5.0
 FETCH_S = 1.0
+REACTIONS_AT_ONCE = 8
+"""So many events are followed at a time by each reaction: what is slow about them is a mail server, or a document."""
 AT_ONCE = 32
 """So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ class Delivery(BaseMiddleware):
         await broker.publish(letter.body, letter.subject, headers=headers, stream=DEAD_LETTERS, timeout=PUBLISH_S)
 
 
-def reactions_broker(nats_url: str, house: House) -> NatsBroker:
+def reactions_broker(nats_url: str, house: House, threads: Executor) -> NatsBroker:
     """A broker with a subscriber for each reaction. Streams and consumers are there already: see `infra.nats`."""
     broker = NatsBroker(
         addresses(nats_url),
@@ -127,17 +129,18 @@ def reactions_broker(nats_url: str, house: House) -> NatsBroker:
                 subject_of(event),
                 stream=JStream(EVENTS, declare=False),
                 durable=reaction.__name__,
-                pull_sub=PullSub(batch_size=1, timeout=1.0),
+                pull_sub=PullSub(batch_size=1, timeout=FETCH_S),
+                max_workers=REACTIONS_AT_ONCE,
                 ack_policy=AckPolicy.NACK_ON_ERROR,
             )
-            subscriber(_reacting(reaction, house))
+            subscriber(_reacting(reaction, house, threads))
     return broker
 
 
 @asynccontextmanager
-async def reacting(nats_url: str, house: House) -> AsyncIterator[Callable[[], None]]:
+async def reacting(nats_url: str, house: House, threads: Executor) -> AsyncIterator[Callable[[], None]]:
     """Reactions, while the context lasts. What it gives raises `SubscriberEnded` where one of them has stopped."""
-    broker = reactions_broker(nats_url, house)
+    broker = reactions_broker(nats_url, house, threads)
     client = await broker.connect()
     try:
         await broker.start()
@@ -160,17 +163,18 @@ def must_be_fetching(broker: NatsBroker) -> None:
         SubscriberEnded: one is not, and would not notice.
     """
     for subscriber in broker.subscribers:
-        tasks = getattr(subscriber, "tasks", ())
-        if all(task.done() for task in tasks):
+        for task in getattr(subscriber, "tasks", ()):
+            if not task.done() or (not task.cancelled() and task.exception()):
+                continue  # it runs, or FastStream has begun it anew
             raise SubscriberEnded("a reaction's subscriber has ended")
 
 
 # --- reactions -----------------------------------------------------------------------------------------------------
 
 
-def _reacting(reaction: Reaction, house: House) -> Callable[[CloudEvent], Awaitable[None]]:
+def _reacting(reaction: Reaction, house: House, threads: Executor) -> Callable[[CloudEvent], Awaitable[None]]:
     async def react(message: CloudEvent) -> None:
-        await asyncio.to_thread(follow, message, reaction, house)
+        await asyncio.get_running_loop().run_in_executor(threads, follow, message, reaction, house)
 
     return react
 

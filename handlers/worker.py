@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
-from handlers.messages import Commands, consumers, reacting, telling_history
+from handlers.messages import REACTIONS_AT_ONCE, Commands, consumers, reacting, telling_history
 from handlers.signing import Busy, CannotSign, Signer, sign
 from infra.checkpoints import NoCheckpoint
 from infra.dead_letters import waiting
@@ -79,6 +80,7 @@ class Worker:
         self._database_url = database_url
         self._nats_url = nats_url
         self._duties = duties
+        self._threads = ThreadPoolExecutor(REACTIONS_AT_ONCE * len(consumers()), thread_name_prefix="reaction")
         self._stopped = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker", daemon=True)
@@ -99,6 +101,7 @@ class Worker:
         """End, after what is being done."""
         self._stopped.set()
         self._thread.join()
+        self._threads.shutdown()
 
     async def _work(self) -> None:
         while not self._stopped.is_set():
@@ -117,7 +120,7 @@ class Worker:
             await provision(jetstream, consumers(), self._duties.limits)
             works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
-                see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house))
+                see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house, self._threads))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
                 works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
                 works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]

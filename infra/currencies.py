@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import cache
 
 import iso4217
-from babel.numbers import format_decimal
+from babel.numbers import NumberPattern, format_decimal, parse_pattern
 
 from domain.messages import Refusal
 from domain.money import Money
@@ -23,6 +24,7 @@ class AmountNotExact(Refusal):
     """A text is no amount of its currency."""
 
 
+@cache
 def exponent(currency: str) -> int:
     """How many decimals a currency has: 2 for EUR, 0 for JPY, 3 for KWD.
 
@@ -77,9 +79,13 @@ def format_number(money: Money, locale: str = "en") -> str:
         UnknownCurrency: ISO 4217 does not know the currency.
         babel.UnknownLocaleError: Unicode's CLDR does not know the locale.
     """
-    decimals = exponent(money.currency)
-    pattern = f"#,##0.{'0' * decimals}" if decimals else "#,##0"
+    pattern = _pattern(exponent(money.currency))
     return format_decimal(Decimal(decimal_string(money)), format=pattern, locale=locale)
+
+
+@cache
+def _pattern(decimals: int) -> NumberPattern:
+    return parse_pattern(f"#,##0.{'0' * decimals}" if decimals else "#,##0")
 
 
 def format_money(money: Money, locale: str = "en") -> str:

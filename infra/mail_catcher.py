@@ -28,9 +28,14 @@ class Catcher:
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        self.messages: list[EmailMessage] = []
         self.refusal: str | None = None
+        self._came: list[bytes] = []
         self._arrived = Condition()
+
+    @property
+    def messages(self) -> list[EmailMessage]:
+        """What came, first to last."""
+        return [email.message_from_bytes(message, policy=_AS_IT_CAME) for message in list(self._came)]
 
     def wait_for(self, count: int, timeout_s: float) -> list[EmailMessage]:
         """The messages, once there are at least ``count`` of them.
@@ -39,27 +44,37 @@ class Catcher:
             TimeoutError: there are fewer after ``timeout_s`` seconds.
         """
         with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self.messages) >= count, timeout_s):
-                raise TimeoutError(f"{len(self.messages)} of {count} messages came within {timeout_s} s.")
-            return list(self.messages)
+            if not self._arrived.wait_for(lambda: len(self._came) >= count, timeout_s):
+                raise TimeoutError(f"{len(self._came)} of {count} messages came within {timeout_s} s.")
+        return self.messages
 
-    async def handle_RCPT(  # noqa: N802 - the hook's name and arguments are aiosmtpd's
+    def keep(self, message: bytes) -> None:
+        """Take a message."""
+        with self._arrived:
+            self._came.append(message)
+            self._arrived.notify_all()
+
+
+class _Hooks:
+    """What aiosmtpd asks: names and arguments are its. It looks through everything that this has, at each session."""
+
+    def __init__(self, catcher: Catcher) -> None:
+        self._catcher = catcher
+
+    async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Take a recipient, or give the refusal."""
         del server, session, options
-        if self.refusal is None:
+        if self._catcher.refusal is None:
             envelope.rcpt_tos.append(address)
-        return self.refusal or "250 OK"
+        return self._catcher.refusal or "250 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - see above
-        """Keep a message."""
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        """Take a message."""
         del server, session
         assert isinstance(envelope.content, bytes)
-        message = email.message_from_bytes(envelope.content, policy=_AS_IT_CAME)
-        with self._arrived:
-            self.messages.append(message)
-            self._arrived.notify_all()
+        self._catcher.keep(envelope.content)
         return "250 OK, kept and not delivered"
 
 
@@ -86,7 +101,7 @@ def mail_catcher(
 
             expected = LoginPassword(*(part.encode() for part in login)) if login else None
             return SMTP(
-                catcher,
+                _Hooks(catcher),
                 hostname="localhost",
                 ident=BANNER,
                 enable_SMTPUTF8=True,

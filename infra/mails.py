@@ -167,6 +167,8 @@ def _utc(moment: datetime) -> str:
 
 def _line(text: str) -> str:
     """The text in one line: whatever breaks a line, or is a control character, is a space."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(" " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character for character in text)
 
 

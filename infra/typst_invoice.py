@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
 from typing import Any
 
 import typst
@@ -238,13 +239,25 @@ def _term(term: Term) -> str:
     return f"{_day(term.starts_on)} to {_day(term.ends_on - timedelta(days=1))}\n{term.days} days"
 
 
-_compiling = Lock()
-
-
-@cache
-def _compiler() -> typst.Compiler:
+def _compilers() -> SimpleQueue[typst.Compiler]:
     fonts = typst.Fonts(include_system_fonts=False)
-    return typst.Compiler(root=_TEMPLATE.parent, font_paths=fonts, ignore_system_fonts=True)
+    free: SimpleQueue[typst.Compiler] = SimpleQueue()
+    for _ in range(os.cpu_count() or 1):
+        free.put(typst.Compiler(root=_TEMPLATE.parent, font_paths=fonts, ignore_system_fonts=True))
+    return free
+
+
+_free = _compilers()
+"""A compiler a core. Each keeps its inputs between two calls, so it has one caller at a time."""
+
+
+@contextmanager
+def _free_compiler() -> Iterator[typst.Compiler]:
+    compiler = _free.get()
+    try:
+        yield compiler
+    finally:
+        _free.put(compiler)
 
 
 def _pdf(words: dict[str, Any], at: datetime) -> bytes:
@@ -266,8 +279,8 @@ def _pdf(words: dict[str, Any], at: datetime) -> bytes:
 
 def _compile(source: bytes, at: datetime, **inputs: str) -> bytes:
     try:
-        with _compiling:  # the compiler keeps the inputs between two calls, so it has one caller at a time
-            pdf = _compiler().compile(
+        with _free_compiler() as compiler:
+            pdf = compiler.compile(
                 source, format="pdf", sys_inputs=inputs, pdf_standards=_STANDARDS, timestamp=int(at.timestamp())
             )
     except BaseException as error:  # a panic of the compiler (typst issue 8667, say) is no Exception, nor importable

@@ -47,11 +47,25 @@ class UnitOfWork:
                 self._remembered.add(stream)
             else:
                 recent = folded(decider, stream, self._log)
-            self._states[stream] = recent.state
-            self._versions[stream] = recent.version
-            self._accounts[stream] = recent.account_id
-            self._deciders[stream] = decider
+            self._begin(decider, stream, recent)
         return cast("S", self._states[stream])
+
+    def begin_at(self, decider: Decider[C, S, E], aggregate_id: str, standing: RecentState) -> None:
+        """Begin with an aggregate as a commit will leave it that is on its way. The append finds out whether it did."""
+        self._begin(decider, decider.stream(aggregate_id), standing)
+
+    def _begin(self, decider: Decider[Any, Any, Any], stream: str, standing: RecentState) -> None:
+        self._states[stream] = standing.state
+        self._versions[stream] = standing.version
+        self._accounts[stream] = standing.account_id
+        self._deciders[stream] = decider
+
+    def standing(self, decider: Decider[C, S, E], aggregate_id: str) -> RecentState:
+        """An aggregate as the commit of this unit of work will leave it."""
+        stream = decider.stream(aggregate_id)
+        state = self.state(decider, aggregate_id)
+        version = self._versions[stream] + len(self._decided.get(stream, ()))
+        return RecentState(version, state, self._accounts[stream])
 
     def account_of(self, decider: Decider[C, S, E], aggregate_id: str) -> str | None:
         """The account that an aggregate's first event was recorded for."""

@@ -11,7 +11,7 @@ house.settle()
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from email.message import EmailMessage
 from typing import ClassVar, TypeVar
@@ -27,6 +27,7 @@ from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, Actor, House, Role
 from handlers.invoicing import invoice_id_of
 from handlers.messages import follow
+from handlers.numbering import Numbering
 from handlers.reactions import REACTIONS, Reaction
 from handlers.requests import (
     CheckOut,
@@ -304,6 +305,11 @@ class InMemory:
     def ask(self, message: Message, actor: Actor | None = None) -> Outcome:
         """Ask as somebody who may."""
         return handle(message, self.house, actor or permitted(message), correlation_id="wish-1")
+
+    def ask_elsewhere(self, message: Message) -> Outcome:
+        """Ask another process over the same log."""
+        other = replace(self.house, numbering=Numbering())
+        return handle(message, other, permitted(message), correlation_id="wish-2")
 
     @property
     def head(self) -> int:

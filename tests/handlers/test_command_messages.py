@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -193,9 +193,9 @@ def test_garbage_is_answered(acme: InMemory, service: Service, body: bytes) -> N
 
 @dataclass(frozen=True)
 class Wrong:
-    """A message that is wrong, and what it is told."""
+    """A message that is wrong, and what it is told. It is made when it is sent: what is old is refused for that."""
 
-    body: bytes
+    body: Callable[[], bytes]
     code: str
     says: str
     name: str = "CreatePbx"
@@ -203,15 +203,15 @@ class Wrong:
 
 
 WRONG = (
-    Wrong(body_of("MakeCoffee", "w-1"), "unknown_command_type", "CreatePbx", "MakeCoffee"),
-    Wrong(body_of("FulfilPaidOrder", "w-2", order_id="o"), "unknown_command_type", "CreatePbx", "FulfilPaidOrder"),
-    Wrong(create_pbx(message_id="w-3").replace(b".v1.", b".v9."), "unknown_command_type", "v9", version="v9"),
-    Wrong(create_pbx(message_id="w-4", colour="red"), "malformed_command", "colour"),
-    Wrong(create_pbx(message_id="w-5", extensions="many"), "malformed_command", "extensions"),
-    Wrong(create_pbx(message_id="w-6", at="2026-01-01T00:00:00Z"), "malformed_command", "at"),
-    Wrong(create_pbx(message_id="w-7"), "malformed_command", "subject", "UpgradePbx"),
-    Wrong(create_pbx(message_id="w-8", name="x" * 70_000), "command_too_large", "65536"),
-    Wrong(create_pbx(message_id="w 9"), "malformed_command", "id"),
+    Wrong(lambda: body_of("MakeCoffee", "w-1"), "unknown_command_type", "CreatePbx", "MakeCoffee"),
+    Wrong(lambda: body_of("FulfilPaidOrder", "w-2"), "unknown_command_type", "CreatePbx", "FulfilPaidOrder"),
+    Wrong(lambda: create_pbx(message_id="w-3").replace(b".v1.", b".v9."), "unknown_command_type", "v9", version="v9"),
+    Wrong(lambda: create_pbx(message_id="w-4", colour="red"), "malformed_command", "colour"),
+    Wrong(lambda: create_pbx(message_id="w-5", extensions="many"), "malformed_command", "extensions"),
+    Wrong(lambda: create_pbx(message_id="w-6", at="2026-01-01T00:00:00Z"), "malformed_command", "at"),
+    Wrong(lambda: create_pbx(message_id="w-7"), "malformed_command", "subject", "UpgradePbx"),
+    Wrong(lambda: create_pbx(message_id="w-8", name="x" * 70_000), "command_too_large", "65536"),
+    Wrong(lambda: create_pbx(message_id="w 9"), "malformed_command", "id"),
 )
 
 
@@ -219,7 +219,7 @@ WRONG = (
 def test_what_cannot_be_done_is_answered_with_a_refusal_that_says_why(
     acme: InMemory, service: Service, broker: Broker, wrong: Wrong
 ) -> None:
-    answer = service.ask(wrong.body, wrong.name, wrong.version)
+    answer = service.ask(wrong.body(), wrong.name, wrong.version)
     assert answer["data"]["code"] == wrong.code
     assert wrong.says in answer["data"]["sentence"]
     eventually(lambda: broker.commands() == [], "an empty stream of commands")

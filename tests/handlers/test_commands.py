@@ -478,7 +478,7 @@ def test_a_wish_that_loses_to_another_is_decided_again(house: InMemory, wish: Wi
     wish.given(house)
     rival = wish.rival
     assert rival is not None
-    house.recorder.rivals.append(lambda: house.ask(rival))
+    house.recorder.rivals.append(lambda: house.ask_elsewhere(rival))
 
     before = house.head
     refusal: type[Refusal] | None = None
@@ -521,7 +521,7 @@ def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(house: 
 
 def test_two_renewals_at_once_give_two_links_of_which_the_last_counts(house: InMemory) -> None:
     house.settled()
-    house.recorder.rivals.append(lambda: house.ask(renew_link))
+    house.recorder.rivals.append(lambda: house.ask_elsewhere(renew_link))
     house.ask(renew_link)
 
     assert house.recorder.conflicts == 1
@@ -550,7 +550,7 @@ def test_a_link_used_again_is_refused_and_that_is_recorded(house: InMemory) -> N
 
 def test_of_two_uses_at_once_one_loses_and_both_are_recorded(house: InMemory) -> None:
     house.settled()
-    house.recorder.rivals.append(lambda: house.ask(use_link))
+    house.recorder.rivals.append(lambda: house.ask_elsewhere(use_link))
     with pytest.raises(UnknownLink):
         house.ask(use_link)
 
@@ -570,7 +570,7 @@ def test_a_declined_payment_can_be_tried_again(house: InMemory) -> None:
 
 def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(house: InMemory) -> None:
     house.placed(Method.CARD).provider.enter_bad_card()
-    house.recorder.rivals.append(lambda: house.ask(withdraw))
+    house.recorder.rivals.append(lambda: house.ask_elsewhere(withdraw))
     with pytest.raises(OrderClosed, match=r"The order is cancelled; no money was taken\."):
         house.ask(complete())
 
@@ -583,7 +583,7 @@ def test_money_that_was_taken_while_the_order_was_cancelled_is_recorded_before_a
     house: InMemory,
 ) -> None:
     house.approved()
-    house.recorder.rivals.append(lambda: house.ask(withdraw))
+    house.recorder.rivals.append(lambda: house.ask_elsewhere(withdraw))
     house.ask(complete())
 
     assert house.one(PaymentSetAside).capture_id == "capture-1"

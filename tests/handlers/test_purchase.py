@@ -759,11 +759,7 @@ def test_a_new_year_begins_a_new_series(house: InMemory) -> None:
 # --- many at once, on PostgreSQL -----------------------------------------------------------------------------------
 
 
-def test_fifty_orders_invoiced_by_eight_threads_have_fifty_numbers_without_a_gap(
-    postgres: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is drafted is not typeset here: it would be anew for each number that another thread was faster to take."""
-    monkeypatch.setattr(handlers.invoicing, "render_invoice", lambda draft: draft.model_dump_json().encode())
+def test_fifty_orders_invoiced_by_eight_threads_have_fifty_numbers_without_a_gap(postgres: Log) -> None:
     house = InMemory()
     real = replace(house.house, log=postgres)
     with ThreadPoolExecutor(8) as threads:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -290,8 +291,6 @@ def test_letters_from_right_to_left_and_their_overrides_stay_in_their_line() -> 
 
 
 def test_text_that_the_compiler_panics_at_is_boxed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = typst_invoice._compiler()
-
     class PanicException(BaseException):
         pass
 
@@ -301,8 +300,10 @@ def test_text_that_the_compiler_panics_at_is_boxed(monkeypatch: pytest.MonkeyPat
                 raise PanicException("end byte index 9 is out of bounds for string of length 3")
             return real.compile(source, **options)
 
-    monkeypatch.setattr(typst_invoice, "_compiler", Panicking)
-    shown = text(render_invoice(invoice(buyer=ADA.model_copy(update={"company": "Ωmega"}))))
+    with typst_invoice._free_compiler() as real, monkeypatch.context() as patched:
+        patched.setattr(typst_invoice, "_free", SimpleQueue())
+        typst_invoice._free.put(Panicking())  # type: ignore[arg-type]
+        shown = text(render_invoice(invoice(buyer=ADA.model_copy(update={"company": "Ωmega"}))))
 
     assert "3A9 mega" in shown
 
