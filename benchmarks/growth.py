@@ -24,9 +24,9 @@ from rich.progress import Progress
 from benchmarks.log import ALONE, AT, CAUSE, OURS_EACH, STATE, TOPIC, WRITERS, appends_of, p99_ms, rate
 from infra.append import APPEND, Append, parameters
 from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.packed_arrays import take_packed_arrays
 from infra.postgres import admit, migrate, program_login
 from infra.postgres_recorder import PostgresRecorder
+from infra.prepared import ask
 from infra.recorder import LogRow
 
 STREAMS = 100
@@ -53,7 +53,6 @@ def grow(millions: int, steps: int, done: Callable[[int, int], object]) -> list[
         admit(owner_url, database_url)
         with psycopg.connect(owner_url, autocommit=True) as owner, PostgresRecorder(database_url) as recorder:
             owner.execute("SET synchronous_commit = off")
-            take_packed_arrays(owner)
             streams = count(1)
             samples = [_sample(recorder)]
             for step in range(1, steps + 1):
@@ -74,7 +73,7 @@ def _fill(owner: Connection[Any], streams: count[int]) -> None:
         )
         for stream in (f"allocation-{next(streams)}" for _ in range(STREAMS))
     ]
-    owner.execute(APPEND, parameters(group), prepare=True, binary=True)
+    ask(owner, APPEND, parameters(group), tuple)
 
 
 def _sample(recorder: PostgresRecorder) -> Sample:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from statistics import quantiles
@@ -29,14 +29,14 @@ from benchmarks.measure import Measure, Void, in_turn
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
 from domain.messages import Decider
 from domain.services import Plan
-from infra.append import Append, parameters
+from infra.append import APPEND, Append, parameters
 from infra.chain import ChainBroken, Verifier, Walk
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.log import Log
-from infra.packed_arrays import take_packed_arrays
 from infra.postgres import admit, migrate, program_login
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import PostgresRecorder, postgres_log
+from infra.prepared import ask
 from infra.pydantic_mapper import Cause
 from infra.recorder import LogRow, as_notifications, event_id
 from infra.snapshots import IMPERSONAL
@@ -97,7 +97,6 @@ def _bench(owner_url: str) -> Iterator[Bench]:
         admit(owner_url, database_url)
         told_url = make_conninfo(database_url, dbname="replayed")
         _stock_tables(owner)
-        take_packed_arrays(owner)
         at = conninfo_to_dict(owner_url)
         environment = {
             "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -323,10 +322,12 @@ class Bench:
     def _groups(self, function: str) -> float:
         """Groups of 64 appends, one after the other, by the function that chains or by its copy that does not."""
         groups = [parameters([Append([_row(f"allocation-{uuid4()}", 1)]) for _ in range(WRITERS)]) for _ in range(40)]
-        query = b"SELECT * FROM " + function.encode() + b"(" + b", ".join([b"%b"] * len(groups[0])) + b")"
+        statement = replace(
+            APPEND, name=function.encode(), query=APPEND.query.replace(b"log.append", function.encode())
+        )
         begun = time.perf_counter()
         for group in groups:
-            self.owner.execute(query, group, prepare=True, binary=True)
+            ask(self.owner, statement, group, tuple)
         return len(groups) * WRITERS / (time.perf_counter() - begun)
 
     # --- reading it all

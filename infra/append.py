@@ -6,34 +6,37 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from eventsourcing.persistence import DataError, IntegrityError, StoredEvent, Tracking
 
 from infra.packed_arrays import (
-    ByteaArray,
-    Int4Array,
-    Int8Array,
-    PackedArray,
-    TextArray,
-    TimestampArray,
-    UuidArray,
+    BYTEAS,
+    INT4S,
+    INT8S,
+    TEXTS,
+    TIMESTAMPS,
+    UUIDS,
+    ArrayOf,
     packed_bytes,
     packed_int4,
     packed_int8,
     packed_moment,
     packed_text,
 )
+from infra.prepared import Statement
 from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_bytes, expected_versions
 
 _RECORD = (
-    TimestampArray, TextArray, TextArray, TextArray, TextArray,  # recorded_at, account, correlation, causation, actor
-    TextArray, ByteaArray, TextArray, Int8Array,  # message_id, body_sha256, application_name, notification_id
+    TIMESTAMPS, TEXTS, TEXTS, TEXTS, TEXTS,  # recorded_at, account, correlation, causation, actor
+    TEXTS, BYTEAS, TEXTS, INT8S,  # message_id, body_sha256, application_name, notification_id
 )  # fmt: skip
-_STREAM = (TextArray, Int8Array)  # stream, the version that is expected of it
-_EVENT = (TextArray, Int8Array, TextArray, ByteaArray, UuidArray)  # stream, version, topic, state, event_id
-_DOCUMENT = (TextArray, TextArray, ByteaArray)  # sha256, media_type, content
-APPEND: Final = b"SELECT * FROM log.append(" + b", ".join([b"%b"] * 22) + b")"
+_STREAM = (TEXTS, INT8S)  # stream, the version that is expected of it
+_EVENT = (TEXTS, INT8S, TEXTS, BYTEAS, UUIDS)  # stream, version, topic, state, event_id
+_DOCUMENT = (TEXTS, TEXTS, BYTEAS)  # sha256, media_type, content
+_PARAMETERS: Final = ", ".join(f"${n}" for n in range(1, 23))
+_REPLY: Final = "before, outcomes, firsts, lasts"
+APPEND: Final = Statement(b"append", f"SELECT {_REPLY} FROM log.append({_PARAMETERS})".encode(), binary=True)  # noqa: S608 - constants of ours
 
 _packed_name = lru_cache(4096)(packed_text)
 """For texts that come again and again: topics, actors, accounts."""
@@ -153,12 +156,12 @@ def _packed_event(row: LogRow) -> Packed:
     )
 
 
-def _arrays(kinds: Sequence[type[PackedArray]], count: int, columns: Sequence[Sequence[bytes]]) -> list[PackedArray]:
-    return [kind(count, packed) for kind, packed in zip(kinds, columns, strict=True)]
+def _arrays(kinds: Sequence[ArrayOf], count: int, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
+    return [kind.packed(count, elements) for kind, elements in zip(kinds, columns, strict=True)]
 
 
-def parameters(group: Sequence[Append]) -> list[PackedArray]:
-    """The parameters of ``log.append`` for a group."""
+def parameters(group: Sequence[Append]) -> list[bytes]:
+    """The parameters of `APPEND` for a group."""
     said = _arrays(_RECORD, len(group), list(zip(*(append.record for append in group), strict=True)))
     for n, kinds, columns in (
         (0, _STREAM, [append.streams for append in group]),
@@ -167,15 +170,26 @@ def parameters(group: Sequence[Append]) -> list[PackedArray]:
     ):
         count = sum(append.counts[n] for append in group)
         whose = [packed_int4(number) * append.counts[n] for number, append in enumerate(group, start=1)]
-        said.append(Int4Array(count, whose))
+        said.append(INT4S.packed(count, whose))
         said += _arrays(kinds, count, list(zip(*columns, strict=True)))
     return said
 
 
-def placed(
-    group: Sequence[Append], before: int, outcomes: list[str], firsts: list[int] | None, lasts: list[int] | None
-) -> Iterator[tuple[str, range]]:
-    """The outcome of each append of a group, and the positions of its events; from what ``log.append`` gives."""
+class Reply(NamedTuple):
+    """What ``log.append`` says of a group: the head before it, and for each append its outcome.
+
+    Where a message was known, the first and the last position of what it had led to.
+    """
+
+    before: int
+    outcomes: Sequence[str]
+    firsts: Sequence[int] | None
+    lasts: Sequence[int] | None
+
+
+def placed(group: Sequence[Append], reply: Reply) -> Iterator[tuple[str, range]]:
+    """The outcome of each append of a group, and the positions of its events."""
+    before, outcomes, firsts, lasts = reply
     for number, (append, outcome) in enumerate(zip(group, outcomes, strict=True)):
         if outcome == "appended":
             yield outcome, range(before + 1, before + 1 + len(append.rows))

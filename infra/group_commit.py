@@ -19,9 +19,9 @@ import psycopg
 from eventsourcing.persistence import DataError, OperationalError
 from psycopg import Connection
 
-from infra.append import APPEND, Append, meant, parameters, placed
+from infra.append import APPEND, Append, Reply, meant, parameters, placed
 from infra.metrics import APPENDED, APPENDS, GROUP
-from infra.packed_arrays import take_packed_arrays
+from infra.prepared import ask
 
 MAX_GROUP: Final = 256
 """How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
@@ -146,10 +146,8 @@ class GroupCommit:
         """What the database says of each append, and the positions of its events."""
         if self._conn is None or self._conn.closed:
             self._conn = self.connect()
-            take_packed_arrays(self._conn)
-        found = self._conn.execute(APPEND, parameters(group), prepare=True, binary=True).fetchone()
-        assert found is not None
-        return placed(group, **found)
+        (reply,) = ask(self._conn, APPEND, parameters(group), Reply._make)
+        return placed(group, reply)
 
     def _recognised(self, append: Append, outcome: str, positions: range) -> tuple[range, Exception | None]:
         """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
-
-from psycopg import Connection
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 
 _LENGTH = struct.Struct(">i").pack
 _INT4 = struct.Struct(">ii").pack
@@ -32,91 +28,47 @@ def microseconds(moment: datetime) -> int:
 
 
 def packed_bytes(value: bytes | None) -> bytes:
-    """An element of `ByteaArray` or, with sixteen bytes, of `UuidArray`."""
+    """An element of `BYTEAS` or, with sixteen bytes, of `UUIDS`."""
     return _NULL if value is None else _LENGTH(len(value)) + value
 
 
 def packed_text(value: str | None) -> bytes:
-    """An element of `TextArray`."""
+    """An element of `TEXTS`."""
     return _NULL if value is None else packed_bytes(value.encode())
 
 
 def packed_int4(value: int) -> bytes:
-    """An element of `Int4Array`."""
+    """An element of `INT4S`."""
     return _INT4(4, value)
 
 
 def packed_int8(value: int | None) -> bytes:
-    """An element of `Int8Array`."""
+    """An element of `INT8S`."""
     return _NULL if value is None else _INT8(8, value)
 
 
 def packed_moment(value: datetime) -> bytes:
-    """An element of `TimestampArray`."""
+    """An element of `TIMESTAMPS`."""
     return packed_int8(microseconds(value))
 
 
-class PackedArray:
-    """An array of ``count`` elements, each packed by the function for its kind."""
+@dataclass(frozen=True, slots=True)
+class ArrayOf:
+    """A kind of array, by the type of its elements: each packed by the function for it."""
 
-    OID: ClassVar[int]
-    ELEMENT_OID: ClassVar[int]
+    oid: int
+    """The elements' type, as in ``pg_type``."""
 
-    def __init__(self, count: int, packed: Iterable[bytes]) -> None:
-        self._count = count
-        self._packed = packed
-
-    def dumped(self) -> bytes:
-        """All of it, in PostgreSQL's binary format."""
-        if not self._count:
-            return _EMPTY(0, 0, self.ELEMENT_OID)
-        return _HEADER(1, 1, self.ELEMENT_OID, self._count, 1) + b"".join(self._packed)
+    def packed(self, count: int, elements: Iterable[bytes]) -> bytes:
+        """An array of ``count`` elements, in PostgreSQL's binary format."""
+        if not count:
+            return _EMPTY(0, 0, self.oid)
+        return _HEADER(1, 1, self.oid, count, 1) + b"".join(elements)
 
 
-class TextArray(PackedArray):
-    """``text[]``."""
-
-    OID, ELEMENT_OID = 1009, 25
-
-
-class ByteaArray(PackedArray):
-    """``bytea[]``."""
-
-    OID, ELEMENT_OID = 1001, 17
-
-
-class UuidArray(PackedArray):
-    """``uuid[]``."""
-
-    OID, ELEMENT_OID = 2951, 2950
-
-
-class Int4Array(PackedArray):
-    """``int[]``."""
-
-    OID, ELEMENT_OID = 1007, 23
-
-
-class Int8Array(PackedArray):
-    """``bigint[]``."""
-
-    OID, ELEMENT_OID = 1016, 20
-
-
-class TimestampArray(PackedArray):
-    """``timestamptz[]``."""
-
-    OID, ELEMENT_OID = 1185, 1184
-
-
-class _PackedDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: PackedArray) -> bytes:
-        return obj.dumped()
-
-
-def take_packed_arrays(conn: Connection[Any]) -> None:
-    """Let a connection take these arrays as parameters."""
-    for kind in (TextArray, ByteaArray, UuidArray, Int4Array, Int8Array, TimestampArray):
-        conn.adapters.register_dumper(kind, type(f"{kind.__name__}Dumper", (_PackedDumper,), {"oid": kind.OID}))
+TEXTS = ArrayOf(25)
+BYTEAS = ArrayOf(17)
+UUIDS = ArrayOf(2950)
+INT4S = ArrayOf(23)
+INT8S = ArrayOf(20)
+TIMESTAMPS = ArrayOf(1184)

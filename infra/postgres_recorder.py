@@ -32,11 +32,25 @@ from infra.group_commit import GroupCommit
 from infra.log import Log, News
 from infra.postgres import WRITER, connect, listening, session, wary
 from infra.postgres_person_keys import PostgresPersonKeys
+from infra.prepared import Statement, ask
 from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
 
 _SELECT: Final = (
     "SELECT stream AS originator_id, version AS originator_version, topic, state, position AS id, "
     "recorded_at, account_id, correlation_id, causation_id, actor FROM log.events "
+)
+_OF_STREAM: Final = Statement(
+    b"rows_of_stream", f"{_SELECT} WHERE stream = $1 AND version > $2 ORDER BY version".encode()
+)
+_BEHIND: Final = Statement(
+    b"rows", f"{_SELECT} WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3".encode()
+)
+_HEAD: Final = Statement(b"head", b"SELECT position FROM log.head")
+_HANDLED: Final = Statement(
+    b"handled", b"SELECT body_sha256, first_position, last_position FROM log.inbox WHERE message_id = $1"
+)
+_SNAPSHOT: Final = Statement(
+    b"snapshot", b"SELECT stream, version, account_id, shape, state FROM log.snapshots WHERE stream = $1"
 )
 POOL_WAIT_S = 2.0
 _LAST: Final = 2**62
@@ -123,30 +137,40 @@ class PostgresRecorder(Recorder):
 
     # --- reading
 
-    def _fetched(self, query: str, parameters: Parameters, row_factory: BaseRowFactory[T]) -> list[T]:
-        """The rows of a query; asked again where a line of the pool turns out to be cut."""
+    def _fetched(self, fetch: Callable[[Connection[Any]], list[T]]) -> list[T]:
+        """What is fetched on a line of the pool; once more where that turns out to be cut."""
 
-        def ask() -> list[T]:
+        def fetched() -> list[T]:
             with self._pool.connection() as conn:
-                cursor: Cursor[T] = conn.cursor(binary=True, row_factory=row_factory)
-                return cursor.execute(query.encode(), parameters, prepare=True).fetchall()
+                return fetch(conn)
 
         try:
             try:
-                return ask()
+                return fetched()
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 self._pool.check()  # the others of the pool may be cut as well
-                return ask()
+                return fetched()
         except psycopg.ProgrammingError as error:
             raise ProgrammingError(str(error)) from error
         except psycopg.Error as error:
             raise OperationalError(str(error)) from error
 
+    def _asked(self, statement: Statement, *parameters: object, row: Callable[[Sequence[Any]], T]) -> list[T]:
+        texts = [str(parameter).encode() for parameter in parameters]
+        return self._fetched(lambda conn: ask(conn, statement, texts, row))
+
+    def _executed(self, query: str, parameters: Parameters, row_factory: BaseRowFactory[T]) -> list[T]:
+        def fetch(conn: Connection[Any]) -> list[T]:
+            cursor: Cursor[T] = conn.cursor(binary=True, row_factory=row_factory)
+            return cursor.execute(query.encode(), parameters, prepare=True).fetchall()
+
+        return self._fetched(fetch)
+
     def _selected(self, query: str, parameters: Parameters) -> list[LogRow]:
-        return self._fetched(_SELECT + query, parameters, _log_row)
+        return self._executed(_SELECT + query, parameters, _log_row)
 
     def _rows(self, query: str, parameters: Parameters) -> list[DictRow]:
-        return self._fetched(query, parameters, dict_row)
+        return self._executed(query, parameters, dict_row)
 
     def select_events(
         self,
@@ -187,13 +211,11 @@ class PostgresRecorder(Recorder):
 
     def rows_of_stream(self, stream: str, after: int) -> list[LogRow]:
         """The rows of a stream behind a version."""
-        query = "WHERE stream = %(stream)s AND version > %(after)s ORDER BY version"
-        return self._selected(query, {"stream": stream, "after": after})
+        return self._asked(_OF_STREAM, stream, after, row=LogRow._make)
 
     def rows(self, after: int, limit: int, stop: int | None) -> list[LogRow]:
         """Rows behind a position."""
-        query = "WHERE position > %(after)s AND position <= %(stop)s ORDER BY position LIMIT %(limit)s"
-        return self._selected(query, _bounds(after, limit, stop))
+        return self._asked(_BEHIND, after, _LAST if stop is None else stop, limit, row=LogRow._make)
 
     def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> list[LogRow]:
         """Rows of an account behind a position."""
@@ -211,8 +233,8 @@ class PostgresRecorder(Recorder):
 
     def max_notification_id(self) -> int | None:
         """The position of the last event."""
-        (row,) = self._rows("SELECT position FROM log.head", {})
-        return row["position"] or None
+        ((position,),) = self._asked(_HEAD, row=tuple)
+        return position or None
 
     def max_tracking_id(self, application_name: str) -> int | None:
         """How far an application of the library has read."""
@@ -222,19 +244,16 @@ class PostgresRecorder(Recorder):
 
     def handled(self, received: Received) -> range | None:
         """The positions of what a message led to."""
-        query = "SELECT body_sha256, first_position, last_position FROM log.inbox WHERE message_id = %(id)s"
-        rows = self._rows(query, {"id": received.message_id})
-        if not rows:
-            return None
-        if rows[0]["body_sha256"] != received.body_sha256:
-            raise received.reused()
-        return range(rows[0]["first_position"], rows[0]["last_position"] + 1)
+        for body_sha256, first, last in self._asked(_HANDLED, received.message_id, row=tuple):
+            if body_sha256 != received.body_sha256:
+                raise received.reused()
+            return range(first, last + 1)
+        return None
 
     def snapshot(self, stream: str) -> Snapshot | None:
         """The latest snapshot of a stream."""
-        query = "SELECT stream, version, account_id, shape, state FROM log.snapshots WHERE stream = %(stream)s"
-        rows = self._rows(query, {"stream": stream})
-        return Snapshot(**rows[0]) if rows else None
+        rows = self._asked(_SNAPSHOT, stream, row=tuple)
+        return Snapshot(*rows[0]) if rows else None
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
         """Keep a snapshot in the place of an older one of its stream."""

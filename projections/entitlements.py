@@ -12,7 +12,7 @@ from psycopg import Connection
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, ULTIMATE_PLAN, Plan
 from domain.subscription import CapacityExpanded, GrantReversed, PackageActivated, ServiceSubscribed
-from infra.prepared_reads import read_prepared
+from infra.prepared import Statement, ask
 from infra.pydantic_mapper import Recorded
 from projections.engine import Projection, Row, Rows
 from projections.pages import PAGE, Page, page
@@ -142,13 +142,14 @@ class Entitlement:
 
 def entitlements_of(conn: Connection[Any], account_id: str) -> list[Entitlement]:
     """What an account may use, as it stands."""
-    return entitlements(read_prepared(conn, b"entitlements_of", _OF_ACCOUNT, [account_id], _row_of))
+    return entitlements(ask(conn, _OF_ACCOUNT, [account_id.encode()], _row_of))
 
 
-_OF_ACCOUNT: Final = (
+_OF_ACCOUNT: Final = Statement(
+    b"entitlements_of",
     f"SELECT {', '.join(EntitlementRow.columns())} FROM read.entitlements "  # noqa: S608 - constants of ours
-    "WHERE account_id = $1 ORDER BY package_id, service"
-).encode()
+    "WHERE account_id = $1 ORDER BY package_id, service".encode(),
+)
 
 
 def _row_of(values: Sequence[Any]) -> EntitlementRow:

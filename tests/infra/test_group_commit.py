@@ -25,9 +25,9 @@ from infra.append import APPEND, Append, parameters
 from infra.embedded_postgres import embedded_postgres
 from infra.group_commit import _compatible
 from infra.log import Log, LogUnavailable
-from infra.packed_arrays import take_packed_arrays
 from infra.postgres import WRITER, admit, connect, migrate, program_login
 from infra.postgres_recorder import PostgresRecorder
+from infra.prepared import ask
 from infra.recorder import AlreadyHandled, MessageIdReused, Received
 from tests.domain.examples import NOW
 from tests.infra.cutting_proxy import CuttingProxy, cutting_proxy
@@ -52,8 +52,7 @@ def recorder(database_url: str) -> Iterator[PostgresRecorder]:
 
 def append_in(conn: Connection[Any], append: Append) -> None:
     """Append in the transaction that is open, which then holds the head."""
-    take_packed_arrays(conn)
-    conn.execute(APPEND, parameters([append]))
+    ask(conn, APPEND, parameters([append]), tuple)
 
 
 @contextmanager

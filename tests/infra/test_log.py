@@ -18,9 +18,9 @@ from domain.account import BillingReceiverAdded
 from domain.messages import Event
 from infra.append import APPEND, Append, parameters
 from infra.log import Change, Log, LogUnavailable, VersionConflict
-from infra.packed_arrays import take_packed_arrays
 from infra.postgres import WRITER, connect
 from infra.postgres_recorder import postgres_log
+from infra.prepared import ask
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import Kept
 from tests.databases import MASTER_KEY
@@ -338,8 +338,7 @@ def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(
     append(postgres, account(0, opened))
     with connect(database_url, WRITER) as slow, psycopg.connect(owner_url, autocommit=True) as onlooker:
         slow.autocommit = False
-        take_packed_arrays(slow)
-        slow.execute(APPEND, parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]))
+        ask(slow, APPEND, parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]), tuple)
         with ThreadPoolExecutor(1) as pool:
             overtaker = pool.submit(append, postgres, order(0, requested))
             waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

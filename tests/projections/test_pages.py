@@ -15,6 +15,7 @@ from psycopg import Connection, Cursor
 from psycopg.conninfo import conninfo_to_dict
 
 from infra.postgres import connect
+from infra.prepared import Statement
 from projections.allocations import allocations
 from projections.billing import (
     BillingDocumentRow,
@@ -334,11 +335,11 @@ def test_at_a_million_rows_every_question_is_answered_by_an_index_and_few_rows_a
 ) -> None:
     asked: list[tuple[Any, Any]] = []
 
-    def noted(_conn: object, _name: bytes, query: bytes, texts: Sequence[str], _row: object) -> list[Any]:
-        asked.append((query.replace(b"$1", b"%s"), texts))
+    def noted(_conn: object, statement: Statement, texts: Sequence[bytes], _row: object) -> list[Any]:
+        asked.append((statement.query.replace(b"$1", b"%s"), [text.decode() for text in texts]))
         return []
 
-    monkeypatch.setattr("projections.entitlements.read_prepared", noted)
+    monkeypatch.setattr("projections.entitlements.ask", noted)
     usual = million.cursor_factory
 
     class Noting(Cursor[Any]):

@@ -1,0 +1,67 @@
+"""Statements that are asked all day, the shortest way that psycopg has: prepared statements of libpq, at once.
+
+A cursor's ``execute`` takes three times as long as the server does for a row by its key, and comes back to Python
+often, where other threads are in its way. What is lost is what a cursor does besides: this takes parameters as they go
+over the wire, blocks while it waits, and prepares by a name of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import Connection
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+
+T = TypeVar("T")
+_prepared: WeakKeyDictionary[Connection[Any], set[bytes]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A query by the name under which each connection prepares it, once. Its parameters are ``$1``, ``$2`` and so on.
+
+    ``binary`` says whether they come in PostgreSQL's binary format, or as texts.
+    """
+
+    name: bytes
+    query: bytes
+    binary: bool = False
+
+
+def ask(
+    conn: Connection[Any],
+    statement: Statement,
+    parameters: Sequence[bytes],
+    row: Callable[[Sequence[Any]], T],
+) -> list[T]:
+    """The rows of a statement, each made by ``row``.
+
+    Raises:
+        psycopg.Error: as a cursor does.
+    """
+    if not conn.autocommit and conn.info.transaction_status is TransactionStatus.IDLE:
+        conn.execute("")  # a transaction has to begin, as it would for any other statement
+    with conn.lock:
+        pgconn = conn.pgconn
+        known = _prepared.setdefault(conn, set())
+        if statement.name not in known:
+            _checked(conn, pgconn.prepare(statement.name, statement.query), ExecStatus.COMMAND_OK)
+            known.add(statement.name)
+        formats = [Format.BINARY] * len(parameters) if statement.binary else None
+        result = pgconn.exec_prepared(statement.name, parameters, formats, Format.BINARY)
+    _checked(conn, result, ExecStatus.TUPLES_OK)
+    loader = Transformer(conn)
+    loader.set_pgresult(result)
+    return loader.load_rows(0, result.ntuples, row)
+
+
+def _checked(conn: Connection[Any], result: Any, wanted: ExecStatus) -> None:  # noqa: ANN401 - libpq's
+    if conn.broken:
+        raise psycopg.OperationalError(conn.pgconn.get_error_message())
+    if result.status != wanted:
+        raise psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
