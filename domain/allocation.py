@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, assert_never
+from typing import TYPE_CHECKING, Annotated, ClassVar, assert_never
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator
+from rpds import HashTrieSet
 
 from domain.messages import Command, Decider, Event, Identifier, Refusal, Text
 from domain.quote import MOST_UNITS
@@ -198,6 +199,18 @@ class Pbx:
         )
 
 
+if TYPE_CHECKING:
+    _Ids = HashTrieSet[tuple[str, str]]
+else:
+    _Ids = HashTrieSet  # it takes no types while the program runs
+Done = Annotated[
+    _Ids,
+    PlainValidator(lambda pairs: HashTrieSet(map(tuple, pairs)), json_schema_input_type=list[tuple[str, str]]),
+    PlainSerializer(sorted, return_type=list[tuple[str, str]]),
+]
+"""It grows at each event of a pool that may have a hundred thousand; a set of Python's would be copied each time."""
+
+
 @dataclass(frozen=True)
 class Allocation:
     """A pool as its events tell it; ``account_id`` is none while there is no such package.
@@ -210,7 +223,7 @@ class Allocation:
     totals: Mapping[str, int] = field(default_factory=dict)
     pbxs: Mapping[str, Pbx] = field(default_factory=dict)
     created: Mapping[str, PbxCreated] = field(default_factory=dict)
-    done: frozenset[tuple[str, str]] = frozenset()
+    done: Done = field(default_factory=HashTrieSet)
 
     def allocated(self, service: str, plan: Plan | None = None) -> int:
         """What PBXs (those of ``plan``, where one is named) hold of a service out of the pool."""
@@ -403,11 +416,11 @@ def evolve(pool: Allocation, event: AllocationEvent) -> Allocation:
     match event:
         case CapacityGranted():
             grown = _plus(pool.totals, event.quantities, 1)
-            done = pool.done | {(CapacityGranted.TOPIC, event.grant_id)}
+            done = pool.done.insert((CapacityGranted.TOPIC, event.grant_id))
             return replace(pool, account_id=event.account_id, totals=grown, done=done)
         case CapacityWithdrawn():
             shrunk = _plus(pool.totals, event.quantities, -1)
-            return replace(pool, totals=shrunk, done=pool.done | {(CapacityWithdrawn.TOPIC, event.withdrawal_id)})
+            return replace(pool, totals=shrunk, done=pool.done.insert((CapacityWithdrawn.TOPIC, event.withdrawal_id)))
         case PbxCreated():
             extensions = {EXTENSIONS: event.extensions}
             pbx = Pbx(name=event.name, plan=event.plan, assigned=extensions, drawn=extensions)
@@ -434,7 +447,7 @@ def _changed(
     pool: Allocation, event: CapacityAllocated | CapacityReleased, done: str, assigned: int, drawn: int
 ) -> Allocation:
     pbx = pool.pbxs[event.pbx_id].with_more(event.service, assigned, drawn)
-    return replace(pool, pbxs={**pool.pbxs, event.pbx_id: pbx}, done=pool.done | {(event.TOPIC, done)})
+    return replace(pool, pbxs={**pool.pbxs, event.pbx_id: pbx}, done=pool.done.insert((event.TOPIC, done)))
 
 
 ALLOCATION: Decider[AllocationCommand, Allocation, AllocationEvent] = Decider(
