@@ -54,6 +54,7 @@ from handlers.requests import (
     UseInvoiceLink,
     WithdrawOrder,
 )
+from infra import tracing
 from infra.log import VersionConflict
 from infra.recorder import AlreadyHandled, Received
 
@@ -160,6 +161,13 @@ def handle(
     Raises:
         domain.messages.Refusal: a rule says no, the actor may not ask for this, or the id is another message's.
     """
+    with tracing.wish(type(message).__name__, correlation_id, {"trunkline.role": actor.role}):
+        return _handled(message, house, actor, correlation_id, causation_id, message_id)
+
+
+def _handled(
+    message: Message, house: House, actor: Actor, correlation_id: str, causation_id: str | None, message_id: str | None
+) -> Outcome:
     entry = COMMANDS[type(message)]
     account_id = getattr(message, "account_id", None)
     if actor.role not in entry.roles or (actor.role is Role.PARTNER and account_id != actor.account_id):

@@ -32,6 +32,7 @@ from infra.relay import NAME as RELAY
 from infra.senders import EVERY_ACCOUNT, Sender
 from infra.settings import MASTER_KEY_BYTES, Settings, WrongSetting, decoded_master_key
 from infra.smtp import Mailer, SmtpMailer
+from infra.tracing import exported
 from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import Runner, running, statuses
 
@@ -364,6 +365,7 @@ def trunkline(
         DatabaseUnavailable, BrokerUnavailable, WrongSetting: names the setting.
     """
     with ExitStack() as stack:
+        stack.enter_context(exported())
         log = stack.enter_context(postgres_log(servers.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(settings.http_port))
         url = url_of(listener)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
-from uuid import uuid4
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -25,8 +24,10 @@ from handlers.commands import handle
 from handlers.desk import SYSTEM, House
 from handlers.payment import UnknownPayment
 from handlers.requests import NotePayment, UseInvoiceLink
+from handlers.telemetry import Traced
 from infra.payments import PaymentProviderUnavailable, UnreadableWebhook
 from infra.paypal import MAX_WEBHOOK_BYTES, hinted_capture
+from infra.tracing import new_correlation_id
 
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
@@ -54,6 +55,7 @@ def problem(status: int, code: str, detail: str) -> JSONResponse:
 def application(house: House, health: Callable[[], dict[str, Any]]) -> FastAPI:
     """The application over a house. ``health`` gives what `/health` reports; ``ok`` in it decides the status."""
     app = FastAPI(title="Trunkline", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Traced)
 
     @app.api_route("/invoices/{token}", methods=["GET", "HEAD"])
     def show_link(token: str) -> Response:  # noqa: ARG001 - whatever it is, it is not looked up
@@ -64,7 +66,7 @@ def application(house: House, health: Callable[[], dict[str, Any]]) -> FastAPI:
     def use_link(token: str, request: Request) -> Response:
         """The invoice, once."""
         try:
-            outcome = handle(UseInvoiceLink(token=token), house, SYSTEM, correlation_id=str(uuid4()))
+            outcome = handle(UseInvoiceLink(token=token), house, SYSTEM, correlation_id=new_correlation_id())
         except UnknownLink as refusal:
             if "text/html" in request.headers.get("accept", ""):
                 return HTMLResponse(PAGE.render(refused=str(refusal)), 404, headers=SAFE_HEADERS)
@@ -84,7 +86,7 @@ def application(house: House, health: Callable[[], dict[str, Any]]) -> FastAPI:
         capture_id = hinted_capture(body)
         if capture_id is not None:
             hint = NotePayment(capture_id=capture_id)
-            await run_in_threadpool(handle, hint, house, SYSTEM, correlation_id=f"webhook-{capture_id}")
+            await run_in_threadpool(handle, hint, house, SYSTEM, correlation_id=new_correlation_id())
         return Response(status_code=204)
 
     @app.get("/health")

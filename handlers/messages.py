@@ -9,6 +9,8 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from json import JSONDecodeError
 from typing import Any
 
@@ -28,6 +30,7 @@ from handlers.contract.history import END_HEADER
 from handlers.desk import SYSTEM, House
 from handlers.history import SENTENCE_HEADER, Part, told
 from handlers.reactions import REACTIONS, Reaction
+from infra import tracing
 from infra.cloudevents import CloudEvent
 from infra.dead_letters import Letter, first_stored_at, letter_of, original_subject
 from infra.metrics import COMMANDS as OUTCOMES
@@ -99,7 +102,8 @@ class Delivery(BaseMiddleware):
     ) -> Any:  # noqa: ANN401 - FastStream's signature
         """Deal with one delivery."""
         try:
-            return await call_next(msg)
+            with tracing.received(msg.headers, msg.raw_message.metadata.consumer):
+                return await call_next(msg)
         except Exception as error:
             delay = again_in(msg.raw_message, error)
             if delay is not None:
@@ -174,7 +178,8 @@ def must_be_fetching(broker: NatsBroker) -> None:
 
 def _reacting(reaction: Reaction, house: House, threads: Executor) -> Callable[[CloudEvent], Awaitable[None]]:
     async def react(message: CloudEvent) -> None:
-        await asyncio.get_running_loop().run_in_executor(threads, follow, message, reaction, house)
+        follows = partial(copy_context().run, follow, message, reaction, house)
+        await asyncio.get_running_loop().run_in_executor(threads, follows)
 
     return react
 
@@ -308,7 +313,8 @@ class Commands:
     def _one(self, message: Msg) -> Dealt:
         incoming = Incoming(original_subject(message), message.headers or {}, message.data, first_stored_at(message))
         try:
-            return deal_with(incoming, self._house, self._senders)
+            with tracing.received(incoming.headers, incoming.subject):
+                return deal_with(incoming, self._house, self._senders)
         except Exception as error:  # noqa: BLE001 - what becomes of it is decided for each kind, by `again_in`
             return error
 

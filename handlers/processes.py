@@ -29,6 +29,7 @@ from handlers.worker import working
 from infra.clock import SystemClock
 from infra.postgres_recorder import postgres_log
 from infra.settings import Settings, WrongSetting, settings
+from infra.tracing import exported
 from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import running
 
@@ -67,6 +68,7 @@ def parts(given: Settings, *, relays: bool, works: bool, serves: bool) -> Iterat
     assert given.database_url is not None
     assert given.nats_url is not None
     with ExitStack() as stack:
+        stack.enter_context(exported())
         secrets = secrets_of(given, None)
         log = stack.enter_context(postgres_log(given.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(given.http_port))

@@ -1,4 +1,4 @@
-"""Figures for Prometheus at ``/metrics``: what this process counts, and where log, read models and relay stand."""
+"""What others see of a process: figures for Prometheus at ``/metrics``, and the traces of its requests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
+from opentelemetry.trace import SpanKind
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.postgres import connect
+from infra.tracing import received
 from projections.orders import orders_by_state
 
 logger = logging.getLogger(__name__)
@@ -76,3 +80,28 @@ def metrics_pages(health: Callable[[], dict[str, Any]], database_url: str) -> AP
         return Response(generate_latest(REGISTRY) + generate_latest(standing), media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+class Traced:
+    """A span for each request. It names the route and never the path, which may have a token in it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        with received(Headers(scope=scope), scope["method"], SpanKind.SERVER) as span:
+
+            async def send_on(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            span.set_attribute("http.request.method", scope["method"])
+            await self._app(scope, receive, send_on)
+            if route := getattr(scope.get("route"), "path", None):
+                span.set_attribute("http.route", route)
+                span.update_name(f"{scope['method']} {route}")

@@ -16,6 +16,7 @@ from datetime import datetime
 from eventsourcing.persistence import IntegrityError, OperationalError
 
 from domain.messages import Event
+from infra import tracing
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
 from infra.recent_states import RecentStates
 from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
@@ -144,6 +145,7 @@ class Log:
         ]
         if not recorded and received is None:
             return []
+        begun = tracing.now_ns()
         try:
             with _available():
                 rows = as_notifications([self._mapper.row(event) for event in recorded])
@@ -153,7 +155,9 @@ class Log:
             raise VersionConflict(f"One of the streams {streams} has moved on.") from error
         assert positions is not None
         self._news.tell()
-        return [event._replace(position=position) for event, position in zip(recorded, positions, strict=True)]
+        recorded = [event._replace(position=position) for event, position in zip(recorded, positions, strict=True)]
+        tracing.appended(recorded, begun)
+        return recorded
 
     def load(self, stream: str, after: int = 0) -> list[Recorded]:
         """The events of a stream behind version ``after``, first to last; none where there is no such stream."""

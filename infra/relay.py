@@ -25,6 +25,7 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from pydantic import BaseModel
 
+from infra import tracing
 from infra.cloudevents import CONTENT_TYPE
 from infra.log import Log
 from infra.metrics import RELAYED
@@ -67,6 +68,7 @@ class Outgoing:
 
     position: int
     event_id: str
+    correlation_id: str
     subject: str
     body: bytes
 
@@ -200,7 +202,8 @@ class Relay:
         body = self._encode(recorded)
         if len(body) + 512 > self._most_bytes:  # the headers are part of what is counted
             raise TooLarge(f"its message has {len(body)} bytes, and NATS takes {self._most_bytes} with the headers")
-        return Outgoing(recorded.position, str(recorded.event_id), subject_of(type(recorded.event)), body)
+        subject = subject_of(type(recorded.event))
+        return Outgoing(recorded.position, str(recorded.event_id), recorded.cause.correlation_id, subject, body)
 
     async def _save(self, conn: Connection[DictRow], saved: int) -> int:
         """Save the position, where it moved; and see whether the stream is to be rebuilt.
@@ -329,6 +332,7 @@ class _Pipeline:
             POSITION_HEADER: str(message.position),
             "Nats-Expected-Stream": EVENTS,
             "Nats-Expected-Last-Sequence": str(expected),
+            **tracing.published(message.subject, message.event_id, message.correlation_id),
         }
         if self._last_id:
             headers["Nats-Expected-Last-Msg-Id"] = self._last_id

@@ -11,6 +11,8 @@ from email.message import EmailMessage
 from enum import StrEnum
 from typing import Final, Protocol
 
+from infra import tracing
+
 _PERMANENT: Final = 500
 """From here on, a reply to a message means: do not send this again as it is (RFC 5321, 4.2.1)."""
 
@@ -66,6 +68,10 @@ class SmtpMailer:
             MailNotSent: the server refused it, or could not be reached. Where the connection broke in the last moment,
                 the server may have taken it: sending it again, with the same Message-ID, is right.
         """
+        with tracing.calling("send mail", {"server.address": self.host, "server.port": self.port}):
+            self._send(message)
+
+    def _send(self, message: EmailMessage) -> None:
         try:
             server = self._connect()
         except OSError as error:  # smtplib's errors are of this kind, too; none of them is about the message

@@ -153,6 +153,7 @@ _HEADERS: Final[Json] = {
             "Nats-Msg-Id": {**_TEXT, "description": "The id of the event."},
             "Content-Type": {**_TEXT, "const": CONTENT_TYPE},
             "Trunkline-Position": {**_TEXT, "description": "The position of the event."},
+            "traceparent": {**_TEXT, "description": "The trace of the wish (W3C), where the seller keeps traces."},
         },
         "required": ["Nats-Msg-Id", "Content-Type", "Trunkline-Position"],
     },
