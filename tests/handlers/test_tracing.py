@@ -179,7 +179,7 @@ def test_traces_go_to_the_collector_that_the_standard_setting_names(
     taken: list[ExportTraceServiceRequest] = []
 
     class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the library's name
+        def do_POST(self) -> None:
             taken.append(ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200 if self.path == "/v1/traces" else 404)
             self.end_headers()
