@@ -17,9 +17,17 @@ from pydantic_core import from_json
 
 from domain.messages import Command, Message, Refusal, what_is_wrong
 from handlers.commands import handle
-from handlers.contract.commands import REPLY_HEADER, Accepted, AnswerEvent, CommandEvent, Refused, offered
+from handlers.contract.commands import (
+    REPLY_HEADER,
+    Accepted,
+    AnswerEvent,
+    CommandEvent,
+    OpenedCheckout,
+    Refused,
+    offered,
+)
 from handlers.desk import Actor, House, Role
-from infra.payments import PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
+from infra.payments import Checkout, PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
 from infra.senders import SENDER_HEADER, SIGNATURE_HEADER, Sender, signed_by
 
 MOST_BYTES: Final = 64 * 1024
@@ -94,10 +102,10 @@ def deal_with(incoming: Incoming, house: House, senders: Sequence[Sender]) -> An
     try:
         sender = _sender(incoming, senders)
         event = _event(incoming)
-        positions = _done(event, house, sender)
+        accepted = _done(event, house, sender)
     except Refusal as refusal:
         return _refused(incoming, house, event, refusal)
-    return Answer(incoming.reply, _answer(house, event, Accepted(positions=positions)), _name(event), "accepted")
+    return Answer(incoming.reply, _answer(house, event, accepted), _name(event), "accepted")
 
 
 def _sender(incoming: Incoming, senders: Sequence[Sender]) -> Sender:
@@ -134,7 +142,7 @@ def _event(incoming: Incoming) -> CommandEvent:
     return event
 
 
-def _done(event: CommandEvent, house: House, sender: Sender) -> tuple[int, ...]:
+def _done(event: CommandEvent, house: House, sender: Sender) -> Accepted:
     message = _message(event, house)
     account_id = getattr(message, "account_id", None)
     if not sender.may_act_for(account_id):
@@ -151,7 +159,11 @@ def _done(event: CommandEvent, house: House, sender: Sender) -> tuple[int, ...]:
         )
     except (PaymentProviderRefused, PaymentNotApproved) as error:
         raise refused_by_provider(error) from error
-    return tuple(recorded.position for recorded in outcome.desk.recorded)
+    opened = outcome.answer
+    return Accepted(
+        positions=tuple(recorded.position for recorded in outcome.desk.recorded),
+        checkout=OpenedCheckout(**opened.model_dump()) if isinstance(opened, Checkout) else None,
+    )
 
 
 def _message(event: CommandEvent, house: House) -> Message:

@@ -34,7 +34,7 @@ from handlers.invoicing import (
     use_invoice_link,
 )
 from handlers.payment import complete_checkout, confirm_offline_payment, note_payment, refund_order
-from handlers.purchase import bill_to, check_out, expire_order, order_expansion, withdraw_order
+from handlers.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion, withdraw_order
 from handlers.requests import (
     BillTo,
     CheckOut,
@@ -88,6 +88,9 @@ class Entry:
 
     handler: Handler
     roles: frozenset[Role]
+    again: Handler | None = None
+    """Gives the answer to a message that was dealt with before, where it is more than events."""
+
     queue: RLock = field(default_factory=RLock)
     """Where requests of this kind that lost to another wait for each other, or a hundred at once would never end."""
 
@@ -109,7 +112,7 @@ COMMANDS: Mapping[type[Message], Entry] = {
     # the purchase
     OrderExpansion: Entry(order_expansion, CUSTOMERS),
     BillTo: Entry(bill_to, CUSTOMERS),
-    CheckOut: Entry(check_out, CUSTOMERS),
+    CheckOut: Entry(check_out, CUSTOMERS, checkout_of),
     CompleteCheckout: Entry(complete_checkout, CUSTOMERS),
     NotePayment: Entry(note_payment, US),
     ConfirmOfflinePayment: Entry(confirm_offline_payment, COLLECTORS),
@@ -138,7 +141,7 @@ COMMANDS: Mapping[type[Message], Entry] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: its events, and what the handler answers (see there; none for a message seen before)."""
+    """What came of a request: its events, and what the handler answers (see there, and `Entry.again`)."""
 
     desk: Desk
     answer: Any
@@ -176,6 +179,10 @@ def _handled(
 
     received = _received(message_id, message) if message_id else None
 
+    def as_before(desk: Desk, positions: range) -> Outcome:
+        desk.recorded = house.log.read(positions.start - 1, limit=len(positions)) if positions else []
+        return Outcome(desk, entry.again(message, desk) if entry.again else None)
+
     def once() -> Outcome:
         desk = Desk(house, actor, correlation_id, causation_id, received)
         try:
@@ -184,15 +191,15 @@ def _handled(
                 and entry.handler not in DECIDED_ALONE
                 and (positions := house.log.handled(received)) is not None
             ):
-                return _as_before(desk, positions)
+                return as_before(desk, positions)
             answer = entry.handler(message, desk)
             if received and not desk.committed:
                 desk.commit(desk.work(), account_id)
         except AlreadyHandled as before:
-            return _as_before(desk, before.positions)
+            return as_before(desk, before.positions)
         except Refusal:
             if received and (positions := house.log.handled(received)) is not None:
-                return _as_before(desk, positions)  # it was done, and is refused now because it was
+                return as_before(desk, positions)  # it was done, and is refused now because it was
             raise
         return Outcome(desk, answer)
 
@@ -207,8 +214,3 @@ def _received(message_id: str, message: Message) -> Received:
     """What the inbox keeps of a message. The time of its arrival is no part of it: a copy arrives later."""
     body = f"{type(message).__name__} {message.model_dump_json(exclude={'at'})}"
     return Received(message_id, hashlib.sha256(body.encode()).digest())
-
-
-def _as_before(desk: Desk, positions: range) -> Outcome:
-    desk.recorded = desk.house.log.read(positions.start - 1, limit=len(positions)) if positions else []
-    return Outcome(desk, None)

@@ -97,7 +97,7 @@ def bill_to(request: BillTo, desk: Desk) -> None:
 
 
 def check_out(request: CheckOut, desk: Desk) -> Checkout | None:
-    """Place the order. Gives where the customer approves the payment; none where it is paid offline."""
+    """Place the order. Gives what `checkout_of` does."""
     work, now = desk.work(), desk.now
     requested = work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
     facts = request.model_dump(exclude={"account_id"})
@@ -107,12 +107,21 @@ def check_out(request: CheckOut, desk: Desk) -> Checkout | None:
         claim = ClaimPaymentReference(at=now, reference=reference, order_id=request.order_id)
         work.do(PAYMENT_REFERENCE, reference, claim)
     desk.commit(work, request.account_id)
-    if request.method is Method.OFFLINE:
+    return checkout_of(request, desk)
+
+
+def checkout_of(request: CheckOut, desk: Desk) -> Checkout | None:
+    """Where the customer approves the payment: the same however often it is asked for.
+
+    None where it is paid offline, or no longer waits for a payment.
+    """
+    order = desk.work().state(ORDER, request.order_id)
+    if request.method is Method.OFFLINE or not order.open:
         return None
     return desk.house.provider.open_checkout(
         order_id=request.order_id,
         method=request.method,
-        amount=requested.quote.total,
+        amount=order.require(request.order_id).quote.total,
         return_url=f"{desk.house.public_url}/orders/{request.order_id}",
     )
 

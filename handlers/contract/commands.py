@@ -43,11 +43,21 @@ class CommandEvent(BaseModel):
     data: dict[str, Any] = Field(description="What the type says.")
 
 
+class OpenedCheckout(BaseModel):
+    """Where the customer pays: to be opened in a browser. Once back from there, send CompleteCheckout with its id."""
+
+    checkout_id: str
+    approve_url: str
+
+
 class Accepted(BaseModel):
     """The command was done, now or before: these are the positions of its events. None where it changed nothing."""
 
     outcome: Literal["accepted"] = "accepted"
     positions: tuple[int, ...]
+    checkout: OpenedCheckout | None = Field(
+        None, description="Of CheckOut, where the order is paid at the provider and waits for that."
+    )
 
 
 class Refused(BaseModel):

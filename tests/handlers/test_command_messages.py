@@ -119,6 +119,25 @@ def test_a_distributor_confirms_a_payment_and_a_service_may_not(acme: InMemory, 
     assert acme.one(PaymentCaptured).amount == total
 
 
+def test_a_service_has_its_customer_pay_at_the_provider(acme: InMemory, service: Service) -> None:
+    facts: dict[str, Any] = {"order_id": "order-1", "account_id": "acme"}
+    selections = [{"service": "extensions", "quantity": 1}]
+    service.ask(
+        body_of("OrderExpansion", "p-1", **facts, package_id="pkg-acme", selections=selections), "OrderExpansion"
+    )
+    check_out = body_of("CheckOut", "p-2", **facts, method="paypal")
+    answer = service.ask(check_out, "CheckOut")
+    opened = answer["data"]["checkout"]
+
+    assert opened["approve_url"].startswith("https://")
+    assert service.ask(check_out, "CheckOut") == answer | {"time": answer["time"]}
+    acme.provider.approve(opened["checkout_id"])
+    back = body_of("CompleteCheckout", "p-3", **facts, checkout_id=opened["checkout_id"])
+    assert service.ask(back, "CompleteCheckout")["data"]["outcome"] == "accepted"
+    assert acme.one(PaymentCaptured).order_id == "order-1"
+    assert "checkout" not in service.ask(check_out, "CheckOut")["data"], "there is nothing to pay any more"
+
+
 # --- who may -------------------------------------------------------------------------------------------------------
 
 STRANGER = Sender(name="stranger", secret=SecretStr("s" * 32), accounts=("*",))
