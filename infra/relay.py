@@ -54,6 +54,10 @@ class OutOfStep(Exception):
     """The stream did not take a message, or is not where it was thought to be."""
 
 
+class Forgotten(OutOfStep):
+    """The stream takes a message for one that it had, and has no longer: it keeps ids for longer than messages."""
+
+
 class AnotherLog(Exception):
     """The stream holds the events of another log, or of one that had gone further."""
 
@@ -136,6 +140,8 @@ class Relay:
                 if failures >= TRIES:
                     raise
                 logger.warning("the relay looks where the stream ends: %s", error)
+                if isinstance(error, Forgotten):
+                    await forget_ids(client.jetstream())
                 await asyncio.sleep(AGAIN_S)
 
     async def _publish_all(
@@ -278,15 +284,20 @@ def _forget_position(conn: Connection[DictRow]) -> None:
 
 
 async def empty(jetstream: JetStreamContext) -> None:
-    """Take all events out of the stream. Its consumers stay, and get what is published anew.
+    """Take all events out of the stream. Its consumers stay, and get what is published anew."""
+    await jetstream.purge_stream(EVENTS)
+    await forget_ids(jetstream)
 
-    The server keeps the ids of what it had for the window of duplicates, and would drop the same events: so for a
-    moment that window is short.
+
+async def forget_ids(jetstream: JetStreamContext) -> None:
+    """Let the server forget the ids of what it had, or it would drop the same events when they come again.
+
+    It keeps them for the window of duplicates: so for a moment that is short. One that is very busy may take longer to
+    forget; the relay notices.
     """
     config = (await jetstream.stream_info(EVENTS)).config
     window = config.duplicate_window
     await jetstream.update_stream(config.evolve(duplicate_window=FORGET_S / 2))
-    await jetstream.purge_stream(EVENTS)
     await asyncio.sleep(FORGET_S)
     await jetstream.update_stream(config.evolve(duplicate_window=window or DUPLICATES_S))
 
@@ -303,7 +314,7 @@ class _Pipeline:
         self._inbox = client.new_inbox()
         self._under_way: dict[int, int] = {}
         self._last_id = ""
-        self._failure: str | None = None
+        self._failure: OutOfStep | None = None
         self._moved = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -357,17 +368,21 @@ class _Pipeline:
 
     def _check(self) -> None:
         if self._failure:
-            raise OutOfStep(self._failure)
+            raise self._failure
 
     async def _hear(self, answer: Msg) -> None:
         self._moved.set()
         if not answer.data:
-            self._failure = self._failure or "no stream answers"
+            self._failure = self._failure or OutOfStep("no stream answers")
             return
         said = _Acknowledgement.model_validate_json(answer.data)
         sequence = int(answer.subject.rpartition(".")[2])
-        if said.error or said.seq != sequence:
-            self._failure = self._failure or str((said.error or {}).get("description", f"it is at {said.seq}"))
+        if said.error:
+            self._failure = self._failure or OutOfStep(str(said.error.get("description")))
+            return
+        if said.seq != sequence:
+            failed = Forgotten if said.duplicate else OutOfStep
+            self._failure = self._failure or failed(f"it is at {said.seq}")
             return
         self.acknowledged = self._under_way.pop(sequence)
         RELAYED.inc()

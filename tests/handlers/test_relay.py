@@ -17,6 +17,7 @@ from typing import Self
 
 import psycopg
 import pytest
+from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
 import infra.relay
@@ -28,7 +29,7 @@ from infra.log import Change, Log
 from infra.nats import EVENTS, connected, provision
 from infra.postgres import connect, position_of
 from infra.pydantic_mapper import Cause, Recorded
-from infra.relay import NAME, AnotherLog, Encode, Relay
+from infra.relay import NAME, AnotherLog, Encode, Relay, ask_for_rebuild
 from tests.databases import MASTER_KEY, ServerPlaces, as_owner
 from tests.domain.examples import NOW
 from tests.handlers.at_work import eventually
@@ -174,6 +175,22 @@ def test_a_rebuild_gives_the_same_messages_and_consumers_stay_and_get_them_again
         eventually(lambda: [message.data for message in broker.events()] == bodies, "the same messages")
         assert broker.fetched("books", acme.head) == bodies
         assert saved(database_url) == acme.head
+
+
+def test_a_server_that_has_not_forgotten_in_time_what_it_had_is_made_to(
+    acme: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def only_purge(jetstream: JetStreamContext) -> None:
+        await jetstream.purge_stream(EVENTS)
+
+    monkeypatch.setattr(infra.relay, "empty", only_purge)
+    with relaying(acme, database_url, broker):
+        eventually(lambda: saved(database_url) == acme.head, "the position")
+        bodies = [message.data for message in broker.events()]
+        with connect(database_url) as conn:
+            ask_for_rebuild(conn)
+        eventually(lambda: saved(database_url) == acme.head, "the position again")
+    assert [message.data for message in broker.events()] == bodies
 
 
 def test_where_nobody_relays_the_command_rebuilds_by_itself(acme: InMemory, database_url: str, broker: Broker) -> None:
