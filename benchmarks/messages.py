@@ -425,6 +425,7 @@ def _elsewhere(does: Callable[..., None], *given: str) -> Iterator[Any]:
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=does, args=(theirs, *given))
     process.start()
+    theirs.close()  # so that we hear when it has died
     try:
         yield ours.recv()
     finally:

@@ -9,6 +9,7 @@ from domain.account import ACCOUNT, BillingContact
 from domain.invoice import (
     INVOICE,
     CreditNoteIssued,
+    Document,
     InvoiceIssued,
     IssueCreditNote,
     IssueInvoice,
@@ -87,10 +88,8 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
             pi_number=order.placed.pi_number,
             paid_at=order.captured.captured_at,
         )
-        pdf = render_invoice(draft)
-        document = kept(pdf)
+        document = _kept(work, render_invoice(draft))
         work.do(INVOICE, invoice_id, IssueInvoice(**dict(draft), document=document))
-        work.keep(Kept(document.sha256, document.media_type, pdf))
         _issue_link(work, desk, invoice_id, request.order_id, ordinal=1)
         turn.wait()
         desk.commit(work, requested.account_id)
@@ -112,6 +111,12 @@ def _buyer(work: UnitOfWork, account_id: str, contact: BillingContact) -> Billin
 
 def _turn(work: UnitOfWork, desk: Desk, document_id: str) -> AbstractContextManager[Turn]:
     return desk.house.numbering.turn(work, desk.house.clock, desk.house.seller.code, document_id)
+
+
+def _kept(work: UnitOfWork, pdf: bytes) -> Document:
+    document = kept(pdf)
+    work.keep(Kept(document.sha256, document.media_type, pdf))
+    return document
 
 
 def _issue_link(work: UnitOfWork, desk: Desk, invoice_id: str, order_id: str, ordinal: int) -> None:
@@ -280,10 +285,8 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
             total=refunded.amount,
             refunded_at=refunded.refunded_at,
         )
-        pdf = render_credit_note(draft)
-        document = kept(pdf)
+        document = _kept(work, render_credit_note(draft))
         work.do(INVOICE, credit_note_id, IssueCreditNote(**dict(draft), document=document))
-        work.keep(Kept(document.sha256, document.media_type, pdf))
         turn.wait()
         desk.commit(work, requested.account_id)
 

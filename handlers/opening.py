@@ -18,6 +18,7 @@ from infra.clock import SystemClock
 from infra.log import Log
 from infra.postgres_recorder import postgres_log
 from infra.settings import Settings, settings
+from infra.tracing import exported
 
 MOST_CHARACTERS = 100
 """So long may the name of whoever asks be."""
@@ -53,7 +54,7 @@ def opened_log(data: Path | None) -> Iterator[Opened]:
 def house_over(opened: Opened) -> Iterator[House]:
     """The house over a log, without its HTTP application, projections and worker."""
     given = opened.settings
-    with provider_of(given) as provider:
+    with exported(), provider_of(given) as provider:
         outside = Outside(SystemClock(), provider, mailer_of(given))
         url = given.public_url or f"http://127.0.0.1:{given.http_port}"
         yield house_of(given, opened.log, outside, link_secret(given, opened.data), url)

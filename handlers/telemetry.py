@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from opentelemetry.trace import SpanKind
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -16,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.postgres import connect
-from infra.tracing import received
+from infra.tracing import requested
 from projections.orders import orders_by_state
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class Traced:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with received(Headers(scope=scope), scope["method"], SpanKind.SERVER) as span:
+        with requested(Headers(scope=scope), scope["method"]) as span:
 
             async def send_on(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -101,7 +100,9 @@ class Traced:
                 await send(message)
 
             span.set_attribute("http.request.method", scope["method"])
-            await self._app(scope, receive, send_on)
-            if route := getattr(scope.get("route"), "path", None):
-                span.set_attribute("http.route", route)
-                span.update_name(f"{scope['method']} {route}")
+            try:
+                await self._app(scope, receive, send_on)
+            finally:
+                if route := getattr(scope.get("route"), "path", None):
+                    span.set_attribute("http.route", route)
+                    span.update_name(f"{scope['method']} {route}")

@@ -54,7 +54,7 @@ class OutOfStep(Exception):
     """The stream did not take a message, or is not where it was thought to be."""
 
 
-class Forgotten(OutOfStep):
+class NotForgotten(OutOfStep):
     """The stream takes a message for one that it had, and has no longer: it keeps ids for longer than messages."""
 
 
@@ -140,7 +140,7 @@ class Relay:
                 if failures >= TRIES:
                     raise
                 logger.warning("the relay looks where the stream ends: %s", error)
-                if isinstance(error, Forgotten):
+                if isinstance(error, NotForgotten):
                     await forget_ids(client.jetstream())
                 await asyncio.sleep(AGAIN_S)
 
@@ -381,7 +381,7 @@ class _Pipeline:
             self._failure = self._failure or OutOfStep(str(said.error.get("description")))
             return
         if said.seq != sequence:
-            failed = Forgotten if said.duplicate else OutOfStep
+            failed = NotForgotten if said.duplicate else OutOfStep
             self._failure = self._failure or failed(f"it is at {said.seq}")
             return
         self.acknowledged = self._under_way.pop(sequence)

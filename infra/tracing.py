@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -110,11 +109,6 @@ def wish(name: str, correlation_id: str, attributes: Attributes) -> Iterator[Non
             yield
 
 
-def now_ns() -> int:
-    """The time, for `appended`."""
-    return time.time_ns()
-
-
 def appended(events: Sequence[Recorded], since_ns: int) -> None:
     """A span for each event that was appended, as long as it took to append it."""
     if _tracer is None:
@@ -145,12 +139,27 @@ def published(subject: str, event_id: str, correlation_id: str) -> dict[str, str
 
 
 @contextmanager
-def received(headers: Mapping[str, str], name: str, kind: SpanKind = SpanKind.CONSUMER) -> Iterator[Span]:
-    """The span of a message, or a request, that is dealt with: it goes on with the trace that the headers name."""
+def received(headers: Mapping[str, str], name: str) -> Iterator[None]:
+    """The span of a message that is dealt with: it goes on with the trace that the headers name."""
+    if _tracer is None:
+        yield
+        return
+    with _span(_tracer, name, _propagator.extract(headers, Context()), SpanKind.CONSUMER, {}):
+        yield
+
+
+@contextmanager
+def requested(headers: Mapping[str, str], name: str) -> Iterator[Span]:
+    """The span of a request from outside. The trace is a new one, with a link to the caller's.
+
+    For it becomes the correlation id of what is recorded, and a stranger is not to choose that.
+    """
     if _tracer is None:
         yield trace.INVALID_SPAN
         return
-    with _span(_tracer, name, _propagator.extract(headers, Context()), kind, {}) as span:
+    callers = trace.get_current_span(_propagator.extract(headers, Context())).get_span_context()
+    links = [Link(callers)] if callers.is_valid else []
+    with _span(_tracer, name, Context(), SpanKind.SERVER, {}, links) as span:
         yield span
 
 

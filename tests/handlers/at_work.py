@@ -178,6 +178,16 @@ class AtWork:
         self.complete(order_id, checkout)
         return order_id
 
+    def taken(self) -> tuple[str, str]:
+        """An order that the provider has the money of, and has told nobody. Its id, and the capture's."""
+        order_id = self.order()
+        checkout = self.check_out(order_id)
+        self.approve(checkout)
+        self.around.simulator.send_webhooks_to(None)
+        capture = self.around.provider.capture(checkout.checkout_id)
+        assert isinstance(capture, Capture)
+        return order_id, capture.capture_id
+
     def mails(self, subject: str) -> list[EmailMessage]:
         return [mail for mail in list(self.around.catcher.messages) if subject in str(mail["Subject"])]
 

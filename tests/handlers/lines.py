@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 CHUNK_BYTES = 65_536
@@ -64,8 +65,8 @@ class Line:
         self._begin(self._carry, caller, called)
         self._carry(called, caller)
 
-    def _begin(self, does: object, *given: socket.socket) -> None:
-        thread = threading.Thread(target=does, args=given, daemon=True)  # type: ignore[arg-type]
+    def _begin(self, does: Callable[..., None], *given: socket.socket) -> None:
+        thread = threading.Thread(target=does, args=given, daemon=True)
         self._threads.append(thread)
         thread.start()
 

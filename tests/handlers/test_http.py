@@ -26,7 +26,6 @@ from handlers.http import SAFE_HEADERS
 from handlers.requests import RenewInvoiceLink
 from infra.log import LogUnavailable
 from infra.payment_simulator import Faults
-from infra.payments import Capture
 from infra.paypal import MAX_WEBHOOK_BYTES
 from tests.databases import ServerPlaces, as_owner
 from tests.handlers.at_work import AtWork, eventually, link_in
@@ -272,13 +271,7 @@ def webhook(capture_id: str) -> dict[str, object]:
 
 
 def test_a_webhook_25_times_at_once_and_three_days_later_records_one_capture(shop: AtWork) -> None:
-    order_id = shop.order()
-    checkout = shop.check_out(order_id)
-    shop.approve(checkout)
-    shop.around.simulator.send_webhooks_to(None)
-    capture = shop.around.provider.capture(checkout.checkout_id)
-    assert isinstance(capture, Capture)
-    capture_id = capture.capture_id
+    order_id, capture_id = shop.taken()
     shop.around.simulator.send_webhooks_to(f"{shop.url}/webhooks/paypal")
     assert shop.all(PaymentCaptured, order_id) == []
 

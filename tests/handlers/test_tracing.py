@@ -18,7 +18,6 @@ from opentelemetry.trace import SpanKind
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import PaymentCaptured
 from infra import tracing
-from infra.payments import Capture
 from infra.relay import POSITION_HEADER
 from tests.handlers.at_work import AtWork, eventually
 from tests.handlers.broker import Broker
@@ -26,6 +25,23 @@ from tests.handlers.in_memory import InMemory, order
 
 CALLERS = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{CALLERS}-00f067aa0ba902b7-01"
+FROM_REQUEST_TO_MAIL = [
+    "POST /webhooks/paypal",
+    "NotePayment",
+    "order.PaymentCaptured.v1",
+    "send trunkline.events.v1.order.PaymentCaptured",
+    "fulfil_order",
+    "FulfilPaidOrder",
+    "order.OrderFulfilled.v1",
+    "send trunkline.events.v1.order.OrderFulfilled",
+    "issue_invoice",
+    "InvoiceFulfilledOrder",
+    "invoice_link.LinkIssued.v1",
+    "send trunkline.events.v1.invoice_link.LinkIssued",
+    "mail_invoice",
+    "MailInvoiceLink",
+    "send mail",
+]
 
 
 @pytest.fixture(name="exporter")
@@ -53,23 +69,20 @@ def above(span: ReadableSpan, spans: list[ReadableSpan]) -> list[str]:
 
 @pytest.fixture(name="paid")
 def _paid(exporter: InMemorySpanExporter, trunkline: AtWork) -> tuple[AtWork, list[ReadableSpan], str]:
-    """What was traced of an order that a webhook paid, with a trace of the caller's own; and its number."""
-    order_id = trunkline.order()
-    checkout = trunkline.check_out(order_id)
-    trunkline.approve(checkout)
-    trunkline.around.simulator.send_webhooks_to(None)
-    capture = trunkline.around.provider.capture(checkout.checkout_id)
-    assert isinstance(capture, Capture)
-    body = {"id": "WH-1", "event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": capture.capture_id}}
+    """What was traced of an order that a webhook paid, whose caller has a trace of his own; and the order's id."""
+    order_id, capture_id = trunkline.taken()
+    body = {"id": "WH-1", "event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": capture_id}}
     headers = {"traceparent": TRACEPARENT}
     assert httpx.post(f"{trunkline.url}/webhooks/paypal", json=body, headers=headers, trust_env=False).is_success
     trunkline.until(InvoiceEmailed, order_id)
 
-    def of_caller() -> list[ReadableSpan]:
-        found = [span for span in exporter.get_finished_spans() if ids(span)[0] == int(CALLERS, 16)]
-        return found if "send trunkline.events.v1.invoice.InvoiceEmailed" in {span.name for span in found} else []
+    def of_request() -> list[ReadableSpan]:
+        spans = exporter.get_finished_spans()
+        traces = [ids(span)[0] for span in spans if span.name == "POST /webhooks/paypal"]
+        found = [span for span in spans if ids(span)[0] in traces]
+        return found if {span.name for span in found} >= {*FROM_REQUEST_TO_MAIL} else []  # a span is told at its end
 
-    return trunkline, eventually(of_caller, "the last span") or [], order_id
+    return trunkline, eventually(of_request, "every span") or [], order_id
 
 
 def test_a_payment_is_one_trace_from_the_request_to_the_mail(
@@ -78,26 +91,18 @@ def test_a_payment_is_one_trace_from_the_request_to_the_mail(
     _, spans, _ = paid
     (mail,) = [span for span in spans if span.name == "send mail"]
 
-    assert above(mail, spans) == [
-        "POST /webhooks/paypal",
-        "NotePayment",
-        "order.PaymentCaptured.v1",
-        "send trunkline.events.v1.order.PaymentCaptured",
-        "fulfil_order",
-        "FulfilPaidOrder",
-        "order.OrderFulfilled.v1",
-        "send trunkline.events.v1.order.OrderFulfilled",
-        "issue_invoice",
-        "InvoiceFulfilledOrder",
-        "invoice_link.LinkIssued.v1",
-        "send trunkline.events.v1.invoice_link.LinkIssued",
-        "mail_invoice",
-        "MailInvoiceLink",
-        "send mail",
-    ]
+    assert above(mail, spans) == FROM_REQUEST_TO_MAIL
+    assert {ids(span)[0] for span in spans} == {ids(mail)[0]}
+
+
+def test_a_stranger_does_not_choose_the_correlation_id_and_is_linked(
+    paid: tuple[AtWork, list[ReadableSpan], str],
+) -> None:
+    _, spans, _ = paid
     (request,) = [span for span in spans if span.kind is SpanKind.SERVER]
-    assert request.parent is not None
-    assert request.parent.span_id == int(TRACEPARENT.split("-")[2], 16)
+    assert request.parent is None
+    assert ids(request)[0] != int(CALLERS, 16)
+    assert [f"{link.context.trace_id:032x}" for link in request.links] == [CALLERS]
     assert request.attributes is not None
     assert request.attributes["http.response.status_code"] == 204
 
@@ -107,7 +112,7 @@ def test_the_log_names_the_trace_so_an_auditor_finds_it(paid: tuple[AtWork, list
     captured, issued = trunkline.all(PaymentCaptured, order_id)[0], trunkline.all(InvoiceIssued, order_id)[0]
     for recorded in trunkline.history():
         if recorded.event in (captured, issued):
-            assert recorded.cause.correlation_id == str(UUID(CALLERS))
+            assert recorded.cause.correlation_id == str(UUID(int=ids(spans[0])[0]))
             (span,) = [each for each in spans if ids(each)[1] == tracing.span_id(recorded.event_id)]
             assert span.attributes is not None
             assert span.attributes["trunkline.position"] == recorded.position
@@ -122,7 +127,7 @@ def test_another_service_gets_the_trace_with_the_message(
     (message,) = [m for m in Broker(nats_url).events() if (m.headers or {}).get(POSITION_HEADER) == str(position)]
     (sent,) = [span for span in spans if span.name == "send trunkline.events.v1.order.PaymentCaptured"]
     assert message.headers is not None
-    assert message.headers["traceparent"] == f"00-{CALLERS}-{ids(sent)[1]:016x}-01"
+    assert message.headers["traceparent"] == "00-{:032x}-{:016x}-01".format(*ids(sent))
 
 
 def test_no_span_has_personal_data_or_a_token_in_it(
