@@ -16,7 +16,6 @@ from infra.embedded_nats import NAME, _program
 from infra.nats import EVENTS, Limits, connected, provision
 from infra.supervisor import SupervisedProcess, exclusive
 from tests.handlers.at_work import eventually
-from tests.handlers.lines import Line
 from tests.handlers.test_worker import free_port
 
 REPLICATED = Limits(replicas=3)
@@ -25,18 +24,17 @@ REPLICATED = Limits(replicas=3)
 class Node:
     """One server of the cluster; it comes back at the same address with what it had stored."""
 
-    def __init__(self, name: str, directory: Path, cluster_port: int, lines: dict[str, Line]) -> None:
+    def __init__(self, name: str, directory: Path, routes: dict[str, int]) -> None:
         self.name = name
         self.port = free_port()
-        self.lines = lines
-        """Those to the others, by their names."""
         self._directory = directory / name
-        self._cluster_port = cluster_port
+        self._routes = routes
         self._stack = ExitStack()
 
     def start(self) -> None:
         lock = self._stack.enter_context(exclusive(self._directory, NAME))
         configuration = self._directory / "nats.conf"
+        others = [f"nats://127.0.0.1:{port}" for name, port in self._routes.items() if name != self.name]
         configuration.write_text(
             json.dumps(
                 {
@@ -45,9 +43,8 @@ class Node:
                     "port": self.port,
                     "cluster": {
                         "name": "trunkline",
-                        "listen": f"127.0.0.1:{self._cluster_port}",
-                        "routes": [f"nats://127.0.0.1:{line.port}" for line in self.lines.values()],
-                        "no_advertise": True,  # or they would find ways to each other beside our lines
+                        "listen": f"127.0.0.1:{self._routes[self.name]}",
+                        "routes": others,
                     },
                     "jetstream": {"store_dir": str(self._directory)},
                 }
@@ -67,7 +64,7 @@ class Node:
         self.stop()
 
     def freeze(self) -> None:
-        """It answers nobody, and does not know."""
+        """It answers nobody, and does not know: what a partition looks like to the others."""
         os.kill(self.server.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -79,11 +76,8 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         names = ("veruca", "violet", "mike")
-        ports = {name: free_port() for name in names}
-        self.nodes = {
-            name: Node(name, directory, ports[name], {other: Line(ports[other]) for other in names if other != name})
-            for name in names
-        }
+        routes = {name: free_port() for name in names}
+        self.nodes = {name: Node(name, directory, routes) for name in names}
         self.url = ",".join(f"nats://127.0.0.1:{node.port}" for node in self.nodes.values())
 
     def __enter__(self) -> Self:
@@ -95,22 +89,6 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for node in self.nodes.values():
             node.stop()
-        for line in self._lines():
-            line.close()
-
-    def part(self, node: Node) -> None:
-        """Cut one off from the others, and not from its clients. Neither side is told."""
-        for line in self._lines(node.name):
-            line.cut()
-
-    def join(self) -> None:
-        for line in self._lines():
-            line.mend()
-
-    def _lines(self, of: str | None = None) -> list[Line]:
-        return [
-            line for name, node in self.nodes.items() for other, line in node.lines.items() if of in (None, name, other)
-        ]
 
     def leader(self) -> Node:
         """Who leads the stream of events."""
