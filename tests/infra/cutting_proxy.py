@@ -19,6 +19,8 @@ class CuttingProxy:
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     cut_next: threading.Event = field(default_factory=threading.Event)
     cuts: int = 0
+    lines: int = 0
+    """So many are open."""
 
     @property
     def port(self) -> int:
@@ -30,6 +32,7 @@ class CuttingProxy:
             while True:
                 client, _ = self.listener.accept()
                 server = socket.create_connection(self.server)
+                self.lines += 1
                 for pump in (self._forward, self._back):
                     threading.Thread(target=pump, args=(client, server), daemon=True).start()
 
@@ -48,6 +51,7 @@ class CuttingProxy:
                     break
                 client.sendall(data)
         self._hang_up(client, server)
+        self.lines -= 1
 
     def _hang_up(self, *lines: socket.socket) -> None:
         for line in lines:

@@ -183,7 +183,11 @@ def test_an_append_whose_acknowledgement_was_lost_stands_once_and_its_caller_is_
 
 def _cut_the_writers_line(recorder: PostgresRecorder, proxy: CuttingProxy) -> None:
     """The next answer is swallowed. Whoever listens would get one too, so it stops before."""
+    lines = proxy.lines
     recorder._listening.__exit__(None, None, None)
+    deadline = time.monotonic() + 10
+    while proxy.lines >= lines and time.monotonic() < deadline:  # what was on its way to it is there before
+        time.sleep(0.001)
     recorder._listening.__exit__ = lambda *_: None  # type: ignore[method-assign]  # it has ended already
     proxy.cut_next.set()
 
