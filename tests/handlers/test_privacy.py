@@ -135,7 +135,7 @@ class Bought:
 @pytest.fixture
 def bought(database_url: str, owner_url: str, nats_url: str) -> Bought:
     with at_work(database_url, nats_url) as shop:
-        shop.buy(extensions=5)  # Willy Wonka's, who stays
+        shop.until(InvoiceEmailed, shop.buy(extensions=5))  # Willy Wonka's, who stays
         shop.ask(AddBillingReceiver(at=NOW, account_id="acme", receiver_id="veruca", contact=VERUCA))
         shop.ask(ChooseDefaultBillingReceiver(at=NOW, account_id="acme", receiver_id="veruca"))
         order_id = shop.buy(Method.CARD, extensions=50, ultimate_plan=20, custom_domain=1)
