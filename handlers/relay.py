@@ -15,7 +15,7 @@ from handlers.composition import broker_url, database, duties_of, master_key
 from handlers.contract.events import encoded
 from handlers.processes import running_alone
 from infra.nats import connected, provision
-from infra.postgres import connect, position_of
+from infra.postgres import connected_aside, position_of
 from infra.postgres_recorder import postgres_log
 from infra.relay import NAME, Relay, ask_for_rebuild
 from infra.settings import settings
@@ -50,7 +50,7 @@ def rebuild(
             stopping = threading.Event()
             async with connected(nats_url) as client:
                 await provision(client.jetstream(), {}, duties_of(given).limits)
-                with await asyncio.to_thread(connect, database_url) as conn:
+                async with connected_aside(database_url) as conn:
                     await asyncio.to_thread(ask_for_rebuild, conn)
                     head = await asyncio.to_thread(log.head)
                     relaying = asyncio.create_task(Relay(database_url, log, encoded).run(client, stopping))

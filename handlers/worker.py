@@ -33,7 +33,7 @@ from infra.nats import (
     connected,
     provision,
 )
-from infra.postgres import connect, only_one
+from infra.postgres import connect, connected_aside, only_one
 from infra.relay import Relay
 from infra.senders import Sender
 from infra.snapshots import NAME as SNAPSHOTS
@@ -162,7 +162,7 @@ class Worker:
 
     async def _take_snapshots(self) -> None:
         """Of long streams, behind the log; one process does so at a time."""
-        with await asyncio.to_thread(connect, self._database_url) as conn:
+        async with connected_aside(self._database_url) as conn:
             while not self._stopped.is_set():
                 if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
                     await asyncio.to_thread(take_snapshots, conn, self._house.log)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
@@ -58,6 +60,26 @@ def connect(database_url: str, role: str = PROJECTOR) -> Connection[DictRow]:
         return psycopg.connect(
             database_url, autocommit=True, row_factory=dict_row, connect_timeout=5, options=session(role)
         )
+
+
+@asynccontextmanager
+async def connected_aside(database_url: str) -> AsyncIterator[Connection[DictRow]]:
+    """As `connect`, without holding up the event loop; closed also where whoever waits is cancelled meanwhile."""
+    thread = ThreadPoolExecutor(1)
+    connecting = thread.submit(connect, database_url)
+    thread.shutdown(wait=False)
+    try:
+        conn = await asyncio.wrap_future(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_close)
+        raise
+    with conn:
+        yield conn
+
+
+def _close(connecting: Future[Connection[DictRow]]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
 
 
 def wary(database_url: str) -> None:

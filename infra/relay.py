@@ -30,7 +30,7 @@ from infra.cloudevents import CONTENT_TYPE
 from infra.log import Log
 from infra.metrics import RELAYED
 from infra.nats import DUPLICATES_S, EVENT_SUBJECTS, EVENTS, PUBLISH_S, subject_of
-from infra.postgres import connect, only_one, position_of
+from infra.postgres import connected_aside, only_one, position_of
 from infra.pydantic_mapper import Recorded, UnreadableEvent
 
 NAME: Final = "relay"
@@ -118,7 +118,7 @@ class Relay:
             OutOfStep, TimeoutError: JetStream takes nothing, however often it is tried.
             AnotherLog: see there.
         """
-        with await asyncio.to_thread(connect, self._database_url) as conn:
+        async with connected_aside(self._database_url) as conn:
             try:
                 while not stopping.is_set() and not await asyncio.to_thread(only_one, conn, NAME):
                     await asyncio.to_thread(stopping.wait, 0.5)

@@ -84,10 +84,18 @@ class Broker:
         return self._do(ask)
 
     def ordered_positions(self) -> list[int]:
-        """As `positions`, for many: by a consumer of its own."""
-        name = f"look-{secrets.token_hex(4)}"
-        self.add_consumer(ConsumerConfig(durable_name=name))
-        return [int(json.loads(body)["position"]) for body in self.fetched(name, self.count())]
+        """As `positions`, for many: by a consumer of its own.
+
+        It is made and used over one connection: another server of a cluster might not have heard of it yet.
+        """
+
+        async def look(jetstream: JetStreamContext) -> list[bytes]:
+            count = (await jetstream.stream_info(EVENTS)).state.messages
+            name = f"look-{secrets.token_hex(4)}"
+            await jetstream.add_consumer(EVENTS, ConsumerConfig(durable_name=name))
+            return await _fetched(jetstream, name, count, acknowledging=True)
+
+        return [int(json.loads(body)["position"]) for body in self._do(look)]
 
     def add_consumer(self, config: ConsumerConfig) -> None:
         """Another service's, of all events."""
@@ -95,18 +103,7 @@ class Broker:
 
     def fetched(self, durable: str, count: int, *, acknowledging: bool = True) -> list[bytes]:
         """So many messages as a consumer gets them."""
-
-        async def fetch(jetstream: JetStreamContext) -> list[bytes]:
-            subscription = await jetstream.pull_subscribe_bind(durable, EVENTS)
-            bodies: list[bytes] = []
-            while len(bodies) < count:
-                for message in await subscription.fetch(min(500, count - len(bodies)), timeout=20):
-                    bodies.append(message.data)
-                    if acknowledging:
-                        await message.ack()
-            return bodies
-
-        return self._do(fetch)
+        return self._do(lambda jetstream: _fetched(jetstream, durable, count, acknowledging=acknowledging))
 
     def forget_ids(self) -> None:
         """As if the window of duplicates had passed."""
@@ -166,6 +163,17 @@ async def _messages(jetstream: JetStreamContext, stream: str) -> list[RawStreamM
         with suppress(NotFoundError):  # it was dealt with, or deleted
             found.append(await jetstream.get_msg(stream, number))
     return found
+
+
+async def _fetched(jetstream: JetStreamContext, durable: str, count: int, *, acknowledging: bool) -> list[bytes]:
+    subscription = await jetstream.pull_subscribe_bind(durable, EVENTS)
+    bodies: list[bytes] = []
+    while len(bodies) < count:
+        for message in await subscription.fetch(min(500, count - len(bodies)), timeout=20):
+            bodies.append(message.data)
+            if acknowledging:
+                await message.ack()
+    return bodies
 
 
 class OwnNats:

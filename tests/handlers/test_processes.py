@@ -23,7 +23,7 @@ from tests.databases import MASTER_KEY
 from tests.handlers.at_work import eventually
 from tests.handlers.broker import Broker
 from tests.handlers.in_memory import InMemory, check_out, confirm, order
-from tests.handlers.test_worker import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.long
 

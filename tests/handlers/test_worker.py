@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,12 +35,7 @@ from tests.domain.examples import DEADLINE
 from tests.handlers.at_work import SOON_S, AtWork, at_work, eventually
 from tests.handlers.broker import Broker, OwnNats
 from tests.handlers.in_memory import InMemory, check_out, complete, order
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+from tests.ports import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
-from threading import Barrier
+from queue import SimpleQueue
+from threading import Barrier, Event
 from typing import Any
 
 import psycopg
@@ -17,6 +19,7 @@ from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import InsufficientPrivilege
 
+import infra.postgres
 from infra.log import Change
 from infra.postgres import (
     AUDITOR,
@@ -24,6 +27,7 @@ from infra.postgres import (
     WRITER,
     DatabaseUnavailable,
     connect,
+    connected_aside,
     migrate,
     move_position,
     only_one,
@@ -370,6 +374,34 @@ def test_a_position_is_0_before_the_first_and_then_what_it_was_moved_to(database
         move_position(conn, "relay", 3)
         move_position(conn, "orders", 9)
         assert (position_of(conn, "orders"), position_of(conn, "relay")) == (9, 3)
+
+
+def test_who_is_cancelled_while_it_connects_leaves_no_connection_behind(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, cancelled, made = Event(), Event(), SimpleQueue[Connection[Any]]()
+
+    def slowly(url: str) -> Connection[Any]:
+        asked.set()
+        assert cancelled.wait(10)
+        made.put(conn := connect(url))
+        return conn
+
+    async def connect_and_be_cancelled() -> None:
+        connecting = asyncio.create_task(connected_aside(database_url).__aenter__())
+        await asyncio.to_thread(asked.wait, 10)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        cancelled.set()
+
+    monkeypatch.setattr(infra.postgres, "connect", slowly)
+    asyncio.run(connect_and_be_cancelled())
+    conn = made.get(timeout=10)
+    deadline = time.monotonic() + 10
+    while not conn.closed:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_of_two_one_is_the_only_one_until_its_connection_ends(database_url: str) -> None:

@@ -1,0 +1,79 @@
+"""Lines between two servers that can fall silent: what a network does to them when it is parted."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+CHUNK_BYTES = 65_536
+
+
+class Line:
+    """Whoever connects to ``port`` talks to ``target``, until the line is cut; what is on its way waits, as in TCP.
+
+    Nobody is told: connections stay open, and new ones are taken and not answered.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._whole = threading.Event()
+        self._whole.set()
+        self._closed = False
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def mend(self) -> None:
+        self._whole.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._whole.set()
+        for thread in self._threads:
+            thread.join()
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return
+            self._sockets.append(caller)
+            self._begin(self._connect, caller)
+
+    def _connect(self, caller: socket.socket) -> None:
+        self._whole.wait()
+        try:
+            called = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:  # that server is not there: the caller learns it as from any network
+            caller.shutdown(socket.SHUT_RDWR)
+            return
+        self._sockets.append(called)
+        self._begin(self._carry, caller, called)
+        self._carry(called, caller)
+
+    def _begin(self, does: Callable[..., None], *given: socket.socket) -> None:
+        thread = threading.Thread(target=does, args=given, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(CHUNK_BYTES):
+                self._whole.wait()
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
