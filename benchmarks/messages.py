@@ -39,6 +39,7 @@ from handlers.contract.events import encoded
 from handlers.demo.prices import PRICES
 from handlers.desk import Actor, House, Role
 from handlers.messages import consumers
+from handlers.processes import settled
 from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
 from handlers.worker import Duties, working
 from infra.clock import SystemClock
@@ -446,6 +447,7 @@ def _work(conn: Connection, database_url: str, nats_url: str) -> None:
         _house(Place(database_url, nats_url, log, Path())) as house,
         working(house, database_url, nats_url),
     ):
+        settled()
         conn.send("at work")
         conn.recv()
 

@@ -90,6 +90,7 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
         )
         document = _kept(work, render_invoice(draft))
         work.do(INVOICE, invoice_id, IssueInvoice(**dict(draft), document=document))
+        work.begin(INVOICE_LINK, link_tokens.link_id(invoice_id, 1))
         _issue_link(work, desk, invoice_id, request.order_id, ordinal=1)
         turn.wait()
         desk.commit(work, requested.account_id)
@@ -181,7 +182,7 @@ def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
         at=desk.now,
         invoice_id=request.invoice_id,
         link_id=request.link_id,
-        receiver_id=_billing(work, issued.order_id).receiver_id,
+        receiver_id=issued.receiver_id or _billing(work, issued.order_id).receiver_id,
         recipient=issued.buyer.email,
         message_id=str(message["Message-ID"]),
     )

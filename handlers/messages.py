@@ -8,7 +8,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from json import JSONDecodeError
@@ -29,7 +29,7 @@ from handlers.commands import handle
 from handlers.contract.history import END_HEADER
 from handlers.desk import SYSTEM, House
 from handlers.history import SENTENCE_HEADER, Part, told
-from handlers.reactions import REACTIONS, Reaction
+from handlers.reactions import MAILS, REACTIONS, Reaction
 from infra import tracing
 from infra.cloudevents import CloudEvent
 from infra.dead_letters import Letter, first_stored_at, letter_of, original_subject
@@ -54,6 +54,9 @@ STOP_S = 5.0
 FETCH_S = 1.0
 REACTIONS_AT_ONCE = 8
 """So many events are followed at a time by each reaction: what is slow about them is a mail server, or a document."""
+MUCH = 2
+"""With so many payments on their way to a grant or an invoice, mails are sent one at a time."""
+
 AT_ONCE = 32
 """So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
@@ -124,9 +127,12 @@ def reactions_broker(nats_url: str, house: House, threads: Executor) -> NatsBrok
         max_reconnect_attempts=-1,
         connect_timeout=5,
         middlewares=(Delivery,),
+        decoder=_cloud_event,
+        apply_types=False,  # nobody is injected anything, and to look for it at each message costs
         logger=logger,
         log_level=logging.DEBUG,
     )
+    precedence = Precedence()
     for event, reactions in REACTIONS.items():
         for reaction in reactions:
             subscriber = broker.subscriber(
@@ -137,8 +143,12 @@ def reactions_broker(nats_url: str, house: House, threads: Executor) -> NatsBrok
                 max_workers=REACTIONS_AT_ONCE,
                 ack_policy=AckPolicy.NACK_ON_ERROR,
             )
-            subscriber(_reacting(reaction, house, threads))
+            subscriber(_reacting(reaction, house, threads, precedence))
     return broker
+
+
+async def _cloud_event(message: StreamMessage[Any]) -> CloudEvent:
+    return CloudEvent.model_validate_json(message.body)
 
 
 @asynccontextmanager
@@ -176,10 +186,34 @@ def must_be_fetching(broker: NatsBroker) -> None:
 # --- reactions -----------------------------------------------------------------------------------------------------
 
 
-def _reacting(reaction: Reaction, house: House, threads: Executor) -> Callable[[CloudEvent], Awaitable[None]]:
+class Precedence:
+    """What a customer waits for goes before mails: where much of it is on its way, these are sent one at a time."""
+
+    def __init__(self) -> None:
+        self._waited_for = 0
+        self._one_mail = asyncio.Lock()
+
+    @asynccontextmanager
+    async def of(self, reaction: Reaction) -> AsyncIterator[None]:
+        """Follow an event in here."""
+        if reaction in MAILS:
+            async with self._one_mail if self._waited_for >= MUCH else nullcontext():
+                yield
+        else:
+            self._waited_for += 1
+            try:
+                yield
+            finally:
+                self._waited_for -= 1
+
+
+def _reacting(
+    reaction: Reaction, house: House, threads: Executor, precedence: Precedence
+) -> Callable[[CloudEvent], Awaitable[None]]:
     async def react(message: CloudEvent) -> None:
         follows = partial(copy_context().run, follow, message, reaction, house)
-        await asyncio.get_running_loop().run_in_executor(threads, follows)
+        async with precedence.of(reaction):
+            await asyncio.get_running_loop().run_in_executor(threads, follows)
 
     return react
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -54,8 +55,15 @@ def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False)
         until_stopped()
 
 
+def settled() -> None:
+    """Keep what was loaded so far out of the garbage collector: it would hold up everything to look through it."""
+    gc.collect()
+    gc.freeze()
+
+
 def until_stopped() -> None:
     """Wait for SIGINT or SIGTERM."""
+    settled()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

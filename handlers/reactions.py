@@ -6,7 +6,7 @@ twice: each of these requests is safe to repeat.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from domain.invoice import CreditNoteIssued
@@ -61,6 +61,9 @@ def mail_credit_note(event: CreditNoteIssued) -> list[Request]:
     """The customer's books need it."""
     return [MailCreditNote(credit_note_id=event.credit_note_id)]
 
+
+MAILS: Collection[Reaction] = {tell_account_manager, mail_invoice, mail_credit_note}
+"""Those that do nothing but tell somebody."""
 
 REACTIONS: Mapping[type[Event], Sequence[Reaction]] = {
     OrderPlaced: [tell_account_manager],

@@ -50,6 +50,10 @@ class UnitOfWork:
             self._begin(decider, stream, recent)
         return cast("S", self._states[stream])
 
+    def begin(self, decider: Decider[C, S, E], aggregate_id: str) -> None:
+        """Begin an aggregate that is not there yet, without asking for it. The append finds out where it is."""
+        self.begin_at(decider, aggregate_id, RecentState(0, decider.initial, None))
+
     def begin_at(self, decider: Decider[C, S, E], aggregate_id: str, standing: RecentState) -> None:
         """Begin with an aggregate as a commit will leave it that is on its way. The append finds out whether it did."""
         self._begin(decider, decider.stream(aggregate_id), standing)

@@ -90,7 +90,8 @@ def _bought(postgres: Log, database_url: str, cluster: Cluster, monkeypatch: pyt
         eventually(cluster.whole, "three servers that agree")
         eventually(lambda: worker.failing is None, "a good report")
         answer = eventually(lambda: _answer_at(cluster), "the answer to a command")
-        assert answer and answer["data"]["outcome"] == "accepted"
+        assert answer
+        assert answer["data"]["outcome"] == "accepted"
         broker = Broker(cluster.url)
         eventually(lambda: broker.count() >= house.head, "every event on its stream")
 

@@ -231,6 +231,20 @@ def test_who_does_not_trust_asks_only_for_what_is_new() -> None:
     assert recorder.loaded == ["allocation-pkg-acme"]
 
 
+def test_what_is_known_not_to_be_there_is_begun_without_asking_and_a_conflict_where_it_is() -> None:
+    recorder = CountingRecorder()
+    log = Log(recorder)
+    first, second = UnitOfWork(log), UnitOfWork(log)
+    for work in (first, second):
+        work.begin(ORDER, "order-1")
+        assert work.do(ORDER, "order-1", request) == [requested]
+    commit(first)
+    with pytest.raises(VersionConflict):
+        commit(second)
+    assert recorder.loaded == []
+    assert told(log) == [("order-order-1", 1, requested)]
+
+
 def test_what_another_process_appended_meanwhile_is_a_conflict_and_then_known() -> None:
     recorder = CountingRecorder()
     here, elsewhere = Log(recorder), Log(recorder)
