@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext, suppress
 from contextvars import copy_context
@@ -120,8 +120,10 @@ class Delivery(BaseMiddleware):
         await broker.publish(letter.body, letter.subject, headers=headers, stream=DEAD_LETTERS, timeout=PUBLISH_S)
 
 
-def reactions_broker(nats_url: str, house: House, threads: Executor) -> NatsBroker:
-    """A broker with a subscriber for each reaction. Streams and consumers are there already: see `infra.nats`."""
+def reactions_broker(
+    nats_url: str, house: House, threads: Executor, precedence: Precedence, wanted: Collection[Reaction]
+) -> NatsBroker:
+    """A broker with a subscriber for each reaction that is wanted. Their streams and consumers are there already."""
     broker = NatsBroker(
         addresses(nats_url),
         max_reconnect_attempts=-1,
@@ -132,9 +134,10 @@ def reactions_broker(nats_url: str, house: House, threads: Executor) -> NatsBrok
         logger=logger,
         log_level=logging.DEBUG,
     )
-    precedence = Precedence()
     for event, reactions in REACTIONS.items():
         for reaction in reactions:
+            if reaction not in wanted:
+                continue
             subscriber = broker.subscriber(
                 subject_of(event),
                 stream=JStream(EVENTS, declare=False),
@@ -152,9 +155,11 @@ async def _cloud_event(message: StreamMessage[Any]) -> CloudEvent:
 
 
 @asynccontextmanager
-async def reacting(nats_url: str, house: House, threads: Executor) -> AsyncIterator[Callable[[], None]]:
+async def reacting(
+    nats_url: str, house: House, threads: Executor, precedence: Precedence, wanted: Collection[Reaction]
+) -> AsyncIterator[Callable[[], None]]:
     """Reactions, while the context lasts. What it gives raises `SubscriberEnded` where one of them has stopped."""
-    broker = reactions_broker(nats_url, house, threads)
+    broker = reactions_broker(nats_url, house, threads, precedence, wanted)
     client = await broker.connect()
     try:
         await broker.start()

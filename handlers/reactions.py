@@ -65,6 +65,9 @@ def mail_credit_note(event: CreditNoteIssued) -> list[Request]:
 MAILS: Collection[Reaction] = {tell_account_manager, mail_invoice, mail_credit_note}
 """Those that do nothing but tell somebody."""
 
+NUMBERED: Collection[Reaction] = {issue_invoice, issue_credit_note}
+"""Those that number documents, which one process does at a time: only one can have a seller's next number."""
+
 REACTIONS: Mapping[type[Event], Sequence[Reaction]] = {
     OrderPlaced: [tell_account_manager],
     PaymentCaptured: [fulfil_order],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,8 @@ from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
-from handlers.messages import REACTIONS_AT_ONCE, Commands, consumers, reacting, telling_history
+from handlers.messages import REACTIONS_AT_ONCE, Commands, Precedence, consumers, reacting, telling_history
+from handlers.reactions import NUMBERED, REACTIONS, Reaction
 from handlers.signing import Busy, CannotSign, Signer, sign
 from infra.checkpoints import NoCheckpoint
 from infra.dead_letters import waiting
@@ -44,6 +45,8 @@ AGAIN_S = 1.0
 EXPIRY_EVERY_S = 60.0
 WATCH_EVERY_S = 5.0
 SNAPSHOTS_EVERY_S = 5.0
+TAKE_OVER_EVERY_S = 0.2
+NUMBERING = "numbering"
 CHECKPOINT_EVERY_S = 60.0
 logger = logging.getLogger(__name__)
 
@@ -120,11 +123,13 @@ class Worker:
             await provision(jetstream, consumers(), self._duties.limits)
             works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
-                see_reactions = await stack.enter_async_context(reacting(self._nats_url, self._house, self._threads))
+                precedence = Precedence()
+                shared = [reaction for found in REACTIONS.values() for reaction in found if reaction not in NUMBERED]
+                see_reactions = await stack.enter_async_context(self._reacting(precedence, shared))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
                 works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
                 works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
-                works.append(self._watch(jetstream, see_reactions))
+                works += [self._watch(jetstream, see_reactions), self._number(precedence)]
             if self._duties.relays:
                 works.append(self.relay.run(client, self._stopped))
             self.failing = None
@@ -196,6 +201,24 @@ class Worker:
             await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
             self.dead_letters = await waiting(jetstream)
             await self._pause(WATCH_EVERY_S)
+
+    def _reacting(
+        self, precedence: Precedence, wanted: Collection[Reaction]
+    ) -> AbstractAsyncContextManager[Callable[[], None]]:
+        return reacting(self._nats_url, self._house, self._threads, precedence, wanted)
+
+    async def _number(self, precedence: Precedence) -> None:
+        """Number documents, as soon as no other process does. Another begins once this one's connection has ended."""
+        async with connected_aside(self._database_url) as conn:
+            while not await asyncio.to_thread(only_one, conn, NUMBERING):
+                await self._pause(TAKE_OVER_EVERY_S)
+                if self._stopped.is_set():
+                    return
+            async with self._reacting(precedence, NUMBERED) as see_reactions:
+                while not self._stopped.is_set():
+                    see_reactions()
+                    await asyncio.to_thread(only_one, conn, NUMBERING)  # it is, unless the connection is broken
+                    await self._pause(WATCH_EVERY_S)
 
     async def _pause(self, longest_s: float) -> None:
         """Let time pass, until it is time to stop."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -22,8 +24,9 @@ import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import Method, OrderExpired, OrderFulfilled
 from handlers.messages import Commands, must_be_fetching
+from handlers.reactions import NUMBERED
 from handlers.requests import WithdrawOrder
-from handlers.worker import Worker, expire_orders, working
+from handlers.worker import TAKE_OVER_EVERY_S, Worker, expire_orders, working
 from infra.log import Log
 from infra.nats import BrokerUnavailable
 from infra.relay import Relay
@@ -296,6 +299,36 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
     order_id = trunkline.buy()
     trunkline.until(InvoiceEmailed, order_id)
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
+
+
+def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that_one_has_ended(
+    postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = InMemory(log=postgres).house
+    numbering: list[object] = []
+    real = handlers.messages.reacting
+
+    @asynccontextmanager
+    async def watched(*given: Any) -> AsyncIterator[Callable[[], None]]:  # noqa: ANN401 - passed on
+        async with real(*given) as see_reactions:
+            if given[-1] is NUMBERED:
+                numbering.append(given)
+            yield see_reactions
+
+    monkeypatch.setattr(handlers.worker, "reacting", watched)
+    first, second = (Worker(house, database_url, nats_url) for _ in range(2))
+    first.start()
+    eventually(lambda: numbering, "one that numbers")
+    second.start()
+    try:
+        time.sleep(3 * TAKE_OVER_EVERY_S)
+        assert len(numbering) == 1
+    finally:
+        first.stop()
+    try:
+        eventually(lambda: len(numbering) == 2, "the other")
+    finally:
+        second.stop()
 
 
 # --- what works together -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 import traceback
@@ -198,6 +199,15 @@ def test_who_connects_has_the_role_and_our_limits(program: Connection[Any], requ
     settings = {name: program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names}
     role = request.node.callspec.params["program"]
     assert [found and found["it"] for found in settings.values()] == [role, "UTC", "5s", "1min", "30s"]
+
+
+def test_neither_side_waits_for_ever_for_one_that_has_lost_its_power(program: Connection[Any]) -> None:
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+    theirs = [program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
+    assert [found and found["it"] for found in theirs] == ["10", "5", "3"]
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    with socket.socket(fileno=os.dup(program.fileno())) as ours:
+        assert [ours.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3]
 
 
 def test_who_may_do_too_much_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
