@@ -57,6 +57,7 @@ REACTIONS_AT_ONCE = 8
 MUCH = 2
 """With so many payments on their way to a grant or an invoice, mails are sent one at a time."""
 
+MAIL_WAITS_S = 5.0
 AT_ONCE = 32
 """So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
@@ -192,7 +193,10 @@ def must_be_fetching(broker: NatsBroker) -> None:
 
 
 class Precedence:
-    """What a customer waits for goes before mails: where much of it is on its way, these are sent one at a time."""
+    """What a customer waits for goes before mails: where much of it is on its way, these are sent one at a time.
+
+    None waits for long: a mail server that hangs holds up one, and a message that is not acknowledged comes again.
+    """
 
     def __init__(self) -> None:
         self._waited_for = 0
@@ -202,7 +206,7 @@ class Precedence:
     async def of(self, reaction: Reaction) -> AsyncIterator[None]:
         """Follow an event in here."""
         if reaction in MAILS:
-            async with self._one_mail if self._waited_for >= MUCH else nullcontext():
+            async with self._one_at_a_time() if self._waited_for >= MUCH else nullcontext():
                 yield
         else:
             self._waited_for += 1
@@ -210,6 +214,18 @@ class Precedence:
                 yield
             finally:
                 self._waited_for -= 1
+
+    @asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        ours = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MAIL_WAITS_S):
+                ours = await self._one_mail.acquire()
+        try:
+            yield
+        finally:
+            if ours:
+                self._one_mail.release()
 
 
 def _reacting(

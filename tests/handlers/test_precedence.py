@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
+import handlers.messages
 from handlers.messages import MUCH, Precedence
 from handlers.reactions import fulfil_order, issue_invoice, mail_credit_note, mail_invoice
 
@@ -36,6 +39,22 @@ def test_mails_are_sent_one_at_a_time_while_much_is_waited_for_and_together_othe
         return [*found, await _mails_at_once(precedence)]
 
     assert asyncio.run(all_of_it()) == [3, 1, 3]
+
+
+def test_a_mail_that_hangs_holds_up_the_next_one_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers.messages, "MAIL_WAITS_S", 0.01)
+
+    async def all_of_it() -> int:
+        precedence = Precedence()
+        async with AsyncExitStack() as under_way:
+            for _ in range(MUCH):
+                await under_way.enter_async_context(precedence.of(issue_invoice))
+            async with precedence.of(mail_invoice), precedence.of(mail_invoice):
+                pass
+            monkeypatch.undo()
+            return await _mails_at_once(precedence)
+
+    assert asyncio.run(asyncio.wait_for(all_of_it(), 5)) == 1, "and one at a time again"
 
 
 def test_nothing_that_is_waited_for_waits_for_a_mail() -> None:
