@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
@@ -74,14 +73,15 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
     async def broken(error: Exception) -> None:
         logger.warning("the connection to NATS at %s: %s", where, error)
 
+    client = Client()
     try:
-        # With endless reconnecting, the first connection would be tried for ever too: so it has a time of its own.
-        async with asyncio.timeout(CONNECT_S):
-            client = await nats.connect(urls, max_reconnect_attempts=-1, error_cb=broken)
-    except (NatsError, OSError, TimeoutError, ValueError) as error:
-        reason = str(error) or f"there is no answer in {CONNECT_S} s"
-        raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
-    try:
+        try:
+            # With endless reconnecting, the first connection would be tried for ever too: so it has a time of its own.
+            async with asyncio.timeout(CONNECT_S):
+                await client.connect(urls, max_reconnect_attempts=-1, error_cb=broken)
+        except (NatsError, OSError, TimeoutError, ValueError) as error:
+            reason = str(error) or f"there is no answer in {CONNECT_S} s"
+            raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
         yield client
     finally:
         await client.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import nats
+from nats.aio.client import Client
 from nats.js.api import ClusterInfo
 
 from infra.embedded_nats import NAME, _program
@@ -149,8 +150,9 @@ class Cluster:
         """The streams as a server sees them; none where it does not say."""
 
         async def ask() -> dict[str, ClusterInfo]:
-            client = await nats.connect(url.split(","), connect_timeout=1, max_reconnect_attempts=2, error_cb=_quiet)
+            client = Client()
             try:
+                await client.connect(url.split(","), connect_timeout=1, max_reconnect_attempts=2, error_cb=_quiet)
                 found = await client.jetstream(timeout=2).streams_info()
                 return {str(stream.config.name): stream.cluster for stream in found if stream.cluster}
             finally:
