@@ -161,7 +161,7 @@ async def reacting(
 ) -> AsyncIterator[Callable[[], None]]:
     """Reactions, while the context lasts. What it gives raises `SubscriberEnded` where one of them has stopped."""
     broker = reactions_broker(nats_url, house, threads, precedence, wanted)
-    client = await broker.connect()
+    client = await connection_of(broker)
     try:
         await broker.start()
         yield lambda: must_be_fetching(broker)
@@ -170,6 +170,18 @@ async def reacting(
             async with asyncio.timeout(STOP_S):
                 await broker.stop()
         await client.close()
+
+
+async def connection_of(broker: NatsBroker) -> Client:
+    """Connect; where that is cancelled, the connection is closed that nobody would have got."""
+    connecting = asyncio.create_task(broker.connect())
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        with suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await (await connecting).close()
+        raise
 
 
 class SubscriberEnded(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import threading
 import time
@@ -23,7 +24,7 @@ import infra.nats
 import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import Method, OrderExpired, OrderFulfilled
-from handlers.messages import Commands, must_be_fetching
+from handlers.messages import Commands, connection_of, must_be_fetching
 from handlers.reactions import NUMBERED
 from handlers.requests import WithdrawOrder
 from handlers.worker import TAKE_OVER_EVERY_S, Worker, expire_orders, working
@@ -329,6 +330,25 @@ def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that
         eventually(lambda: len(numbering) == 2, "the other")
     finally:
         second.stop()
+
+
+def test_a_connection_that_is_cancelled_while_it_is_made_is_closed(nats_url: str) -> None:
+    """Or Python warns of a socket that nobody closed, and here a warning is an error."""
+
+    async def cancel_sooner_and_later() -> None:
+        for moment in range(40):
+            connecting = asyncio.create_task(connection_of(NatsBroker([nats_url])))
+            for _ in range(moment):
+                await asyncio.sleep(0.0001)
+            connecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await (await connecting).close()
+            del connecting
+            await asyncio.sleep(0.002)
+            gc.collect()
+
+    asyncio.run(cancel_sooner_and_later())
+    gc.collect()
 
 
 # --- what works together -------------------------------------------------------------------------------------------
