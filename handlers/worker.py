@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
 from handlers.messages import REACTIONS_AT_ONCE, Commands, Precedence, consumers, reacting, telling_history
-from handlers.reactions import NUMBERED, REACTIONS, Reaction
+from handlers.reactions import NUMBERED, REACTIONS
 from handlers.signing import Busy, CannotSign, Signer, sign
 from infra.checkpoints import NoCheckpoint
 from infra.dead_letters import waiting
@@ -123,13 +123,13 @@ class Worker:
             await provision(jetstream, consumers(), self._duties.limits)
             works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
-                precedence = Precedence()
                 shared = [reaction for found in REACTIONS.values() for reaction in found if reaction not in NUMBERED]
-                see_reactions = await stack.enter_async_context(self._reacting(precedence, shared))
+                with_these = (self._nats_url, self._house, self._threads, Precedence())
+                see_reactions = await stack.enter_async_context(reacting(*with_these, shared))
                 await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
                 works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
                 works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
-                works += [self._watch(jetstream, see_reactions), self._number(precedence)]
+                works += [self._watch(jetstream, see_reactions), self._number(reacting(*with_these, NUMBERED))]
             if self._duties.relays:
                 works.append(self.relay.run(client, self._stopped))
             self.failing = None
@@ -202,19 +202,14 @@ class Worker:
             self.dead_letters = await waiting(jetstream)
             await self._pause(WATCH_EVERY_S)
 
-    def _reacting(
-        self, precedence: Precedence, wanted: Collection[Reaction]
-    ) -> AbstractAsyncContextManager[Callable[[], None]]:
-        return reacting(self._nats_url, self._house, self._threads, precedence, wanted)
-
-    async def _number(self, precedence: Precedence) -> None:
+    async def _number(self, numbering: AbstractAsyncContextManager[Callable[[], None]]) -> None:
         """Number documents, as soon as no other process does. Another begins once this one's connection has ended."""
         async with connected_aside(self._database_url) as conn:
             while not await asyncio.to_thread(only_one, conn, NUMBERING):
                 await self._pause(TAKE_OVER_EVERY_S)
                 if self._stopped.is_set():
                     return
-            async with self._reacting(precedence, NUMBERED) as see_reactions:
+            async with numbering as see_reactions:
                 while not self._stopped.is_set():
                     see_reactions()
                     await asyncio.to_thread(only_one, conn, NUMBERING)  # it is, unless the connection is broken
