@@ -217,6 +217,7 @@ def test_everything_delivered_once_more_changes_nothing(
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
         names = on_postgres.names()
         head = on_postgres.head
+        eventually(lambda: len(broker.events()) == head, "every event on its stream")
         for number, message in enumerate(broker.events()):
             headers = {"Nats-Msg-Id": f"once-more-{number}"}
             broker.publish(str(message.subject), message.data or b"", headers)
@@ -238,6 +239,7 @@ def test_two_workers_share_the_work_and_do_nothing_twice(
             total = on_postgres.all(ExpansionRequested)[-1].quote.total
             on_postgres.ask(confirm(total, f"order-{number}"))
         eventually(lambda: len(on_postgres.all(InvoiceEmailed)) == 5, "five mails")
+        eventually(lambda: len(broker.events()) == on_postgres.head, "every event on its stream")
         eventually(lambda: broker.idle(*REACTING), "idle consumers")
 
     assert len(on_postgres.all(OrderFulfilled)) == len(on_postgres.all(InvoiceIssued)) == 5
