@@ -461,6 +461,6 @@ def _work(conn: Connection, database_url: str, nats_url: str) -> None:
 def _house(place: Place) -> Iterator[House]:
     """A house over a place's log. Nobody pays at a provider here."""
     nobody = PayPal(base_url="http://127.0.0.1:9", client_id="", client_secret="")
-    with _elsewhere(_catch_mail) as port, nobody as provider:
-        outside = Outside(SystemClock(), provider, SmtpMailer(HOST, port))
+    with _elsewhere(_catch_mail) as port, nobody as provider, SmtpMailer(HOST, port) as mailer:
+        outside = Outside(SystemClock(), provider, mailer)
         yield house_of(settings(seller_code="YT"), place.log, outside, b"benchmark" * 4, "http://127.0.0.1")

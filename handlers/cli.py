@@ -133,8 +133,8 @@ def up(
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
     _make("--data", data)
     given = local_senders(settings(), data)
-    with servers(given, data) as places, provider_of(given) as provider:
-        outside = Outside(SystemClock(), provider, mailer_of(given))
+    with servers(given, data) as places, provider_of(given) as provider, mailer_of(given) as mailer:
+        outside = Outside(SystemClock(), provider, mailer)
         with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
             _console().print(f"Trunkline serves at {running.url}; stop it by Ctrl-C.", highlight=False)
             until_stopped()

@@ -333,7 +333,7 @@ def provider_of(settings: Settings) -> PayPal:
     return PayPal(base_url=settings.paypal_url, client_id=settings.paypal_client_id, client_secret=secret)
 
 
-def mailer_of(settings: Settings) -> Mailer:
+def mailer_of(settings: Settings) -> SmtpMailer:
     """The mail server that the settings name."""
     password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
     return SmtpMailer(settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password)

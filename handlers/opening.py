@@ -54,8 +54,8 @@ def opened_log(data: Path | None) -> Iterator[Opened]:
 def house_over(opened: Opened) -> Iterator[House]:
     """The house over a log, without its HTTP application, projections and worker."""
     given = opened.settings
-    with exported(), provider_of(given) as provider:
-        outside = Outside(SystemClock(), provider, mailer_of(given))
+    with exported(), provider_of(given) as provider, mailer_of(given) as mailer:
+        outside = Outside(SystemClock(), provider, mailer)
         url = given.public_url or f"http://127.0.0.1:{given.http_port}"
         yield house_of(given, opened.log, outside, link_secret(given, opened.data), url)
 

@@ -81,8 +81,8 @@ def parts(given: Settings, *, relays: bool, works: bool, serves: bool) -> Iterat
         log = stack.enter_context(postgres_log(given.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(given.http_port))
         url = url_of(listener)
-        outside = Outside(SystemClock(), stack.enter_context(provider_of(given)), mailer_of(given))
-        house = house_of(given, log, outside, secrets.link, url)
+        provider, mailer = stack.enter_context(provider_of(given)), stack.enter_context(mailer_of(given))
+        house = house_of(given, log, Outside(SystemClock(), provider, mailer), secrets.link, url)
         if works:
             stack.enter_context(running(given.database_url, log))
         worker = None

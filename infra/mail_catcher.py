@@ -29,6 +29,8 @@ class Catcher:
         self.host = host
         self.port = port
         self.refusal: str | None = None
+        self.sessions: list[SMTP] = []
+        """One for each connection that was made to it."""
         self._came: list[bytes] = []
         self._arrived = Condition()
 
@@ -111,7 +113,7 @@ def mail_catcher(
                 loop=asyncio.get_running_loop(),
             )
 
-        serving = thread.submit(asyncio.run, _serve(session, listener, tls, stopper))
+        serving = thread.submit(asyncio.run, _serve(session, catcher.sessions, listener, tls, stopper))
         stop = stopper.result(_START_TIMEOUT_S)
         try:
             yield catcher
@@ -122,12 +124,12 @@ def mail_catcher(
 
 async def _serve(
     session: Callable[[], SMTP],
+    sessions: list[SMTP],
     listener: socket.socket,
     tls: ssl.SSLContext | None,
     stopper: Future[Callable[[], object]],
 ) -> None:
     """Serve until whoever got the stopper calls it; then close what is open, so that nothing is left to warn of."""
-    sessions: list[SMTP] = []
 
     def accept() -> SMTP:
         sessions.append(session())

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import smtplib
 import ssl
+import time
+from collections import deque
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from infra import tracing
 
+_OK: Final = 250
 _PERMANENT: Final = 500
 """From here on, a reply to a message means: do not send this again as it is (RFC 5321, 4.2.1)."""
+
+KEPT_S: Final = 30.0
+"""A connection that was idle for longer is not used: what is on the way there may have forgotten it in silence."""
 
 _ADDRESS: Final = re.compile(r"[^\s<>]+@[^\s<>:,;]+")
 
@@ -48,9 +54,10 @@ class Security(StrEnum):
 
 @dataclass(frozen=True)
 class SmtpMailer:
-    """A mail server, and how to get at it. Each message has a connection of its own, so threads may share a mailer.
+    """A mail server, and how to get at it. Connections are kept for messages to come, until the context ends.
 
-    ``timeout_s`` holds for each step, in seconds; ``context`` says whose certificates are trusted.
+    Threads may share it: a message on its way has its connection to itself. ``timeout_s`` holds for each step, in
+    seconds; ``context`` says whose certificates are trusted.
     """
 
     host: str
@@ -60,6 +67,18 @@ class SmtpMailer:
     password: str | None = field(default=None, repr=False)
     timeout_s: float = 10.0
     context: ssl.SSLContext = field(default_factory=ssl.create_default_context, repr=False)
+    _idle: deque[tuple[float, smtplib.SMTP]] = field(default_factory=deque, init=False, repr=False, compare=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take leave of the server."""
+        while self._idle:
+            server = self._idle.pop()[1]
+            with suppress(OSError):  # smtplib's errors are of this kind, too; a clumsy goodbye changes nothing
+                server.quit()
+            server.close()
 
     def send(self, message: EmailMessage) -> None:
         """Hand the message over. An address that is not all ASCII needs a server with SMTPUTF8 (RFC 6531).
@@ -73,16 +92,29 @@ class SmtpMailer:
 
     def _send(self, message: EmailMessage) -> None:
         try:
-            server = self._connect()
-        except OSError as error:  # smtplib's errors are of this kind, too; none of them is about the message
+            server = self._kept() or self._connect()
+        except OSError as error:  # none of these is about the message
             raise MailNotSent(f"{self._name} cannot be used: {_said(error)}.", permanent=False) from error
-        with contextlib.closing(server):
+        with ExitStack() as stack:
+            stack.callback(server.close)
             try:
                 server.send_message(message)
             except OSError as error:
                 raise MailNotSent(f"{self._name} did not take it: {_said(error)}.", permanent=_final(error)) from error
-            with contextlib.suppress(OSError):  # the message is theirs now: a clumsy goodbye changes nothing
-                server.quit()
+            stack.pop_all()
+            self._idle.append((time.monotonic(), server))
+
+    def _kept(self) -> smtplib.SMTP | None:
+        """An idle connection that the server still answers on. Those that are of no use any longer are closed."""
+        with suppress(IndexError):
+            while True:
+                since, server = self._idle.pop()
+                if time.monotonic() - since < KEPT_S:
+                    with suppress(OSError):
+                        if server.noop()[0] == _OK:
+                            return server
+                server.close()
+        return None
 
     @property
     def _name(self) -> str:

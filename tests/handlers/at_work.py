@@ -76,10 +76,11 @@ class Surroundings:
     simulator: SimulatorEndpoint
     provider: PayPal
     catcher: Catcher
+    mailer: SmtpMailer
 
     @property
     def outside(self) -> Outside:
-        return Outside(self.clock, self.provider, SmtpMailer(self.catcher.host, self.catcher.port))
+        return Outside(self.clock, self.provider, self.mailer)
 
 
 @contextmanager
@@ -95,8 +96,9 @@ def surroundings() -> Iterator[Surroundings]:
             retry_wait_s=0.01,
         ) as provider,
         mail_catcher() as catcher,
+        SmtpMailer(catcher.host, catcher.port) as mailer,
     ):
-        yield Surroundings(clock, simulator, provider, catcher)
+        yield Surroundings(clock, simulator, provider, catcher, mailer)
 
 
 @dataclass(frozen=True)

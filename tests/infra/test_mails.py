@@ -362,9 +362,9 @@ def test_a_message_id_of_another_form_is_refused(message_id: str) -> None:
 
 def test_each_mail_survives_the_way_over_smtp() -> None:
     sent = [the_invoice(), the_offline_order(), the_credit_note(), *hostile("株式会社 <b>\u2028\r\n.\r\nMAIL FROM:<e>")]
-    with mail_catcher() as catcher:
+    with mail_catcher() as catcher, SmtpMailer(catcher.host, catcher.port) as mailer:
         for mail in sent:
-            SmtpMailer(catcher.host, catcher.port).send(mail)
+            mailer.send(mail)
         arrived = catcher.wait_for(len(sent), timeout_s=5)
 
     assert [mail.as_bytes() for mail in arrived] == [mail.as_bytes() for mail in sent]

@@ -11,6 +11,7 @@ from email.policy import SMTP
 
 import pytest
 
+import infra.smtp
 from infra.mail_catcher import BANNER, Catcher, mail_catcher
 from infra.smtp import MailNotSent, Security, SmtpMailer
 
@@ -42,35 +43,39 @@ def _catcher() -> Iterator[Catcher]:
         yield catcher
 
 
-def test_a_message_arrives_as_it_was_sent(catcher: Catcher) -> None:
-    SmtpMailer(catcher.host, catcher.port).send(mail())
+@pytest.fixture(name="mailer")
+def _mailer(catcher: Catcher) -> Iterator[SmtpMailer]:
+    with SmtpMailer(catcher.host, catcher.port) as mailer:
+        yield mailer
+
+
+def test_a_message_arrives_as_it_was_sent(catcher: Catcher, mailer: SmtpMailer) -> None:
+    mailer.send(mail())
 
     (received,) = catcher.wait_for(1, timeout_s=5)
     assert received["Subject"] == "The invoice"
     assert received.get_content().splitlines() == mail().get_content().splitlines()
 
 
-def test_one_mailer_serves_many_threads(catcher: Catcher) -> None:
-    mailer = SmtpMailer(catcher.host, catcher.port)
+def test_one_mailer_serves_many_threads(catcher: Catcher, mailer: SmtpMailer) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda number: mailer.send(mail(str(number))), range(12)))
 
     assert {int(message["Subject"]) for message in catcher.wait_for(12, timeout_s=5)} == set(range(12))
 
 
-def test_a_recipient_refused_for_good_is_not_tried_again(catcher: Catcher) -> None:
+def test_a_recipient_refused_for_good_is_not_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
     catcher.refusal = "550 5.1.1 <ada@analytical.example>: no such user"
 
     with pytest.raises(MailNotSent, match=r"did not take it: 550 5\.1\.1 <\[address\]>: no such user\.$") as refused:
-        SmtpMailer(catcher.host, catcher.port).send(mail())
+        mailer.send(mail())
 
     assert refused.value.permanent
     assert catcher.messages == []
 
 
-def test_a_recipient_refused_for_now_may_be_tried_again(catcher: Catcher) -> None:
+def test_a_recipient_refused_for_now_may_be_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
     catcher.refusal = "451 4.3.0 greylisted, come back later"
-    mailer = SmtpMailer(catcher.host, catcher.port)
     with pytest.raises(MailNotSent, match="451") as refused:
         mailer.send(mail())
     assert not refused.value.permanent
@@ -80,22 +85,70 @@ def test_a_recipient_refused_for_now_may_be_tried_again(catcher: Catcher) -> Non
     assert len(catcher.wait_for(1, timeout_s=5)) == 1
 
 
-def test_a_message_refused_for_good_is_not_tried_again(catcher: Catcher) -> None:
+def test_a_message_refused_for_good_is_not_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
     message = mail()
     message.set_payload("x" * 2000)  # RFC 5322 permits lines of 998
 
     with pytest.raises(MailNotSent, match="500 Line too long") as refused:
-        SmtpMailer(catcher.host, catcher.port).send(message)
+        mailer.send(message)
 
     assert refused.value.permanent
     assert catcher.messages == []
 
 
-def test_an_address_beyond_ascii_goes_by_smtputf8(catcher: Catcher) -> None:
-    SmtpMailer(catcher.host, catcher.port).send(mail(to="łukasz@żółć.example"))
+def test_an_address_beyond_ascii_goes_by_smtputf8(catcher: Catcher, mailer: SmtpMailer) -> None:
+    mailer.send(mail(to="łukasz@żółć.example"))
 
     (received,) = catcher.wait_for(1, timeout_s=5)
     assert received["To"] == "łukasz@żółć.example"
+
+
+# --- connections that are kept --------------------------------------------------------------------------------------
+
+
+def test_messages_one_after_another_go_over_one_connection(catcher: Catcher, mailer: SmtpMailer) -> None:
+    for number in range(3):
+        mailer.send(mail(str(number)))
+
+    assert [message["Subject"] for message in catcher.wait_for(3, timeout_s=5)] == ["0", "1", "2"]
+    assert len(catcher.sessions) == 1
+
+
+def test_after_the_server_has_hung_up_a_message_goes_over_a_new_connection(
+    catcher: Catcher, mailer: SmtpMailer
+) -> None:
+    """As servers do that were restarted, or have waited for long enough."""
+    mailer.send(mail("before"))
+    (session,) = catcher.sessions
+    assert session.transport
+    session.loop.call_soon_threadsafe(session.transport.close)
+    mailer.send(mail("afterwards"))
+
+    assert [message["Subject"] for message in catcher.wait_for(2, timeout_s=5)] == ["before", "afterwards"]
+    assert len(catcher.sessions) == 2
+
+
+def test_a_connection_that_was_idle_for_long_is_not_tried(
+    catcher: Catcher, mailer: SmtpMailer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailer.send(mail())
+    monkeypatch.setattr(infra.smtp, "KEPT_S", 0.0)
+    mailer.send(mail())
+
+    assert len(catcher.sessions) == 2
+
+
+def test_after_a_refusal_the_connection_is_not_kept(catcher: Catcher, mailer: SmtpMailer) -> None:
+    catcher.refusal = "451 4.3.0 greylisted, come back later"
+    with pytest.raises(MailNotSent, match="451"):
+        mailer.send(mail())
+    catcher.refusal = None
+    mailer.send(mail())
+
+    assert len(catcher.sessions) == 2
+
+
+# --- servers that are of no use -------------------------------------------------------------------------------------
 
 
 def test_a_server_that_is_not_there_may_come_back() -> None:
@@ -122,10 +175,11 @@ def test_a_message_goes_over_tls_with_a_login(security: Security) -> None:
     server, client = without_certificate(ssl.PROTOCOL_TLS_SERVER), without_certificate(ssl.PROTOCOL_TLS_CLIENT)
     tls, starttls = (server, None) if security is Security.TLS else (None, server)
     with mail_catcher(tls=tls, starttls=starttls, login=("trunkline", PASSWORD)) as catcher:
-        mailer = SmtpMailer(catcher.host, catcher.port, security, "trunkline", PASSWORD, context=client)
-        mailer.send(mail())
+        with SmtpMailer(catcher.host, catcher.port, security, "trunkline", PASSWORD, context=client) as mailer:
+            mailer.send(mail())
+            mailer.send(mail())
 
-        assert len(catcher.wait_for(1, timeout_s=5)) == 1
+        assert len(catcher.wait_for(2, timeout_s=5)) == 2
         assert PASSWORD not in repr(mailer)
 
 

@@ -265,7 +265,7 @@ INSERT INTO shadow.invoice_link_attempts (link_id, position, account_id, outcome
   SELECT 'link-order-' || n, n, 'account-' || n % 20000, 'consumed', timestamptz '2020-01-01'
     FROM generate_series(1, 1000000) AS n;
 INSERT INTO shadow.timeline (position, account_id, stream, version, topic, event_id, actor, correlation_id, recorded_at)
-  SELECT n, 'account-' || n % 20000, 'order-' || n, 1, 'topic', gen_random_uuid(), 'admin:ada', 'wish',
+  SELECT n, 'account-' || n % 20000, 'order-' || n, 1, 'topic', lpad(n::text, 32, '0')::uuid, 'admin:ada', 'wish',
          timestamptz '2020-01-01' + n * interval '3 minutes' FROM generate_series(1, 1000000) AS n;
 """
 
