@@ -129,7 +129,9 @@ def _unavailable(_request: Request, error: Exception) -> Response:
 
 def _unexpected(_request: Request, error: Exception) -> Response:
     logger.error("a request failed", exc_info=error)
-    return problem(503, "unavailable", "Something that this needs does not answer; try again later.")
+    answer = problem(503, "unavailable", "Something that this needs does not answer; try again later.")
+    answer.headers["Connection"] = "close"  # as the server does after that; or the next request may be on its way
+    return answer
 
 
 RESPONDERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {

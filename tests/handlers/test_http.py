@@ -199,6 +199,7 @@ def test_while_the_document_cannot_be_read_the_link_is_not_used_up(
         patch.setattr(shop.house.log, "document", away)
         answer = http.post(link.path)
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:trunkline:problem:unavailable")
+    assert answer.headers["Connection"] == "close"
     assert attempts(shop, link) == {}
 
     assert http.post(link.path).status_code == 200
