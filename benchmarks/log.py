@@ -29,6 +29,7 @@ from benchmarks.measure import Measure, Void, in_turn
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
 from domain.messages import Decider
 from domain.services import Plan
+from handlers.processes import settled
 from infra.append import APPEND, Append, parameters
 from infra.chain import ChainBroken, Verifier, Walk
 from infra.embedded_postgres import embedded_postgres, temporary_directory
@@ -65,6 +66,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
         Void: the log is not what was appended.
     """
     with temporary_directory() as directory, embedded_postgres(directory) as owner_url, _bench(owner_url) as bench:
+        settled()
 
         def checked() -> None:
             bench.check()

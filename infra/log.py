@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -186,11 +187,19 @@ class Log:
             after = found[-1].id
 
     def history(self, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
-        """Every event, up to and with ``upto``, page by page: memory stays flat in the length of the log."""
-        after = 0
-        while events := self.read(after, limit=page, upto=upto):
-            yield from events
-            after = events[-1].position
+        """Every event, up to and with ``upto``, page by page: memory stays flat in the length of the log.
+
+        A page is fetched while the one before it is decoded and used.
+        """
+        with ThreadPoolExecutor(1, "log-history") as ahead:
+            fetched = ahead.submit(self._recorder.rows, 0, page, upto)
+            while True:
+                with _available():
+                    if not (rows := fetched.result()):
+                        return
+                    fetched = ahead.submit(self._recorder.rows, rows[-1].id, page, upto)
+                    events = self._mapper.all_recorded(rows)
+                yield from events
 
     def position_at(self, moment: datetime) -> int:
         """The position of the last event that was recorded up to a moment; 0 where there is none."""

@@ -72,17 +72,24 @@ class Recorded(NamedTuple):
         return event_id(self.stream, self.version)
 
 
+class _Reader(NamedTuple):
+    """What reads the states of a topic: as they are stored, or as the fields of their JSON."""
+
+    stored: Callable[[bytes], Event]
+    fields: Callable[[dict[str, Any]], Event]
+
+
 @cache
-def _reader(topic: str) -> Callable[[bytes], Event]:
-    """What reads the states of a topic."""
+def _reader(topic: str) -> _Reader:
     if topic in UPCASTS:
         today, upcast = UPCASTS[topic]
-        read = _reader(today)
-        return lambda state: read(to_json(upcast(_fields(state))))
+        read = _reader(today).fields
+        return _Reader(lambda state: read(upcast(_fields(state))), lambda fields: read(upcast(fields)))
     event = topics().get(topic)
     if event is None:
         raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows{_known(topic)}")
-    return event.__pydantic_validator__.validate_json  # what model_validate_json calls, without its toll
+    validator = event.__pydantic_validator__  # what model_validate_json calls, without its toll
+    return _Reader(validator.validate_json, validator.validate_python)
 
 
 def _fields(state: bytes) -> dict[str, Any]:
@@ -203,8 +210,8 @@ class _Sealed:
         named = [self.fields[name].get("person") for name in self.names]
         return [person for person in named if isinstance(person, str)]
 
-    def opened(self, row: LogRow, keys: Mapping[str, bytes] | None) -> bytes:
-        """The JSON as it was before it was sealed; where a key is missing, erased.
+    def opened(self, row: LogRow, keys: Mapping[str, bytes] | None) -> dict[str, Any]:
+        """The fields as they were before they were sealed; where a key is missing, erased.
 
         Raises:
             UnreadableEvent: a field does not open.
@@ -216,7 +223,7 @@ class _Sealed:
                 fields[name] = self._opened(row, name, personal[name], keys)
             except DoesNotOpen as error:
                 raise UnreadableEvent(f"{name}: {error}") from error
-        return to_json(fields)
+        return fields
 
     def _opened(self, row: LogRow, name: str, mark: Personal, keys: Mapping[str, bytes] | None) -> object:
         value = self.fields[name]
@@ -247,7 +254,8 @@ def _sealed(row: LogRow) -> _Sealed | None:
 def _recorded(row: LogRow, sealed: _Sealed | None = None, keys: Mapping[str, bytes] | None = None) -> Recorded:
     stream, version, topic, state, position, recorded_at, account_id, correlation_id, causation_id, actor = row
     try:
-        event = _reader(topic)(sealed.opened(row, keys) if sealed else state)
+        reader = _reader(topic)
+        event = reader.fields(sealed.opened(row, keys)) if sealed else reader.stored(state)
     except (UnreadableEvent, ValueError) as error:
         where = f"{stream} version {version}, at position {position},"
         raise UnreadableEvent(f"Event {where} cannot be read: {_said(error)}") from None

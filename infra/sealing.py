@@ -8,9 +8,9 @@ stream, version, topic and field: moved to any other place, a ciphertext does no
 from __future__ import annotations
 
 import secrets
-from base64 import b64decode, b64encode
-from dataclasses import dataclass
-from typing import Any, Final
+from base64 import b64encode
+from binascii import a2b_base64
+from typing import Any, Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -26,8 +26,7 @@ class DoesNotOpen(Exception):
     """A sealed value was altered, moved from another place, or sealed with another key. The text says no more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a value stands, and whose it is."""
 
     person: str
@@ -38,7 +37,7 @@ class Place:
 
     def bound(self) -> bytes:
         """The place in bytes, such that no two places have the same."""
-        return to_json((self.person, self.stream, self.version, self.topic, self.field))
+        return to_json(self)
 
 
 def is_sealed(value: object) -> bool:
@@ -79,7 +78,10 @@ def unseal(value: dict[str, Any], key: bytes, place: Place) -> bytes:
     """
     person_of(value)
     try:
-        nonce, ciphertext = (b64decode(value[part], validate=True) for part in ("nonce", "ciphertext"))
+        nonce, ciphertext = (
+            a2b_base64(value["nonce"], strict_mode=True),
+            a2b_base64(value["ciphertext"], strict_mode=True),
+        )
         return AESGCM(key).decrypt(nonce, ciphertext, place.bound())
     except (ValueError, InvalidTag) as error:
         raise DoesNotOpen("what is sealed was altered, moved here from another place, or is another key's") from error

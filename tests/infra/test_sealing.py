@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,11 +34,11 @@ def test_the_same_value_sealed_twice_looks_different() -> None:
 @pytest.mark.parametrize(
     "elsewhere",
     [
-        replace(PLACE, person="acme/bucket"),
-        replace(PLACE, stream="account-slugworth"),
-        replace(PLACE, version=3),
-        replace(PLACE, topic="account.BillingReceiverChanged.v1"),
-        replace(PLACE, field="buyer"),
+        PLACE._replace(person="acme/bucket"),
+        PLACE._replace(stream="account-slugworth"),
+        PLACE._replace(version=3),
+        PLACE._replace(topic="account.BillingReceiverChanged.v1"),
+        PLACE._replace(field="buyer"),
     ],
     ids=["another person's", "another stream", "another version", "another topic", "another field"],
 )
@@ -52,9 +50,9 @@ def test_moved_to_another_place_it_does_not_open(elsewhere: Place) -> None:
 @pytest.mark.parametrize(
     ("here", "there"),
     [
-        (replace(PLACE, version=21), replace(PLACE, stream="account-acme2", version=1)),
-        (replace(PLACE, topic="a", field="bc"), replace(PLACE, topic="ab", field="c")),
-        (replace(PLACE, topic='a","b', field="c"), replace(PLACE, topic="a", field='b","c')),
+        (PLACE._replace(version=21), PLACE._replace(stream="account-acme2", version=1)),
+        (PLACE._replace(topic="a", field="bc"), PLACE._replace(topic="ab", field="c")),
+        (PLACE._replace(topic='a","b', field="c"), PLACE._replace(topic="a", field='b","c')),
     ],
 )
 def test_two_places_that_read_alike_are_not_bound_alike(here: Place, there: Place) -> None:
