@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import datetime
@@ -19,21 +19,14 @@ from typing import Annotated, Any
 
 import typer
 from pydantic_core import from_json, to_json
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.composition import (
-    SIGNING_KEY,
-    Servers,
-    checkpoint_file,
-    database,
-    database_and_broker,
-    signer_of,
-)
-from handlers.console import AsJson, Data, console, print_json
+from handlers.composition import Servers, database, database_and_broker
+from handlers.console import AsJson, Data, bar, console, print_json
 from handlers.explained import Step, aggregate, explanation
 from handlers.exporting import Export, export_of
+from handlers.keyring import SIGNING_KEY, checkpoint_file, signer_of
 from handlers.signing import CannotSign, Signer, alone, sign, sign_fully
 from handlers.views import UnknownPosition
 from infra.bundle import verified
@@ -166,7 +159,7 @@ class _Verification:
     def run(self, auditor: Auditor, walk: Walk) -> Walk:
         """Verify, with a bar on a terminal."""
         self._walk = walk
-        with _bar("verified") as at:
+        with bar("verified") as at:
             verifier = Verifier(auditor, self._checkpoints, self._keys, walk, self._pass, at)
             return verifier.verify()
 
@@ -219,16 +212,6 @@ class _Verification:
         if last.position < walk.position:
             vouched += " What follows it is vouched for by the chain alone."
         return f"{whole}\n{vouched}"
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Tells how far something has come: on a terminal by a bar, and in a pipe not at all."""
-    drawn = console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=drawn, disable=not drawn.is_terminal, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda position, end: progress.update(task, completed=position, total=end)
 
 
 def _keys(given: Settings, data: Path | None, paths: list[Path] | None) -> list[PublicKey]:
@@ -536,7 +519,7 @@ def export(account: str, file: Path, data: Data = None) -> None:
         async with checkpoints_at(places.nats_url) as jetstream, alone(places.database_url, WAIT_S) as auditor:
             await provision_checkpoints(jetstream, given.limits)
             _known(auditor, "account", account)
-            with _bar("read") as at:
+            with bar("read") as at:
                 found = await asyncio.to_thread(export_of, auditor, account, at)
             made = await sign_fully(signer, jetstream, SystemClock().now(), found.head, found.trees)
             await asyncio.to_thread(_write, file, found.text(auditor, made))

@@ -22,16 +22,7 @@ from domain.quote import Quote, Selection
 from handlers import dead_letters, privacy, relay
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.composition import (
-    Outside,
-    local_senders,
-    mailer_of,
-    prepared,
-    provider_of,
-    secrets_of,
-    servers,
-    signer_of,
-)
+from handlers.composition import Outside, mailer_of, prepared, provider_of, servers
 from handlers.composition import trunkline as whole
 from handlers.console import AsJson, Data
 from handlers.console import console as _console
@@ -40,6 +31,7 @@ from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
 from handlers.finding import app as finding
+from handlers.keyring import local_senders, secrets_of, signer_of
 from handlers.opening import As, MalformedMessage
 from handlers.opening import actor_of as _actor
 from handlers.opening import house_over as _house

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +14,11 @@ from pydantic_core import from_json, to_json
 from handlers.contract.page import contract_pages
 from handlers.desk import House
 from handlers.http import application
+from handlers.keyring import Secrets
 from handlers.signing import Signer
 from handlers.telemetry import metrics_pages
 from handlers.worker import Duties, Worker, working
 from infra.clock import Clock
-from infra.ed25519 import SigningKey, WrongKey
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
 from infra.log import Log
@@ -29,17 +27,13 @@ from infra.paypal import PayPal
 from infra.postgres import DatabaseUnavailable, admit, connect, migrate, position_of, program_login
 from infra.postgres_recorder import postgres_log
 from infra.relay import NAME as RELAY
-from infra.senders import EVERY_ACCOUNT, Sender
-from infra.settings import MASTER_KEY_BYTES, Settings, WrongSetting, decoded_master_key
+from infra.settings import Settings, WrongSetting
 from infra.smtp import Mailer, SmtpMailer
 from infra.tracing import exported
 from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import Runner, running, statuses
 
 RUNNING = "running.json"
-SIGNING_KEY = "signing-key.pem"
-CHECKPOINT_FILE = "checkpoints.jsonl"
-SENDERS = "senders.json"
 
 
 @dataclass(frozen=True)
@@ -139,6 +133,28 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
 
 
 @contextmanager
+def owner_of(settings: Settings, directory: Path | None) -> Iterator[str]:
+    """The address of the same database for its owner, who may change what no other login may.
+
+    Raises:
+        WrongSetting: it is not given; or a Trunkline runs on the data, which would not know of the change.
+        DatabaseUnavailable, ServerDidNotStart: as `database` does.
+    """
+    if settings.database_url:
+        if not settings.owner_url:
+            raise WrongSetting("TRUNKLINE_OWNER_URL is missing: no other login may do this.")
+        prepared(settings)
+        yield settings.owner_url
+        return
+    data = _with_data(directory)
+    if _running_in(data):
+        raise WrongSetting(f"A Trunkline runs on the data in {data}; stop it first.")
+    with embedded_postgres(data / "postgres") as owner_url:
+        migrate(owner_url)
+        yield owner_url
+
+
+@contextmanager
 def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[Servers]:
     """The same, and the broker beside it: what takes a checkpoint, which is published.
 
@@ -164,110 +180,6 @@ def _with_data(directory: Path | None) -> Path:
             f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
         )
     return directory
-
-
-def link_secret(settings: Settings, directory: Path | None) -> bytes:
-    """The secret behind invoice links: the setting, or one that is made once and kept in ``directory``.
-
-    Raises:
-        WrongSetting: neither is given. Every process must have the same, or links that one issues another cannot mail.
-    """
-    if settings.link_secret:
-        return settings.link_secret.get_secret_value().encode()
-    if directory is None:
-        raise WrongSetting("TRUNKLINE_LINK_SECRET is missing: 32 characters or more, the same for every process.")
-    return _kept(directory / "link-secret", 32)
-
-
-def master_key(settings: Settings, directory: Path | None) -> bytes | None:
-    """What wraps the keys of personal data: the setting, or one that is made once and kept beside an embedded database.
-
-    None where there is neither. A database elsewhere may be other processes' too, and outlives our directories: so a
-    key for it is never made by the way.
-    """
-    if settings.master_key:
-        return decoded_master_key(settings.master_key)
-    if directory is None or settings.database_url:
-        return None
-    return _kept(directory / "master-key", MASTER_KEY_BYTES)
-
-
-def _kept(file: Path, size: int) -> bytes:
-    """The bytes of a file that nobody else may read, made at random where it is not there; by two at once, once."""
-    if not file.exists():
-        made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
-            new.write(secrets.token_bytes(size))
-            new.flush()
-            os.fsync(new.fileno())
-        with suppress(FileExistsError):  # whoever is first is whose stays
-            os.link(made, file)
-        made.unlink()
-    return file.read_bytes()
-
-
-@dataclass(frozen=True)
-class Secrets:
-    """The secret behind invoice links, and the key that wraps the keys of personal data."""
-
-    link: bytes
-    master: bytes
-
-
-def secrets_of(settings: Settings, directory: Path | None) -> Secrets:
-    """The secrets of a whole Trunkline.
-
-    Raises:
-        WrongSetting: one of them is missing.
-    """
-    link, master = link_secret(settings, directory), master_key(settings, directory)
-    if master is None:
-        raise WrongSetting(
-            "TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes, the same for every process on that database; "
-            "openssl rand -base64 32 makes one."
-        )
-    return Secrets(link, master)
-
-
-def signer_of(settings: Settings, directory: Path | None) -> Signer | None:
-    """Who signs checkpoints: with the key of the settings, or one that is made once and kept beside embedded servers.
-
-    None where there is neither: each process would sign with a key of its own, and nobody could tell them from others.
-
-    Raises:
-        WrongSetting: the key cannot be read.
-    """
-    embedded = directory if settings.database_url is None else None
-    file = checkpoint_file(settings, directory)
-    try:
-        if settings.signing_key:
-            return Signer(SigningKey.read(settings.signing_key), file)
-        return Signer(SigningKey.kept_in(embedded / SIGNING_KEY), file) if embedded else None
-    except WrongKey as error:
-        raise WrongSetting(f"TRUNKLINE_SIGNING_KEY is wrong: {error}") from error
-
-
-def checkpoint_file(settings: Settings, directory: Path | None) -> Path | None:
-    """The file of signed checkpoints: the setting, or one beside embedded servers."""
-    if settings.checkpoint_file or directory is None or settings.database_url:
-        return settings.checkpoint_file
-    return directory / CHECKPOINT_FILE
-
-
-def local_senders(settings: Settings, directory: Path) -> Settings:
-    """The settings, with a sender of this machine where they name none: its secret is made once, in ``directory``.
-
-    Whoever can read that directory, which holds the data too, may send commands.
-    """
-    if settings.senders:
-        return settings
-    kept = directory / SENDERS
-    if not kept.exists():
-        kept.touch(mode=0o600)
-        kept.write_bytes(to_json([{"name": "local", "secret": secrets.token_hex(32), "accounts": [EVERY_ACCOUNT]}]))
-    return settings.model_copy(
-        update={"senders": tuple(Sender.model_validate(sender) for sender in from_json(kept.read_bytes()))}
-    )
 
 
 def duties_of(settings: Settings, *, relays: bool = True, works: bool = True, signer: Signer | None = None) -> Duties:

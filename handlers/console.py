@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic_core import to_json
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PIPE_WIDTH = 120
 Data = Annotated[
@@ -21,6 +24,16 @@ def console(*, quiet: bool = False) -> Console:
     """Where people read: as wide as their terminal, or as a page where it is none."""
     # What is shown may hold brackets and colons that people wrote: they are no markup.
     return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Tells how far something has come: on a terminal by a bar, and in a pipe not at all."""
+    drawn = console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=drawn, disable=not drawn.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda position, end: progress.update(task, completed=position, total=end)
 
 
 def print_json(value: object) -> None:

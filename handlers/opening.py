@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from domain.messages import Refusal
-from handlers.composition import Outside, database, house_of, link_secret, mailer_of, master_key, provider_of
+from handlers.composition import Outside, database, house_of, mailer_of, provider_of
 from handlers.desk import Actor, House, Role
+from handlers.keyring import link_secret, master_key
 from infra.clock import SystemClock
 from infra.log import Log
 from infra.postgres_recorder import postgres_log

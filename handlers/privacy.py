@@ -1,4 +1,4 @@
-"""``trunkline privacy``: what people may ask of their data."""
+"""``trunkline privacy``: what people may ask of their data, and the keys that these are sealed with."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from rich.console import Console
 
 from domain.account import EraseBillingReceiver
 from handlers.commands import handle
-from handlers.console import Data
+from handlers.composition import owner_of
+from handlers.console import Data, bar
+from handlers.keyring import next_master_key
 from handlers.opening import As, MalformedMessage, actor_of, house_over, opened_log
+from infra.master_keys import MasterKeys, rewrap
+from infra.postgres import owning
+from infra.settings import settings
 
-app = typer.Typer(help="What people may ask of their data.", no_args_is_help=True)
+app = typer.Typer(help="What people may ask of their data; the keys of these.", no_args_is_help=True)
 
 
 @app.command()
@@ -39,3 +44,18 @@ def erase(
     else:
         said = f"{person} was erased before; nothing changed."
     Console(soft_wrap=True).print(said, highlight=False, markup=False)
+
+
+@app.command("rewrap")
+def rewrap_keys(data: Data = None) -> None:
+    """Wrap every person's key by a new master key: see docs/privacy.md. Interrupted, it goes on when asked again."""
+    given = settings()
+    with (
+        owner_of(given, data) as owner_url,
+        next_master_key(given, data) as keys,
+        owning(owner_url) as owner,
+        bar("keys") as told,
+    ):
+        count = rewrap(owner, MasterKeys(keys), told)
+    said = "1 key was" if count == 1 else f"{count:,} keys were" if count else "No key had to be"
+    Console(soft_wrap=True).print(f"{said} wrapped anew; the new master key alone opens all of them.", highlight=False)

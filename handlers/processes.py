@@ -13,18 +13,10 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from rich.console import Console
 
-from handlers.composition import (
-    Outside,
-    duties_of,
-    house_of,
-    mailer_of,
-    provider_of,
-    running_health,
-    secrets_of,
-    signer_of,
-)
+from handlers.composition import Outside, duties_of, house_of, mailer_of, provider_of, running_health
 from handlers.contract.page import contract_pages
 from handlers.http import application
+from handlers.keyring import secrets_of, signer_of
 from handlers.telemetry import metrics_pages
 from handlers.worker import working
 from infra.clock import SystemClock

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from handlers.composition import broker_url, database, duties_of, master_key
+from handlers.composition import broker_url, database, duties_of
 from handlers.contract.events import encoded
+from handlers.keyring import master_key
 from handlers.processes import running_alone
 from infra.nats import connected, provision
 from infra.postgres import connected_aside, position_of

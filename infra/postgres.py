@@ -69,6 +69,16 @@ def connect(database_url: str, role: str = PROJECTOR) -> Connection[DictRow]:
         return psycopg.connect(where, autocommit=True, row_factory=dict_row)
 
 
+def owning(owner_url: str) -> Connection[DictRow]:
+    """A connection of the database's owner, in autocommit, with rows as dicts.
+
+    Raises:
+        DatabaseUnavailable: names the setting.
+    """
+    with _named(owner_url):
+        return psycopg.connect(owner_url, autocommit=True, row_factory=dict_row, connect_timeout=5)
+
+
 @asynccontextmanager
 async def connected_aside(database_url: str) -> AsyncIterator[Connection[DictRow]]:
     """As `connect`, without holding up the event loop; closed also where whoever waits is cancelled meanwhile."""

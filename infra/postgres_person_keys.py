@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from infra.master_keys import MasterKeys
 from infra.person_keys import KEY_BYTES, PersonKeys
-from infra.sealing import NONCE_BYTES
-from infra.settings import WrongSetting
 
 CACHED_S: float = 5.0
 """How long an unwrapped key is believed in without a look into the table. So long, at most, does an erased person's key
@@ -36,12 +32,12 @@ class PostgresPersonKeys(PersonKeys):
 
     Args:
         ask: gives the rows of a query, as `infra.postgres.WRITER`.
-        master_key: 32 bytes; without it persons are only known to be erased, or not.
+        master_key: see `MasterKeys`; without it persons are only known to be erased, or not.
     """
 
     def __init__(self, ask: Ask, master_key: bytes | None) -> None:
         self._ask = ask
-        self._master = AESGCM(master_key) if master_key else None
+        self._masters = MasterKeys(master_key)
         self._proved = False
         self._cache: OrderedDict[str, tuple[float, bytes | None]] = OrderedDict()
         self._lock = threading.Lock()
@@ -52,7 +48,7 @@ class PostgresPersonKeys(PersonKeys):
         Raises:
             WrongSetting: it is another one.
         """
-        if self._master and not self._proved:
+        if self._masters and not self._proved:
             for row in self._ask(_ANY, {}):
                 self._unwrapped(row["person"], row["wrapped"])
 
@@ -65,7 +61,7 @@ class PostgresPersonKeys(PersonKeys):
         known = self._known([person])
         if person not in known:
             self.prove()  # or a wrong master key would wrap new keys beside those that it cannot open
-            begun, wrapped = monotonic(), self._wrapped(person, secrets.token_bytes(KEY_BYTES))
+            begun, wrapped = monotonic(), self._masters.wrapped(person, secrets.token_bytes(KEY_BYTES))
             made = self._ask(_MAKE, {"person": person, "wrapped": wrapped})
             # Where nothing was made, another process was faster, and what it made stands there by now.
             known = self._taken(begun, made) if made else self._known([person])
@@ -105,25 +101,7 @@ class PostgresPersonKeys(PersonKeys):
             while len(self._cache) > MOST_CACHED:
                 self._cache.popitem(last=False)
 
-    def _wrapped(self, person: str, key: bytes) -> bytes:
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        return nonce + self._with_master().encrypt(nonce, key, person.encode())
-
     def _unwrapped(self, person: str, wrapped: bytes) -> bytes:
-        try:
-            key = self._with_master().decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], person.encode())
-        except (InvalidTag, ValueError) as error:
-            raise WrongSetting(
-                f"TRUNKLINE_MASTER_KEY is not the one that the key of {person} was wrapped with; set the one that was "
-                "used before. Nothing is lost, and nobody was erased."
-            ) from error
+        key = self._masters.unwrapped(person, wrapped)
         self._proved = True
         return key
-
-    def _with_master(self) -> AESGCM:
-        if self._master is None:
-            raise WrongSetting(
-                "TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes, the same for every process; personal data cannot "
-                "be read or written without it."
-            )
-        return self._master

@@ -72,8 +72,8 @@ class PostgresRecorder(Recorder):
     Args:
         database_url: where; its user has to be a member of `WRITER`.
         pool_size: how many can read at once.
-        master_key: what wraps the keys of personal data; without it the events that hold any can be neither
-            written nor read.
+        master_key: what wraps the keys of personal data (see `infra.master_keys`); without it the events that hold any
+            can be neither written nor read.
 
     Raises:
         DatabaseUnavailable: names the setting.

@@ -40,18 +40,22 @@ MASTER_KEY_BYTES = 32
 
 
 def decoded_master_key(text: SecretStr) -> bytes:
-    """The bytes of a master key.
+    """The bytes of a master key; of several, one behind another.
 
     Raises:
-        PydanticCustomError: it is no base64 of 32 bytes.
+        PydanticCustomError: one of them is no base64 of 32 bytes.
     """
     try:
-        key = b64decode(text.get_secret_value(), validate=True)
+        keys = [b64decode(each.strip(), validate=True) for each in text.get_secret_value().split(",")]
     except ValueError:
-        key = b""
-    if len(key) != MASTER_KEY_BYTES:
-        raise PydanticCustomError("master_key", "it has to be base64 of 32 bytes; openssl rand -base64 32 makes one")
-    return key
+        keys = [b""]
+    if any(len(key) != MASTER_KEY_BYTES for key in keys):
+        raise PydanticCustomError(
+            "master_key",
+            "it has to be base64 of 32 bytes; openssl rand -base64 32 makes one. While one takes the place of another, "
+            "write both, with a comma between",
+        )
+    return b"".join(keys)
 
 
 def _master_key(text: SecretStr) -> SecretStr:
@@ -86,7 +90,7 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port; 0 takes a free one")
     link_secret: SecretStr | None = Field(None, min_length=32, description="the secret behind invoice links")
     master_key: Annotated[SecretStr, AfterValidator(_master_key)] | None = Field(
-        None, description="base64 of 32 bytes: wraps the keys of personal data"
+        None, description="base64 of 32 bytes: wraps the keys of personal data; of several, the first wraps, each opens"
     )
     signing_key: Path | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
     checkpoint_file: Path | None = Field(None, description="the file that signed checkpoints are added to")

@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.composition import Outside, Running, secrets_of, servers, signer_of, trunkline
+from handlers.composition import Outside, Running, servers, trunkline
 from handlers.demo.prices import BEGIN
+from handlers.keyring import secrets_of, signer_of
 from infra.clock import ShiftedClock
 from infra.embedded_postgres import temporary_directory
 from infra.mail_catcher import Catcher, mail_catcher

@@ -28,8 +28,8 @@ from psycopg.conninfo import make_conninfo
 import handlers.worker
 from domain.subscription import CapacityExpanded
 from handlers.cli import main
-from handlers.composition import checkpoint_file, signer_of
 from handlers.explained import DECIDERS
+from handlers.keyring import checkpoint_file, signer_of
 from handlers.signing import Busy, CannotSign, Signer, alone, sign
 from handlers.views import VIEWS, shown
 from handlers.worker import Duties, working

@@ -151,5 +151,14 @@ def test_a_master_key_is_32_bytes_in_base64() -> None:
     assert decoded_master_key(given) == 32 * b"w"
 
 
+def test_while_one_master_key_takes_the_place_of_another_there_are_two() -> None:
+    given = settings(master_key=f"{MASTER_KEY}, {b64encode(32 * b'x').decode()}").master_key
+    assert given is not None
+    assert decoded_master_key(given) == 32 * b"w" + 32 * b"x"
+    for wrong in (f"{MASTER_KEY},", f",{MASTER_KEY}", f"{MASTER_KEY},{MASTER_KEY[4:]}", f"{MASTER_KEY} {MASTER_KEY}"):
+        with pytest.raises(WrongSetting, match=r"^TRUNKLINE_MASTER_KEY is wrong: it has to be base64 of 32 bytes"):
+            settings(master_key=wrong)
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
