@@ -59,7 +59,8 @@ class Line:
         try:
             called = socket.create_connection(("127.0.0.1", self._target))
         except OSError:  # that server is not there: the caller learns it as from any network
-            caller.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                caller.shutdown(socket.SHUT_RDWR)
             return
         self._sockets.append(called)
         self._begin(self._carry, caller, called)
