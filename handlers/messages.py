@@ -158,17 +158,38 @@ async def _cloud_event(message: StreamMessage[Any]) -> CloudEvent:
 @asynccontextmanager
 async def reacting(
     nats_url: str, house: House, threads: Executor, precedence: Precedence, wanted: Collection[Reaction]
-) -> AsyncIterator[Callable[[], None]]:
-    """Reactions, while the context lasts. What it gives raises `SubscriberEnded` where one of them has stopped."""
+) -> AsyncIterator[See]:
+    """Reactions, while the context lasts; and what sees whether they are served.
+
+    It asks over the connection that they fetch over: one to a server that is cut off from its cluster, or a line that
+    is dead, gives them nothing for minutes, and looks as if there were nothing.
+    """
     broker = reactions_broker(nats_url, house, threads, precedence, wanted)
     client = await connection_of(broker)
+
+    async def see() -> None:
+        must_be_fetching(broker)
+        for reaction in wanted:
+            await client.jetstream().consumer_info(EVENTS, reaction.__name__)
+
     try:
         await broker.start()
-        yield lambda: must_be_fetching(broker)
+        yield see
     finally:
-        with suppress(NatsError, TimeoutError):  # it drains the connection, which it cannot where that is broken
-            async with asyncio.timeout(STOP_S):
-                await broker.stop()
+        await asyncio.shield(_end(broker, client))  # however often we are cancelled, nothing stays open
+
+
+async def _end(broker: NatsBroker, client: Client) -> None:
+    """Stop the reactions, after what they are doing, and close the connection.
+
+    Their broker's own `stop` drains the connection first, for which the server has to answer.
+    """
+    try:
+        async with asyncio.timeout(STOP_S):
+            await super(NatsBroker, broker).stop()
+    except* (NatsError, TimeoutError) as errors:
+        logger.debug("the reactions were stopped in the middle: %s", errors.exceptions)
+    finally:
         await client.close()
 
 
@@ -182,6 +203,10 @@ async def connection_of(broker: NatsBroker) -> Client:
             async with asyncio.timeout(STOP_S):
                 await (await connecting).close()
         raise
+
+
+See = Callable[[], Awaitable[None]]
+"""Raises `SubscriberEnded`, or what NATS says, where a reaction is not served."""
 
 
 class SubscriberEnded(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.contract.events import encoded
 from handlers.desk import SYSTEM, House
-from handlers.messages import REACTIONS_AT_ONCE, Commands, Precedence, consumers, reacting, telling_history
+from handlers.messages import REACTIONS_AT_ONCE, Commands, Precedence, See, consumers, reacting, telling_history
 from handlers.reactions import NUMBERED, REACTIONS
 from handlers.signing import Busy, CannotSign, Signer, sign
 from infra.checkpoints import NoCheckpoint
@@ -28,7 +28,6 @@ from infra.ed25519 import WrongKey
 from infra.nats import (
     COMMANDS,
     COMMANDS_CONSUMER,
-    EVENTS,
     BrokerUnavailable,
     Limits,
     connected,
@@ -192,17 +191,15 @@ class Worker:
                 logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
             await self._pause(CHECKPOINT_EVERY_S)
 
-    async def _watch(self, jetstream: JetStreamContext, see_reactions: Callable[[], None]) -> None:
+    async def _watch(self, jetstream: JetStreamContext, see_reactions: See) -> None:
         """See that each reaction and consumer is there: one that is gone is silent, and so is NATS while it is away."""
         while not self._stopped.is_set():
-            see_reactions()
-            for name in consumers():
-                await jetstream.consumer_info(EVENTS, name)
+            await see_reactions()
             await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
             self.dead_letters = await waiting(jetstream)
             await self._pause(WATCH_EVERY_S)
 
-    async def _number(self, numbering: AbstractAsyncContextManager[Callable[[], None]]) -> None:
+    async def _number(self, numbering: AbstractAsyncContextManager[See]) -> None:
         """Number documents, as soon as no other process does. Another begins once this one's connection has ended."""
         async with connected_aside(self._database_url) as conn:
             while not await asyncio.to_thread(only_one, conn, NUMBERING):
@@ -211,7 +208,7 @@ class Worker:
                     return
             async with numbering as see_reactions:
                 while not self._stopped.is_set():
-                    see_reactions()
+                    await see_reactions()
                     await asyncio.to_thread(only_one, conn, NUMBERING)  # it is, unless the connection is broken
                     await self._pause(WATCH_EVERY_S)
 

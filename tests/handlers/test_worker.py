@@ -7,8 +7,8 @@ import gc
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ import handlers.worker
 import infra.nats
 import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
-from domain.order import Method, OrderExpired, OrderFulfilled
-from handlers.messages import Commands, connection_of, must_be_fetching
+from domain.order import ExpansionRequested, Method, OrderExpired, OrderFulfilled
+from handlers.messages import Commands, See, connection_of, must_be_fetching
 from handlers.reactions import NUMBERED
 from handlers.requests import WithdrawOrder
 from handlers.worker import TAKE_OVER_EVERY_S, Worker, expire_orders, working
 from infra.log import Log
-from infra.nats import BrokerUnavailable
+from infra.nats import BrokerUnavailable, addresses
 from infra.relay import Relay
 from projections.billing import BILLING
 from projections.orders import ORDERS
@@ -38,7 +38,8 @@ from tests.databases import ServerPlaces, as_owner
 from tests.domain.examples import DEADLINE
 from tests.handlers.at_work import SOON_S, AtWork, at_work, eventually
 from tests.handlers.broker import Broker, OwnNats
-from tests.handlers.in_memory import InMemory, check_out, complete, order
+from tests.handlers.in_memory import InMemory, check_out, complete, confirm, order
+from tests.handlers.lines import Line
 from tests.ports import free_port
 
 
@@ -300,6 +301,7 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
     trunkline: AtWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As nats-py does when a connection breaks at the wrong moment: FastStream leaves it at that."""
+    monkeypatch.setattr(infra.nats, "ACK_S", 5)  # what it had asked for comes again after that
     ended: list[str] = []
     real = must_be_fetching
 
@@ -318,6 +320,30 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
 
 
+def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_begin_anew_on_another(
+    on_postgres: InMemory, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a server that is cut off from its cluster: everything else is connected elsewhere, and all is well there.
+
+    NATS itself would notice after minutes; until then there seems to be nothing to fetch.
+    """
+    monkeypatch.setattr(infra.nats, "ACK_S", 5)
+    server, _, port = nats_url.rpartition(":")
+    with closing(Line(int(port))) as line:
+        first = iter([[f"{server}:{line.port}"]] * 2)  # for the reactions, and for those that number
+        monkeypatch.setattr(handlers.messages, "addresses", lambda url: next(first, addresses(url)))
+        with working(on_postgres.house, database_url, nats_url):
+            on_postgres.paid()
+            eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
+            assert next(first, None) is None
+
+            line.cut()
+            on_postgres.ask(order("order-2", extensions=1))
+            on_postgres.ask(check_out(Method.OFFLINE, "order-2"))
+            on_postgres.ask(confirm(on_postgres.all(ExpansionRequested)[-1].quote.total, "order-2"))
+            eventually(lambda: len(on_postgres.all(InvoiceEmailed)) == 2, "the second mail")
+
+
 def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that_one_has_ended(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +352,7 @@ def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that
     real = handlers.messages.reacting
 
     @asynccontextmanager
-    async def watched(*given: Any) -> AsyncIterator[Callable[[], None]]:  # noqa: ANN401 - passed on
+    async def watched(*given: Any) -> AsyncIterator[See]:  # noqa: ANN401 - passed on
         async with real(*given) as see_reactions:
             if given[-1] is NUMBERED:
                 numbering.append(given)
