@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 SOON_S = 120.0
 """What is to happen has happened by then, also on a loaded machine."""
-POLL_S = 0.01
+POLL_S = 0.02
 
 
 def eventually(condition: Callable[[], T], what: str = "what was waited for", within_s: float = SOON_S) -> T:
