@@ -73,8 +73,10 @@ class MasterKeys:
         Raises:
             WrongSetting: as for `unwrapped`.
         """
-        key = self.unwrapped(person, wrapped)
-        return None if _opened(self._keys[0], person, wrapped) else self.wrapped(person, key)
+        self._must_be_there()
+        if _opened(self._keys[0], person, wrapped):
+            return None
+        return self.wrapped(person, self.unwrapped(person, wrapped))
 
     def _must_be_there(self) -> None:
         if not self._keys:

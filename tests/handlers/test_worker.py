@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ import infra.nats
 import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import ExpansionRequested, Method, OrderExpired, OrderFulfilled
-from handlers.messages import Commands, See, connection_of, must_be_fetching
+from handlers.messages import Commands, Precedence, See, connection_of, must_be_fetching, reacting
 from handlers.reactions import NUMBERED
 from handlers.requests import WithdrawOrder
 from handlers.worker import TAKE_OVER_EVERY_S, Worker, expire_orders, working
@@ -390,6 +391,30 @@ def test_a_connection_that_is_cancelled_while_it_is_made_is_closed(nats_url: str
             gc.collect()
 
     asyncio.run(cancel_sooner_and_later())
+    gc.collect()
+
+
+def test_reactions_that_are_cancelled_over_and_over_while_they_end_leave_no_connection_open(
+    on_postgres: InMemory, nats_url: str
+) -> None:
+    """As a worker cancels what does not end; or Python warns, as above."""
+
+    async def react(begun: asyncio.Event) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            async with reacting(nats_url, on_postgres.house, threads, Precedence(), ()):
+                begun.set()
+                await asyncio.sleep(60)
+
+    async def cancel() -> None:
+        begun = asyncio.Event()
+        task = asyncio.create_task(react(begun))
+        await begun.wait()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.2)
+
+    asyncio.run(cancel())
     gc.collect()
 
 
