@@ -14,6 +14,9 @@ import uvicorn
 from infra.supervisor import ServerDidNotStart
 
 STOP_TIMEOUT_S: Final = 5
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection is kept: longer than clients and proxies keep theirs (httpx 5 s, an AWS load balancer
+60 s), so that it is they who close it, and no request is on its way to a connection that the server just closed."""
 
 
 class _Server(uvicorn.Server):
@@ -71,6 +74,7 @@ def serving(
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     server = _Server(config)
     with listener or listening() as bound, ThreadPoolExecutor(1, "uvicorn") as pool:

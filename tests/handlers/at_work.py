@@ -33,6 +33,7 @@ from infra.smtp import SmtpMailer
 from tests.databases import MASTER_KEY
 from tests.domain.examples import activate, open_account, publish
 from tests.handlers.in_memory import ADA, SECRET, WILLY, SettableClock, permitted, text_of
+from tests.reading import Reader
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class AtWork:
 
     running: Running
     around: Surroundings
+    reader: Reader
     _orders: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -123,7 +125,7 @@ class AtWork:
         return handle(message, self.house, actor or permitted(message), correlation_id="wish-1")
 
     def history(self) -> list[Recorded]:
-        return list(self.house.log.history())
+        return self.reader.history()
 
     def all(self, kind: type[E], order_id: str | None = None) -> list[E]:
         """Every event of a kind, where an order is named: of that order."""
@@ -219,7 +221,7 @@ def at_work(database_url: str, nats_url: str) -> Iterator[AtWork]:
         servers = Servers(database_url, nats_url)
         running = stack.enter_context(trunkline(given, servers, around.outside, Secrets(SECRET, MASTER_KEY)))
         around.simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
-        work = AtWork(running, around)
+        work = AtWork(running, around, Reader(running.house.log))
         for message in (publish, open_account, activate):
             work.ask(message, ADA)
         yield work

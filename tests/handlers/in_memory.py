@@ -53,6 +53,7 @@ from tests.domain.examples import (
     open_account,
     publish,
 )
+from tests.reading import Reader
 
 E = TypeVar("E", bound=Event)
 
@@ -299,6 +300,7 @@ class InMemory:
             public_url="https://orders.yt.example",
             link_secret=SECRET,
         )
+        self.reader = Reader(self.house.log)
 
     # asking, and looking
 
@@ -320,7 +322,7 @@ class InMemory:
 
     def all(self, kind: type[E]) -> list[E]:
         """Every event of a kind, in order."""
-        return [recorded.event for recorded in self.house.log.history() if isinstance(recorded.event, kind)]
+        return [recorded.event for recorded in self.reader.history() if isinstance(recorded.event, kind)]
 
     def one(self, kind: type[E]) -> E:
         """The only event of a kind."""
@@ -329,7 +331,7 @@ class InMemory:
 
     def names(self) -> list[str]:
         """The names of all events, in order."""
-        return [type(recorded.event).__name__ for recorded in self.house.log.history()]
+        return [type(recorded.event).__name__ for recorded in self.reader.history()]
 
     # what happened before
 

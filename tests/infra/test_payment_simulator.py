@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import queue
 import re
+import time
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from uuid import uuid4
 
 import httpx
@@ -331,6 +333,18 @@ def test_a_served_application_is_stopped_whatever_happens() -> None:
         raise KeyboardInterrupt
     with pytest.raises(httpx.ConnectError):
         httpx.get(urls[0])
+
+
+def test_an_idle_connection_is_kept_longer_than_clients_keep_theirs(simulator: SimulatorEndpoint) -> None:
+    """Or a request may be on its way to a connection that is just being closed."""
+    kept_s = httpx.Limits().keepalive_expiry
+    assert kept_s
+    with closing(HTTPConnection(simulator.url.removeprefix("http://"))) as connection:
+        connection.request("GET", "/nothing")
+        assert connection.getresponse().read()
+        time.sleep(kept_s + 0.2)
+        connection.request("GET", "/nothing")
+        assert connection.getresponse().read()
 
 
 def test_a_port_that_is_taken_is_named() -> None:
