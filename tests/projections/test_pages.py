@@ -229,14 +229,14 @@ def test_over_allocated_rows_are_those_whose_answer_says_so(shown: Connection[An
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 TABLES = [table.TABLE for projection in PROJECTIONS for table in projection.tables]
+# The names that are given in turn are of one length, so that they sort as they come: an index is made sooner of them.
 MILLION = """
-SET maintenance_work_mem = '256MB';
 SET work_mem = '64MB';
 INSERT INTO shadow.orders (order_id, account_id, package_id, state, method, pi_number, currency, net_minor, tax_minor,
                          total_minor, refunded_minor, lines, requested_at, expires_at)
-  SELECT 'order-' || n, 'account-' || n % 20000, 'pkg-' || n % 20000,
+  SELECT 'order-' || 1000000 + n, 'account-' || 100000 + n % 20000, 'pkg-' || 100000 + n % 20000,
          (ARRAY['fulfilled','placed','expired','cancelled','requested'])[1 + (n % 97) % 5],
-         (ARRAY['paypal','card','offline'])[1 + n % 3], CASE WHEN n % 3 = 2 THEN 'PI-' || n END, 'EUR', n, 0,
+         (ARRAY['paypal','card','offline'])[1 + n % 3], CASE WHEN n % 3 = 2 THEN 'PI-' || 1000000 + n END, 'EUR', n, 0,
          n % 900000, 0, '[]', timestamptz '2020-01-01' + n * interval '3 minutes',
          timestamptz '2020-01-15' + n * interval '3 minutes'
     FROM generate_series(1, 1000000) AS n;
@@ -252,21 +252,22 @@ INSERT INTO shadow.payments (order_id, capture_id, account_id, method, currency,
   SELECT order_id, 'capture', account_id, 'card', 'EUR', total_minor, 0,
          CASE WHEN total_minor % 200 = 0 THEN 'expired' END, requested_at FROM shadow.orders;
 INSERT INTO shadow.entitlements (package_id, service, account_id, flat, total, allocated, valid_until, over_allocated)
-  SELECT 'pkg-' || n / 5, CASE n % 5 WHEN 0 THEN 'extensions' ELSE 'service_' || n % 5 END,
-         'account-' || n / 5, false, 10, 5, '2027-01-01', (n % 1000 = 0)::int
+  SELECT 'pkg-' || 100000 + n / 5, CASE n % 5 WHEN 0 THEN 'extensions' ELSE 'service_' || n % 5 END,
+         'account-' || 100000 + n / 5, false, 10, 5, '2027-01-01', (n % 1000 = 0)::int
     FROM generate_series(1, 1000000) AS n;
 INSERT INTO shadow.allocations (package_id, pbx_id, service, account_id, pbx_name, plan, assigned, drawn)
-  SELECT 'pkg-' || n / 5, 'pbx-' || n / 2, 'service_' || n % 2, 'account-' || n / 5, 'PBX', 'enterprise', 1, 1
+  SELECT 'pkg-' || 100000 + n / 5, 'pbx-' || 1000000 + n / 2, 'service_' || n % 2, 'account-' || 100000 + n / 5, 'PBX',
+         'enterprise', 1, 1
     FROM generate_series(1, 1000000) AS n;
 INSERT INTO shadow.invoice_links (link_id, invoice_id, order_id, account_id, ordinal, state, issued_at, expires_at)
   SELECT 'link-' || order_id, 'invoice-' || order_id, order_id, account_id, 1, 'issued', requested_at, expires_at
     FROM shadow.orders;
 INSERT INTO shadow.invoice_link_attempts (link_id, position, account_id, outcome, at)
-  SELECT 'link-order-' || n, n, 'account-' || n % 20000, 'consumed', timestamptz '2020-01-01'
+  SELECT 'link-order-' || 1000000 + n, n, 'account-' || 100000 + n % 20000, 'consumed', timestamptz '2020-01-01'
     FROM generate_series(1, 1000000) AS n;
 INSERT INTO shadow.timeline (position, account_id, stream, version, topic, event_id, actor, correlation_id, recorded_at)
-  SELECT n, 'account-' || n % 20000, 'order-' || n, 1, 'topic', lpad(n::text, 32, '0')::uuid, 'admin:ada', 'wish',
-         timestamptz '2020-01-01' + n * interval '3 minutes' FROM generate_series(1, 1000000) AS n;
+  SELECT n, 'account-' || 100000 + n % 20000, 'order-' || 1000000 + n, 1, 'topic', lpad(n::text, 32, '0')::uuid,
+         'admin:ada', 'wish', timestamptz '2020-01-01' + n * interval '3 minutes' FROM generate_series(1, 1000000) AS n;
 """
 
 
@@ -293,38 +294,40 @@ def million(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
 
 DAY = datetime(2023, 5, 1, tzinfo=UTC)
 PLANNED: dict[str, Callable[[Connection[Any]], object]] = {
-    "entitlements": lambda conn: stored(conn, EntitlementRow, account_id="account-7"),
+    "entitlements": lambda conn: stored(conn, EntitlementRow, account_id="account-100007"),
     "over-allocated": over_allocated,
-    "allocations": lambda conn: allocations(conn, "account-7"),
-    "allocations of a PBX": lambda conn: allocations(conn, "account-7", "pbx-18"),
+    "allocations": lambda conn: allocations(conn, "account-100007"),
+    "allocations of a PBX": lambda conn: allocations(conn, "account-100007", "pbx-1000018"),
     "orders": lambda conn: search(conn, Search()),
-    "orders by account": lambda conn: search(conn, Search(account_id="account-7")),
-    "orders by account and state": lambda conn: search(conn, Search(account_id="account-7", state="placed")),
+    "orders by account": lambda conn: search(conn, Search(account_id="account-100007")),
+    "orders by account and state": lambda conn: search(conn, Search(account_id="account-100007", state="placed")),
     "orders by state": lambda conn: search(conn, Search(state="placed")),
     "orders by method": lambda conn: search(conn, Search(method="offline")),
-    "orders by PI number": lambda conn: search(conn, Search(pi_number="PI-500000")),
+    "orders by PI number": lambda conn: search(conn, Search(pi_number="PI-1500000")),
     "orders by date": lambda conn: search(conn, Search(requested_from=DAY, requested_before=DAY + timedelta(days=1))),
     "orders by amount": lambda conn: search(conn, Search(currency="EUR", at_least_minor=7, at_most_minor=9)),
     "orders that nobody paid in time": lambda conn: unpaid_in_time(conn, datetime(2020, 1, 16, tzinfo=UTC)),
     "owed": owed_orders,
-    "owed by an account": lambda conn: owed_orders(conn, "account-7"),
+    "owed by an account": lambda conn: owed_orders(conn, "account-100007"),
     "owed by age": lambda conn: owed_by_age(conn, DAY),
-    "owed by age, of an account": lambda conn: owed_by_age(conn, DAY, "account-7"),
+    "owed by age, of an account": lambda conn: owed_by_age(conn, DAY, "account-100007"),
     "set aside": set_aside,
-    "set aside of an account": lambda conn: set_aside(conn, "account-7"),
-    "documents": lambda conn: documents(conn, "account-7"),
-    "a document by its number": lambda conn: stored(conn, BillingDocumentRow, number="YT-order-7"),
+    "set aside of an account": lambda conn: set_aside(conn, "account-100007"),
+    "documents": lambda conn: documents(conn, "account-100007"),
+    "a document by its number": lambda conn: stored(conn, BillingDocumentRow, number="YT-order-1000007"),
     "revenue of a month": lambda conn: revenue_by_month(conn, DAY, DAY + timedelta(days=31)),
-    "revenue of an account": lambda conn: revenue_by_month(conn, DAY, DAY + timedelta(days=365), "account-7"),
-    "links": lambda conn: links(conn, "account-7"),
-    "attempts": lambda conn: attempts(conn, "account-7"),
-    "timeline": lambda conn: timeline(conn, "account-7"),
-    "what a batch of orders touches": lambda conn: stored(conn, OrderRow, order_id=[f"order-{n}" for n in range(50)]),
+    "revenue of an account": lambda conn: revenue_by_month(conn, DAY, DAY + timedelta(days=365), "account-100007"),
+    "links": lambda conn: links(conn, "account-100007"),
+    "attempts": lambda conn: attempts(conn, "account-100007"),
+    "timeline": lambda conn: timeline(conn, "account-100007"),
+    "what a batch of orders touches": lambda conn: stored(
+        conn, OrderRow, order_id=[f"order-{1_000_000 + n}" for n in range(50)]
+    ),
     "what a batch of documents touches": lambda conn: stored(
-        conn, BillingDocumentRow, order_id=[f"order-{n}" for n in range(50)]
+        conn, BillingDocumentRow, order_id=[f"order-{1_000_000 + n}" for n in range(50)]
     ),
     "what a batch of packages touches": lambda conn: stored(
-        conn, EntitlementRow, package_id=[f"pkg-{n}" for n in range(50)]
+        conn, EntitlementRow, package_id=[f"pkg-{100_000 + n}" for n in range(50)]
     ),
 }
 
