@@ -58,6 +58,8 @@ MUCH = 2
 """With so many payments on their way to a grant or an invoice, mails are sent one at a time."""
 
 MAIL_WAITS_S = 5.0
+COMMANDS_FETCH_S = 0.25
+"""A fetch of commands comes to its end before its worker does: what it was given meanwhile would come late elsewhere."""
 AT_ONCE = 32
 """So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
@@ -355,7 +357,7 @@ class Commands:
                 while not stopping.is_set():
                     await self._room()
                     with suppress(TimeoutError):  # nothing came, or NATS is away: it is asked again
-                        self._begin(await subscription.fetch(AT_ONCE, timeout=FETCH_S), threads)
+                        self._begin(await subscription.fetch(AT_ONCE, timeout=COMMANDS_FETCH_S), threads)
             finally:
                 if self._running:
                     await asyncio.wait(self._running, timeout=STOP_S)

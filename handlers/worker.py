@@ -102,6 +102,7 @@ class Worker:
     def stop(self) -> None:
         """End, after what is being done."""
         self._stopped.set()
+        self._house.log.news.tell()  # so that the relay does not wait for any
         self._thread.join()
         self._threads.shutdown()
 

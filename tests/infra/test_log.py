@@ -177,7 +177,7 @@ def test_the_head_is_the_position_of_the_last_event(log: Log) -> None:
 
 
 def test_memory_is_flat_in_the_length_of_the_log(postgres: Log) -> None:
-    """Ten times the log, and a replay of it holds no more at once."""
+    """Ten times the log, and a replay of it holds no more at once: a page or two, as it is fetched sooner or later."""
 
     def grow(upto: int) -> None:
         for first in range(len(postgres.load("order-order-1")), upto, 1_000):
@@ -193,7 +193,7 @@ def test_memory_is_flat_in_the_length_of_the_log(postgres: Log) -> None:
     grow(2_000)
     short = peak()
     grow(20_000)
-    assert peak() < 1.2 * short
+    assert peak() < 2 * short
 
 
 # --- wait ----------------------------------------------------------------------------------------------------------
