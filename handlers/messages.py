@@ -44,6 +44,7 @@ from infra.nats import (
     HISTORY_SUBJECT,
     PUBLISH_S,
     addresses,
+    in_work,
     subject_of,
 )
 from infra.senders import Sender
@@ -59,7 +60,7 @@ MUCH = 2
 
 MAIL_WAITS_S = 5.0
 COMMANDS_FETCH_S = 0.25
-"""A fetch of commands comes to its end before its worker does: what it was given meanwhile would come late elsewhere."""
+"""A fetch of commands comes to its end before its worker does: what it had asked for would come late elsewhere."""
 AT_ONCE = 32
 """So many commands are dealt with at a time: they meet in one commit, and in a commit of 32 each costs little."""
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Delivery(BaseMiddleware):
     ) -> Any:  # noqa: ANN401 - FastStream's signature
         """Deal with one delivery."""
         try:
-            with tracing.received(msg.headers, msg.raw_message.metadata.consumer):
+            with tracing.received(msg.headers, msg.raw_message.metadata.consumer), in_work([msg.raw_message]):
                 return await call_next(msg)
         except Exception as error:
             delay = again_in(msg.raw_message, error)
@@ -395,10 +396,11 @@ class Commands:
         self, chain: Sequence[Msg], threads: ThreadPoolExecutor, before: asyncio.Task[None] | None
     ) -> None:
         if before:
-            await asyncio.wait([before])
-        for message, dealt in zip(
-            chain, await asyncio.get_running_loop().run_in_executor(threads, self._dealt_with, chain), strict=True
-        ):
+            with in_work(chain):
+                await asyncio.wait([before])
+        with in_work(chain):
+            all_dealt = await asyncio.get_running_loop().run_in_executor(threads, self._dealt_with, chain)
+        for message, dealt in zip(chain, all_dealt, strict=True):
             await self._settle(message, dealt)
 
     def _dealt_with(self, chain: Sequence[Msg]) -> list[Dealt]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamConfig
@@ -31,7 +32,8 @@ REDELIVERY_SUBJECTS = "trunkline.redelivery.v1"
 HISTORY_SUBJECT = "trunkline.history.v1"
 COMMANDS_CONSUMER = "commands"
 DUPLICATES_S = 120.0
-ACK_S = 60
+ACK_S = 20.0
+"""So long after the last that was heard of it, a message comes to somebody else: see `in_work`."""
 DAY_S = 86_400
 PUBLISH_S = 5.0
 CONNECT_S = 5
@@ -160,6 +162,37 @@ def _durable(name: str, subjects: list[str]) -> ConsumerConfig:
         ack_wait=ACK_S,
         max_deliver=-1,
     )
+
+
+@contextmanager
+def in_work(messages: Sequence[Msg]) -> Iterator[None]:
+    """Tell the server now and then, while the context lasts, that messages are being dealt with.
+
+    So what somebody had who has died comes to another soon, and what takes long comes to nobody else.
+    """
+    loop = asyncio.get_running_loop()
+    every_s = ACK_S / 4
+    telling: set[asyncio.Task[None]] = set()
+    timer: asyncio.TimerHandle
+
+    def tell() -> None:
+        nonlocal timer
+        task = loop.create_task(_in_work(messages))
+        telling.add(task)
+        task.add_done_callback(telling.discard)
+        timer = loop.call_later(every_s, tell)
+
+    timer = loop.call_later(every_s, tell)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def _in_work(messages: Sequence[Msg]) -> None:
+    for message in messages:
+        with suppress(NatsError):  # while NATS is away, it comes again
+            await message.in_progress()
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,10 @@ from pydantic import SecretStr
 
 import handlers.command_messages
 import handlers.messages
+import infra.nats
 from domain.allocation import PbxCreated
 from domain.order import OrderPlaced, PaymentCaptured
+from handlers.command_messages import Incoming, deal_with
 from handlers.commands import handle
 from handlers.contract.commands import offered
 from handlers.worker import Duties, working
@@ -196,6 +199,31 @@ def test_a_command_that_waited_for_us_for_an_hour_is_done(
     Service(broker.url).tell(create_pbx())
     with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
         eventually(lambda: house.all(PbxCreated), "the PBX")
+
+
+def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
+    postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are those of its account that wait for it."""
+    monkeypatch.setattr(infra.nats, "ACK_S", 1)
+    begun: list[str] = []
+    real = deal_with
+
+    def slow(incoming: Incoming, *given: Any) -> object:  # noqa: ANN401 - whatever it takes
+        begun.append(json.loads(incoming.body)["id"])
+        time.sleep(2)
+        return real(incoming, *given)
+
+    monkeypatch.setattr(handlers.messages, "deal_with", slow)
+    house = InMemory(log=postgres).opened()
+    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
+        service = Service(broker.url)
+        service.tell(create_pbx(1))
+        eventually(lambda: begun, "the first one")
+        service.tell(create_pbx(2))
+        eventually(lambda: len(house.all(PbxCreated)) == 2, "both")
+        eventually(lambda: broker.commands() == [], "an empty stream of commands")
+    assert begun == ["create-1", "create-2"]
 
 
 # --- what is wrong -------------------------------------------------------------------------------------------------

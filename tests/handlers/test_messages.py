@@ -13,6 +13,7 @@ import pytest
 from nats.js.api import ConsumerConfig, RawStreamMsg
 
 import handlers.messages
+import infra.nats
 import infra.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.invoice_series import InvoiceNumberAssigned
@@ -362,6 +363,26 @@ def test_what_fails_is_delivered_again_later_and_later(
     assert second - first >= 0.4 * 0.8
     assert third - second >= 0.8 * 0.8
     assert broker.dead_letters() == []
+
+
+def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
+    on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infra.nats, "ACK_S", 1)
+    begun: list[str] = []
+    real = handlers.messages.follow
+
+    def slow(message: CloudEvent, reaction: Reaction, house: House) -> None:
+        begun.append(f"{reaction.__name__} of {message.id}")
+        time.sleep(3 if reaction.__name__ == "mail_invoice" else 0)
+        real(message, reaction, house)
+
+    monkeypatch.setattr(handlers.messages, "follow", slow)
+    with working(on_postgres.house, database_url, broker.url):
+        on_postgres.paid()
+        eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
+        eventually(lambda: broker.idle(*REACTING), "idle consumers")
+    assert sorted(begun) == sorted(set(begun))
 
 
 def test_what_fails_to_the_end_goes_to_the_dead_letters_others_go_on_and_it_can_be_put_back(
