@@ -32,6 +32,7 @@ AUDITOR: Final = "trunkline_auditor"
 WATCHED: Final = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 """What tells our side of a connection, in seconds, that there is nobody any more: libpq's parameters."""
 
+OWNER: Final = "TRUNKLINE_OWNER_URL"
 MIGRATION_LOCK = 7_286_131
 CHANNEL = "events"
 GATHER_NEWS_S = 0.005
@@ -75,7 +76,7 @@ def owning(owner_url: str) -> Connection[DictRow]:
     Raises:
         DatabaseUnavailable: names the setting.
     """
-    with _named(owner_url):
+    with _named(owner_url, OWNER):
         return psycopg.connect(owner_url, autocommit=True, row_factory=dict_row, connect_timeout=5)
 
 
@@ -139,20 +140,20 @@ _TOO_MUCH: LiteralString = """
 
 
 @contextmanager
-def _named(database_url: str) -> Iterator[None]:
+def _named(database_url: str, setting: str = "TRUNKLINE_DATABASE_URL") -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
         where = _where(database_url)
         if where is None:
             raise DatabaseUnavailable(
-                "TRUNKLINE_DATABASE_URL is no PostgreSQL address; write postgresql://user:password@host:port/database, "
+                f"{setting} is no PostgreSQL address; write postgresql://user:password@host:port/database, "
                 "with %2F for / and %40 for @ in the password."
             ) from None  # the library's error repeats what stands there
         reason = " ".join(str(error).split())
         if 'role "trunkline_' in reason:  # of ours, and there is none: nobody has migrated yet
             reason += "; TRUNKLINE_OWNER_URL and trunkline migrate make it"
-        raise DatabaseUnavailable(f"TRUNKLINE_DATABASE_URL ({where}) does not serve: {reason}") from error
+        raise DatabaseUnavailable(f"{setting} ({where}) does not serve: {reason}") from error
 
 
 def _where(database_url: str) -> str | None:
@@ -178,7 +179,7 @@ def migrate(owner_url: str) -> list[str]:
         DatabaseUnavailable: the database cannot be reached, or its user may not create what is needed.
     """
     applied = []
-    with _named(owner_url), psycopg.connect(owner_url, connect_timeout=5) as conn:
+    with _named(owner_url, OWNER), psycopg.connect(owner_url, connect_timeout=5) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         conn.execute(
             "CREATE TABLE IF NOT EXISTS public.trunkline_migrations "
@@ -206,10 +207,14 @@ def admit(owner_url: str, database_url: str) -> None:
     Of itself it may do nothing: each connection takes on the role of what it is for.
 
     Raises:
-        DatabaseUnavailable: the database cannot be reached, or its owner may not make logins.
+        DatabaseUnavailable: the database cannot be reached, its owner may not make logins, or ``database_url`` names
+            none.
     """
-    login = conninfo_to_dict(database_url)
-    with _named(owner_url), psycopg.connect(owner_url, connect_timeout=5) as conn:
+    with _named(database_url):
+        login = conninfo_to_dict(database_url)
+    if not login.get("user"):
+        raise DatabaseUnavailable("TRUNKLINE_DATABASE_URL names no user: it says which login the program is to have.")
+    with _named(owner_url, OWNER), psycopg.connect(owner_url, connect_timeout=5) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         name, given = str(login["user"]), str(login.get("password", ""))
         known = conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone()

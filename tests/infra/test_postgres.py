@@ -27,6 +27,7 @@ from infra.postgres import (
     PROJECTOR,
     WRITER,
     DatabaseUnavailable,
+    admit,
     connect,
     connected_aside,
     migrate,
@@ -323,11 +324,17 @@ def refusal(way_in: Callable[[str], object], url: str) -> str:
     with pytest.raises(DatabaseUnavailable) as caught:
         way_in(url)
     said, all_of_it = str(caught.value), "".join(traceback.format_exception(caught.value))
-    assert said.startswith("TRUNKLINE_DATABASE_URL ")
+    assert said.startswith("TRUNKLINE_OWNER_URL " if way_in is migrate else "TRUNKLINE_DATABASE_URL ")
     assert "\n" not in said
     for piece in (PASSWORD, QUOTED, "0mpa", "l00mpa"):
         assert piece not in all_of_it
     return said
+
+
+@pytest.mark.parametrize("database_url", ["hidden-word", "postgresql://127.0.0.1:5432/factory"])
+def test_an_address_without_a_login_makes_none(places: ServerPlaces, database_url: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"^TRUNKLINE_DATABASE_URL (is no PostgreSQL address|names no user)"):
+        admit(places.database_url, database_url)
 
 
 @WAYS_IN
