@@ -94,7 +94,7 @@ def surroundings() -> Iterator[Surroundings]:
             base_url=simulator.url,
             client_id=simulator.client_id,
             client_secret=simulator.client_secret,
-            timeout_s=5,
+            timeout_s=30,
             retry_wait_s=0.01,
         ) as provider,
         mail_catcher() as catcher,

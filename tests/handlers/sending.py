@@ -22,7 +22,7 @@ COLLECTOR = Sender(
     name="collector", secret=SecretStr("collector" * 5), role=SenderRole.DISTRIBUTOR, accounts=(EVERY_ACCOUNT,)
 )
 SENDERS = (PROVISIONER, OF_ACME, BOSS, COLLECTOR)
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 
 
 def body_of(command: str, message_id: str, /, **data: Any) -> bytes:  # noqa: ANN401 - JSON

@@ -17,7 +17,7 @@ from tests.domain.examples import NOW
 from tests.handlers.in_memory import SettableClock
 
 CAUSE = Cause("system:test", "numbering")
-SOON_S = 5.0
+SOON_S = 30.0
 
 
 class Maker:

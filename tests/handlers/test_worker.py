@@ -446,7 +446,7 @@ def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
     monkeypatch.setattr(Worker, "_expire", deaf_once)
     monkeypatch.setattr(handlers.worker, "AGAIN_S", 0.1)
     with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
-        eventually(lambda: len(begun) == 2, "another beginning", within_s=10)
+        eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
         assert worker.failing is None
 
 
@@ -465,5 +465,5 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_a_work(
 
     monkeypatch.setattr(Commands, "obey", cancelled_once)
     with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
-        eventually(lambda: len(begun) == 2, "another beginning", within_s=10)
+        eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
         assert worker.failing is None

@@ -210,7 +210,7 @@ def test_who_waits_is_woken_by_an_append(log: Log, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("infra.log.POLL_S", 60)
     with waiting(log, 0) as news:
         append(log, account(0, opened))
-        assert news.result(timeout=10)
+        assert news.result(timeout=25)
 
 
 def test_who_waits_can_be_called_off(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_who_waits_can_be_called_off(log: Log, monkeypatch: pytest.MonkeyPatch) 
     called_off = threading.Event()
     with waiting(log, 0, unless=called_off) as news:
         called_off.set()
-        assert not news.result(timeout=10)
+        assert not news.result(timeout=25)
 
 
 @contextmanager
@@ -244,7 +244,7 @@ def test_an_append_of_another_process_is_heard_of(
     assert eventually(lambda: len(listeners(owner_url)) == 1)
     with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
-        assert news.result(timeout=10)
+        assert news.result(timeout=25)
 
 
 def test_a_notification_that_is_lost_is_made_up_for_by_looking(
@@ -257,7 +257,7 @@ def test_a_notification_that_is_lost_is_made_up_for_by_looking(
         waiting(deaf, 0) as news,
     ):
         append(elsewhere, account(0, opened))
-        assert news.result(timeout=10)
+        assert news.result(timeout=25)
 
 
 def test_whose_line_is_cut_listens_anew(
@@ -272,7 +272,7 @@ def test_whose_line_is_cut_listens_anew(
     assert "begins anew" in caplog.text
     with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
-        assert news.result(timeout=10)
+        assert news.result(timeout=25)
 
 
 # --- many at once --------------------------------------------------------------------------------------------------

@@ -365,6 +365,6 @@ def test_each_mail_survives_the_way_over_smtp() -> None:
     with mail_catcher() as catcher, SmtpMailer(catcher.host, catcher.port) as mailer:
         for mail in sent:
             mailer.send(mail)
-        arrived = catcher.wait_for(len(sent), timeout_s=5)
+        arrived = catcher.wait_for(len(sent), timeout_s=30)
 
     assert [mail.as_bytes() for mail in arrived] == [mail.as_bytes() for mail in sent]

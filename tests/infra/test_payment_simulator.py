@@ -34,7 +34,7 @@ from infra.uvicorn_thread import listening, serving
 AMOUNT = Money(amount_minor=123_450, currency="EUR")
 RETURN_URL = "https://portal.example/paid"
 PAYPAL_ID = re.compile(r"[A-Z0-9]{17}")
-DELIVERY_TIMEOUT_S = 5
+DELIVERY_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)

@@ -414,7 +414,7 @@ def test_who_is_cancelled_while_it_connects_leaves_no_connection_behind(
 
     monkeypatch.setattr(infra.postgres, "connect", slowly)
     asyncio.run(connect_and_be_cancelled())
-    conn = made.get(timeout=10)
+    conn = made.get(timeout=30)
     deadline = time.monotonic() + 10
     while not conn.closed:
         assert time.monotonic() < deadline

@@ -52,7 +52,7 @@ def _mailer(catcher: Catcher) -> Iterator[SmtpMailer]:
 def test_a_message_arrives_as_it_was_sent(catcher: Catcher, mailer: SmtpMailer) -> None:
     mailer.send(mail())
 
-    (received,) = catcher.wait_for(1, timeout_s=5)
+    (received,) = catcher.wait_for(1, timeout_s=30)
     assert received["Subject"] == "The invoice"
     assert received.get_content().splitlines() == mail().get_content().splitlines()
 
@@ -61,7 +61,7 @@ def test_one_mailer_serves_many_threads(catcher: Catcher, mailer: SmtpMailer) ->
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda number: mailer.send(mail(str(number))), range(12)))
 
-    assert {int(message["Subject"]) for message in catcher.wait_for(12, timeout_s=5)} == set(range(12))
+    assert {int(message["Subject"]) for message in catcher.wait_for(12, timeout_s=30)} == set(range(12))
 
 
 def test_a_recipient_refused_for_good_is_not_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
@@ -82,7 +82,7 @@ def test_a_recipient_refused_for_now_may_be_tried_again(catcher: Catcher, mailer
 
     catcher.refusal = None
     mailer.send(mail())
-    assert len(catcher.wait_for(1, timeout_s=5)) == 1
+    assert len(catcher.wait_for(1, timeout_s=30)) == 1
 
 
 def test_a_message_refused_for_good_is_not_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
@@ -99,7 +99,7 @@ def test_a_message_refused_for_good_is_not_tried_again(catcher: Catcher, mailer:
 def test_an_address_beyond_ascii_goes_by_smtputf8(catcher: Catcher, mailer: SmtpMailer) -> None:
     mailer.send(mail(to="łukasz@żółć.example"))
 
-    (received,) = catcher.wait_for(1, timeout_s=5)
+    (received,) = catcher.wait_for(1, timeout_s=30)
     assert received["To"] == "łukasz@żółć.example"
 
 
@@ -110,7 +110,7 @@ def test_messages_one_after_another_go_over_one_connection(catcher: Catcher, mai
     for number in range(3):
         mailer.send(mail(str(number)))
 
-    assert [message["Subject"] for message in catcher.wait_for(3, timeout_s=5)] == ["0", "1", "2"]
+    assert [message["Subject"] for message in catcher.wait_for(3, timeout_s=30)] == ["0", "1", "2"]
     assert len(catcher.sessions) == 1
 
 
@@ -124,7 +124,7 @@ def test_after_the_server_has_hung_up_a_message_goes_over_a_new_connection(
     session.loop.call_soon_threadsafe(session.transport.close)
     mailer.send(mail("afterwards"))
 
-    assert [message["Subject"] for message in catcher.wait_for(2, timeout_s=5)] == ["before", "afterwards"]
+    assert [message["Subject"] for message in catcher.wait_for(2, timeout_s=30)] == ["before", "afterwards"]
     assert len(catcher.sessions) == 2
 
 
@@ -179,7 +179,7 @@ def test_a_message_goes_over_tls_with_a_login(security: Security) -> None:
             mailer.send(mail())
             mailer.send(mail())
 
-        assert len(catcher.wait_for(2, timeout_s=5)) == 2
+        assert len(catcher.wait_for(2, timeout_s=30)) == 2
         assert PASSWORD not in repr(mailer)
 
 
@@ -211,13 +211,13 @@ def test_a_wrong_password_says_nothing_about_the_message() -> None:
 
 
 def test_the_catcher_says_what_it_is(catcher: Catcher) -> None:
-    with socket.create_connection((catcher.host, catcher.port), timeout=5) as client, client.makefile() as lines:
+    with socket.create_connection((catcher.host, catcher.port), timeout=30) as client, client.makefile() as lines:
         assert BANNER in lines.readline()
 
 
 def test_the_catcher_stops_although_somebody_is_still_connected() -> None:
     with mail_catcher() as catcher:
-        client = socket.create_connection((catcher.host, catcher.port), timeout=5)
+        client = socket.create_connection((catcher.host, catcher.port), timeout=30)
         with client, client.makefile() as lines:
             assert lines.readline().startswith("220 ")
 
