@@ -29,7 +29,7 @@ from benchmarks.measure import Measure, Void, in_turn
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
 from domain.messages import Decider
 from domain.services import Plan
-from handlers.processes import settled
+from handlers.start import settled
 from infra.append import APPEND, Append, parameters
 from infra.chain import ChainBroken, Verifier, Walk
 from infra.embedded_postgres import embedded_postgres, temporary_directory

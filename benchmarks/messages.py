@@ -33,14 +33,14 @@ from domain.payment_reference import PaymentReferenceClaimed
 from domain.quote import Selection, Term
 from domain.subscription import ActivatePackage
 from handlers.commands import handle
-from handlers.composition import Outside, house_of
 from handlers.contract.commands import REPLY_HEADER
 from handlers.contract.events import encoded
 from handlers.demo.prices import PRICES
 from handlers.desk import Actor, House, Role
+from handlers.house import Outside, house_of
 from handlers.messages import consumers
-from handlers.processes import settled
 from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
+from handlers.start import settled
 from handlers.worker import Duties, working
 from infra.clock import SystemClock
 from infra.cloudevents import CONTENT_TYPE

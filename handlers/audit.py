@@ -22,11 +22,11 @@ from pydantic_core import from_json, to_json
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.composition import Servers, database, database_and_broker
 from handlers.console import AsJson, Data, bar, console, print_json
 from handlers.explained import Step, aggregate, explanation
 from handlers.exporting import Export, export_of
 from handlers.keyring import SIGNING_KEY, checkpoint_file, signer_of
+from handlers.places import Servers, database, database_and_broker
 from handlers.signing import CannotSign, Signer, alone, sign, sign_fully
 from handlers.views import UnknownPosition
 from infra.bundle import verified

@@ -22,21 +22,18 @@ from domain.quote import Quote, Selection
 from handlers import dead_letters, privacy, relay
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.composition import Outside, mailer_of, prepared, provider_of, servers
-from handlers.composition import trunkline as whole
 from handlers.console import AsJson, Data
 from handlers.console import console as _console
 from handlers.console import print_json as _print_json
-from handlers.demo.stage import staged
-from handlers.demo.story import Story
 from handlers.demo.teller import StoryBroken
 from handlers.finding import app as finding
+from handlers.house import Outside, mailer_of, provider_of
 from handlers.keyring import local_senders, secrets_of, signer_of
 from handlers.opening import As, MalformedMessage
 from handlers.opening import actor_of as _actor
 from handlers.opening import house_over as _house
 from handlers.opening import opened_log as _opened
-from handlers.processes import running_alone, until_stopped
+from handlers.places import prepared, servers
 from handlers.projections import app as projections
 from handlers.purchase import order_summary
 from handlers.requests import OrderExpansion
@@ -105,6 +102,9 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
 ) -> None:
     """Tell the whole purchase, step by step, on real servers."""
+    from handlers.demo.stage import staged  # noqa: PLC0415 - half of all that is loaded, and most commands need none
+    from handlers.demo.story import Story  # noqa: PLC0415
+
     given, console = settings(), _console(quiet=as_json)
     if keep:
         _make("--keep", keep)
@@ -123,6 +123,9 @@ def up(
     data: Annotated[Path, typer.Option("--data", help="Where embedded servers keep their data.")],
 ) -> None:
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
+    from handlers.composition import trunkline as whole  # noqa: PLC0415 - as above
+    from handlers.processes import until_stopped  # noqa: PLC0415
+
     _make("--data", data)
     given = local_senders(settings(), data)
     with servers(given, data) as places, provider_of(given) as provider, mailer_of(given) as mailer:
@@ -135,12 +138,16 @@ def up(
 @app.command()
 def serve() -> None:
     """Run the HTTP application alone, until it is stopped; as many of these as there are requests for."""
+    from handlers.processes import running_alone  # noqa: PLC0415
+
     running_alone("serves", relays=False, works=False, serves=True)
 
 
 @app.command()
 def work() -> None:
     """Run reactions, commands and read models alone, until it is stopped; several share the load."""
+    from handlers.processes import running_alone  # noqa: PLC0415
+
     running_alone("works", relays=False, works=True)
 
 

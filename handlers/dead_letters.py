@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 
-from handlers.composition import broker_url, duties_of
+from handlers.places import broker_url
 from infra.dead_letters import DELIVERIES, STORED_AT, SUBJECT, Letter, drop, letter, letters, replay
 from infra.nats import connected, provision
 from infra.settings import settings
@@ -104,7 +104,7 @@ def _with_jetstream(data: Path | None, work: Callable[[JetStreamContext], Awaita
     async def run(nats_url: str) -> T:
         async with connected(nats_url) as client:
             jetstream = client.jetstream()
-            await provision(jetstream, {}, duties_of(given).limits)
+            await provision(jetstream, {}, given.limits)
             return await work(jetstream)
 
     with broker_url(given, data) as nats_url:

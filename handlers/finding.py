@@ -15,7 +15,7 @@ from psycopg import Connection
 from pydantic_core import to_json
 from rich.console import Console
 
-from handlers.composition import database
+from handlers.places import database
 from handlers.views import VIEWS, table
 from infra.clock import SystemClock
 from infra.postgres import connect

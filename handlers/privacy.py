@@ -11,10 +11,10 @@ from rich.console import Console
 
 from domain.account import EraseBillingReceiver
 from handlers.commands import handle
-from handlers.composition import owner_of
 from handlers.console import Data, bar
 from handlers.keyring import next_master_key
 from handlers.opening import As, MalformedMessage, actor_of, house_over, opened_log
+from handlers.places import owner_of
 from infra.master_keys import MasterKeys, rewrap
 from infra.postgres import owning
 from infra.settings import settings

@@ -13,10 +13,12 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from rich.console import Console
 
-from handlers.composition import Outside, duties_of, house_of, mailer_of, provider_of, running_health
+from handlers.composition import duties_of, running_health
 from handlers.contract.page import contract_pages
+from handlers.house import Outside, house_of, mailer_of, provider_of
 from handlers.http import application
 from handlers.keyring import secrets_of, signer_of
+from handlers.start import settled
 from handlers.telemetry import metrics_pages
 from handlers.worker import working
 from infra.clock import SystemClock
@@ -27,8 +29,6 @@ from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import running
 
 NEEDED = ("database_url", "nats_url")
-COLLECT_AFTER = 20_000
-"""So many objects more than before; Python's own number is 700. A replay takes a tenth less of time."""
 
 
 def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False) -> None:
@@ -47,15 +47,6 @@ def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False)
     with parts(given, relays=relays, works=works, serves=serves) as url:
         Console().print(f"Trunkline {what} at {url}; stop it by Ctrl-C.", highlight=False)
         until_stopped()
-
-
-def settled() -> None:
-    """Keep what was loaded so far out of the garbage collector: it would hold up everything to look through it.
-
-    Of what comes it has little to find: an event, and a row, is no part of a circle. So it looks less often, too.
-    """
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
 
 
 def until_stopped() -> None:

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.composition import database
 from handlers.desk import Role
 from handlers.keyring import master_key
+from handlers.places import database
 from infra.log import Log
 from infra.postgres import connect
 from infra.postgres_recorder import postgres_log

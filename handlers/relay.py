@@ -11,10 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from handlers.composition import broker_url, database, duties_of
 from handlers.contract.events import encoded
 from handlers.keyring import master_key
-from handlers.processes import running_alone
+from handlers.places import broker_url, database
 from infra.nats import connected, provision
 from infra.postgres import connected_aside, position_of
 from infra.postgres_recorder import postgres_log
@@ -29,6 +28,8 @@ REBUILT_EVERY_S = 0.2
 def relay(context: typer.Context) -> None:
     """Publish the log to NATS until it is stopped. Of many that run, one does; another takes over when it dies."""
     if context.invoked_subcommand is None:
+        from handlers.processes import running_alone  # noqa: PLC0415 - nothing else here needs it
+
         running_alone("relays", relays=True, works=False)
 
 
@@ -50,7 +51,7 @@ def rebuild(
         async def run() -> int:
             stopping = threading.Event()
             async with connected(nats_url) as client:
-                await provision(client.jetstream(), {}, duties_of(given).limits)
+                await provision(client.jetstream(), {}, given.limits)
                 async with connected_aside(database_url) as conn:
                     await asyncio.to_thread(ask_for_rebuild, conn)
                     head = await asyncio.to_thread(log.head)

@@ -8,9 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.composition import Outside, Running, servers, trunkline
+from handlers.composition import Running, trunkline
 from handlers.demo.prices import BEGIN
+from handlers.house import Outside
 from handlers.keyring import secrets_of, signer_of
+from handlers.places import servers
 from infra.clock import ShiftedClock
 from infra.embedded_postgres import temporary_directory
 from infra.mail_catcher import Catcher, mail_catcher

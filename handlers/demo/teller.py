@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from handlers.composition import Running
 from infra.postgres import connect
 from infra.pydantic_mapper import Recorded
 from projections.engine import Row, stored
 from projections.runner import PROJECTIONS, wait
 from projections.timeline import TIMELINE
+
+if TYPE_CHECKING:
+    from handlers.composition import Running  # the command line knows what may go wrong here, and loads no more
 
 Snapshot = Mapping[tuple[str, tuple[object, ...]], Mapping[str, Any]]
 TABLES: Sequence[type[Row]] = [

@@ -19,9 +19,11 @@ from domain.messages import Event, Message
 from domain.order import Method
 from domain.quote import Selection
 from handlers.commands import Outcome, handle
-from handlers.composition import Outside, Running, Servers, trunkline
+from handlers.composition import Running, trunkline
 from handlers.desk import Actor, House
+from handlers.house import Outside
 from handlers.keyring import Secrets
+from handlers.places import Servers
 from handlers.requests import CheckOut, CompleteCheckout, OrderExpansion
 from infra.mail_catcher import Catcher, mail_catcher
 from infra.payment_simulator import GOOD_CARD, SimulatorEndpoint, running_simulator

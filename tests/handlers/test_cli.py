@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -48,6 +50,13 @@ def head(showing: Showing) -> int:
         row = conn.execute("SELECT count(*) AS events FROM log.events").fetchone()
         assert row
         return int(row["events"])
+
+
+def test_who_asks_something_waits_for_neither_the_web_nor_the_broker_to_be_loaded() -> None:
+    """They are most of what the program loads, and only what runs on needs them."""
+    loaded = "import sys, handlers.cli; print({'fastapi', 'uvicorn', 'faststream', 'handlers.worker'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 TRUE = '{"service": "extensions", "quantity": true}'

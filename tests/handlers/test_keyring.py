@@ -12,8 +12,8 @@ from threading import Barrier
 import pytest
 
 from handlers.cli import main
-from handlers.composition import servers
 from handlers.keyring import Secrets, link_secret, master_key, next_master_key, secrets_of
+from handlers.places import servers
 from infra.embedded_postgres import temporary_directory
 from infra.log import Log
 from infra.postgres_recorder import PostgresRecorder, postgres_log
