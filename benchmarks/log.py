@@ -89,16 +89,19 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
 
 @contextmanager
 def _bench(owner_url: str) -> Iterator[Bench]:
-    """A log beside the stock recorder, and another one with a history to replay."""
+    """A log beside the stock recorder, one with a history to replay, and one beside its copy without a chain."""
     with ExitStack() as stack:
         owner = stack.enter_context(psycopg.connect(owner_url, autocommit=True))
         owner.execute("CREATE DATABASE replayed")
-        told, database_url = make_conninfo(owner_url, dbname="replayed"), program_login(owner_url)
-        for each in (owner_url, told):
+        owner.execute("CREATE DATABASE chained")
+        told, chained = (make_conninfo(owner_url, dbname=name) for name in ("replayed", "chained"))
+        database_url = program_login(owner_url)
+        for each in (owner_url, told, chained):
             migrate(each)
         admit(owner_url, database_url)
         told_url = make_conninfo(database_url, dbname="replayed")
-        _stock_tables(owner)
+        owner.execute("CREATE SCHEMA stock")
+        owner.execute("CREATE TABLE stock.copied (LIKE log.events INCLUDING ALL)")
         at = conninfo_to_dict(owner_url)
         environment = {
             "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -117,15 +120,15 @@ def _bench(owner_url: str) -> Iterator[Bench]:
             application=application,
             replayed=replayed,
             raw=stack.enter_context(psycopg.connect(told, autocommit=True)),
+            chaining=_beside_without(stack.enter_context(psycopg.connect(chained, autocommit=True))),
             auditor=stack.enter_context(auditing(database_url)),
+            chain_auditor=stack.enter_context(auditing(make_conninfo(database_url, dbname="chained"))),
         )
 
 
-def _stock_tables(owner: Connection[Any]) -> None:
-    """The stock recorder's schema; a copy of our table for ``COPY``; and our function without its chain."""
-    owner.execute("CREATE SCHEMA stock")
+def _beside_without(owner: Connection[Any]) -> Connection[Any]:
+    """Our function without its chain, on tables of its own: they grow as those of the log do in this database."""
     owner.execute("CREATE SCHEMA bench")
-    owner.execute("CREATE TABLE bench.copied (LIKE log.events INCLUDING ALL)")
     owner.execute("CREATE TABLE bench.events (LIKE log.events INCLUDING ALL)")
     owner.execute("CREATE TABLE bench.head (LIKE log.head INCLUDING ALL)")
     owner.execute("INSERT INTO bench.head SELECT * FROM log.head")
@@ -137,6 +140,7 @@ def _stock_tables(owner: Connection[Any]) -> None:
     for name in ("append", "events", "head"):
         unchained = unchained.replace(f"log.{name}", f"bench.{name}")
     owner.execute(unchained.encode())
+    return owner
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,11 @@ class Bench:
     application: Application[UUID]
     replayed: Log
     raw: Connection[Any]
+    chaining: Connection[Any]
     auditor: Auditor
+    chain_auditor: Auditor
     walk: Walk = field(default_factory=Walk)
+    chain_walk: Walk = field(default_factory=Walk)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def pairs(self) -> list[Pair]:
@@ -233,6 +240,7 @@ class Bench:
         """
         try:
             self.walk = Verifier(self.auditor, walk=self.walk).verify()
+            self.chain_walk = Verifier(self.chain_auditor, walk=self.chain_walk).verify()
         except ChainBroken as broken:
             raise Void(str(broken)) from broken
 
@@ -297,7 +305,7 @@ class Bench:
         streams = [f"allocation-{uuid4()}" for _ in range(5)]
         begun = time.perf_counter()
         for stream in streams:
-            with self.owner.cursor().copy("COPY bench.copied FROM STDIN (FORMAT BINARY)") as copy:
+            with self.owner.cursor().copy("COPY stock.copied FROM STDIN (FORMAT BINARY)") as copy:
                 copy.set_types(COPIED.split())
                 for n in range(1, BULK + 1):
                     row = _row(stream, n)
@@ -323,13 +331,13 @@ class Bench:
 
     def _groups(self, function: str) -> float:
         """Groups of 64 appends, one after the other, by the function that chains or by its copy that does not."""
-        groups = [parameters([Append([_row(f"allocation-{uuid4()}", 1)]) for _ in range(WRITERS)]) for _ in range(40)]
+        groups = [parameters([Append([_row(f"allocation-{uuid4()}", 1)]) for _ in range(WRITERS)]) for _ in range(100)]
         statement = replace(
             APPEND, name=function.encode(), query=APPEND.query.replace(b"log.append", function.encode())
         )
         begun = time.perf_counter()
         for group in groups:
-            ask(self.owner, statement, group, tuple)
+            ask(self.chaining, statement, group, tuple)
         return len(groups) * WRITERS / (time.perf_counter() - begun)
 
     # --- reading it all

@@ -29,8 +29,15 @@ PROJECTOR: Final = "trunkline_projector"
 AUDITOR: Final = "trunkline_auditor"
 """Reads the log and the read models; the keys of personal data are not for it, nor are the documents."""
 
-WATCHED: Final = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-"""What tells our side of a connection, in seconds, that there is nobody any more: libpq's parameters."""
+LINE: Final[dict[str, str | int]] = {
+    "client_encoding": "utf8",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""What holds on every connection, as libpq's parameters: the encoding, for we pack texts ourselves, and whatever the
+environment says; and what tells our side, in seconds, that there is nobody any more."""
 
 OWNER: Final = "TRUNKLINE_OWNER_URL"
 MIGRATION_LOCK = 7_286_131
@@ -66,7 +73,7 @@ def connect(database_url: str, role: str = PROJECTOR) -> Connection[DictRow]:
         DatabaseUnavailable: names the setting.
     """
     with _named(database_url):
-        where = make_conninfo(database_url, options=session(role), **WATCHED)
+        where = make_conninfo(database_url, options=session(role), **LINE)
         return psycopg.connect(where, autocommit=True, row_factory=dict_row)
 
 
@@ -77,7 +84,7 @@ def owning(owner_url: str) -> Connection[DictRow]:
         DatabaseUnavailable: names the setting.
     """
     with _named(owner_url, OWNER):
-        return psycopg.connect(owner_url, autocommit=True, row_factory=dict_row, connect_timeout=5)
+        return psycopg.connect(make_conninfo(owner_url, **LINE), autocommit=True, row_factory=dict_row)
 
 
 @asynccontextmanager
@@ -179,7 +186,7 @@ def migrate(owner_url: str) -> list[str]:
         DatabaseUnavailable: the database cannot be reached, or its user may not create what is needed.
     """
     applied = []
-    with _named(owner_url, OWNER), psycopg.connect(owner_url, connect_timeout=5) as conn:
+    with _named(owner_url, OWNER), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         conn.execute(
             "CREATE TABLE IF NOT EXISTS public.trunkline_migrations "
@@ -214,7 +221,7 @@ def admit(owner_url: str, database_url: str) -> None:
         login = conninfo_to_dict(database_url)
     if not login.get("user"):
         raise DatabaseUnavailable("TRUNKLINE_DATABASE_URL names no user: it says which login the program is to have.")
-    with _named(owner_url, OWNER), psycopg.connect(owner_url, connect_timeout=5) as conn:
+    with _named(owner_url, OWNER), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         name, given = str(login["user"]), str(login.get("password", ""))
         known = conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone()

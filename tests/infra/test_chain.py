@@ -625,6 +625,15 @@ def test_a_walk_holds_a_page_whatever_the_length_of_the_log() -> None:
     assert peak(20_000) < 1.2 * peak(4_000)
 
 
+def test_texts_are_utf_8_whatever_the_environment_says(owner_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with postgres_log(as_program(owner_url), master_key=MASTER_KEY) as log:
+        log._recorder.insert_events([StoredEvent("ticket-für-5-€", 0, "ticket.Found.v1", b"golden")])
+        assert [row.originator_id for row in log._recorder.rows(0, 10, None)] == ["ticket-für-5-€"]
+    with auditing(as_program(owner_url)) as auditor:
+        assert Verifier(auditor).verify().position == 1
+
+
 def contents(conn: Connection[Any]) -> list[Any]:
     return conn.execute("SELECT * FROM log.events ORDER BY position").fetchall()
 
