@@ -48,6 +48,8 @@ from tests.handlers.at_work import eventually
 from tests.handlers.in_memory import InMemory
 from tests.projections.histories import tell
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., tuple[int, str, str]]
 T = TypeVar("T")
 DORA = Cause("distributor:dora", "wish-1", "click-1")

@@ -37,6 +37,8 @@ from tests.handlers.sending import (
     create_pbx,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(name="broker")
 def _broker(nats_url: str) -> Broker:

@@ -36,6 +36,8 @@ from tests.handlers.at_work import eventually
 from tests.handlers.broker import Broker
 from tests.handlers.in_memory import InMemory, order
 
+pytestmark = pytest.mark.long
+
 TRUNKLINE = str(Path(sys.executable).with_name("trunkline"))
 
 

@@ -43,6 +43,8 @@ from tests.handlers.in_memory import InMemory, check_out, complete, confirm, ord
 from tests.handlers.lines import Line
 from tests.ports import free_port
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def _watchful(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ from tests.projections.histories import ACCOUNTS, told
 from tests.projections.test_engine import Crash, by_table, fused, live, replayed
 from tests.projections.test_runner import WELL_S, append, eventually
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def conn(database_url: str) -> Iterator[Connection[Any]]:

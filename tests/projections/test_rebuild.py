@@ -32,6 +32,8 @@ from tests.domain.examples import NOW, placed, requested
 from tests.domain.given import but
 from tests.projections.given import CAUSE
 
+pytestmark = pytest.mark.long
+
 WELL_S = 30.0
 each_projection = pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
 
