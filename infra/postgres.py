@@ -74,7 +74,16 @@ def connect(database_url: str, role: str = PROJECTOR) -> Connection[DictRow]:
     """
     with _named(database_url):
         where = make_conninfo(database_url, options=session(role), **LINE)
-        return psycopg.connect(where, autocommit=True, row_factory=dict_row)
+        conn = psycopg.connect(where, autocommit=True, row_factory=dict_row)
+        set_right(conn)
+        return conn
+
+
+def set_right(conn: Connection[DictRow]) -> None:
+    """Keep time as we do. PGTZ and PGDATESTYLE of the environment come before what a connection asks for."""
+    said = conn.info.parameter_status
+    if said("TimeZone") != "UTC" or not (said("DateStyle") or "").startswith("ISO"):
+        conn.execute("SELECT set_config('TimeZone', 'UTC', false), set_config('DateStyle', 'ISO', false)")
 
 
 def owning(owner_url: str) -> Connection[DictRow]:

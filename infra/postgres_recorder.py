@@ -30,7 +30,7 @@ from psycopg_pool import ConnectionPool
 from infra.append import Append
 from infra.group_commit import GroupCommit
 from infra.log import Log, News
-from infra.postgres import LINE, WRITER, connect, listening, session, wary
+from infra.postgres import LINE, WRITER, connect, listening, session, set_right, wary
 from infra.postgres_person_keys import PostgresPersonKeys
 from infra.prepared import Statement, ask
 from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
@@ -89,6 +89,7 @@ class PostgresRecorder(Recorder):
             database_url,
             connection_class=Connection[DictRow],
             kwargs={"row_factory": dict_row, "autocommit": True, "options": session(WRITER), **LINE},
+            configure=set_right,
             min_size=1,
             max_size=pool_size,
             open=True,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,7 @@ from infra.checkpoints import Checkpoint, NoCheckpoint, Trees, append_to, checkp
 from infra.ed25519 import SigningKey, WrongKey
 from infra.log import Change, Log
 from infra.packed_arrays import microseconds
+from infra.postgres import connect
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
@@ -625,11 +626,21 @@ def test_a_walk_holds_a_page_whatever_the_length_of_the_log() -> None:
     assert peak(20_000) < 1.2 * peak(4_000)
 
 
-def test_texts_are_utf_8_whatever_the_environment_says(owner_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_utf_8_and_times_utc_whatever_the_environment_says(
+    owner_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    monkeypatch.setenv("PGTZ", "America/New_York")
+    monkeypatch.setenv("PGDATESTYLE", "SQL, DMY")
     with postgres_log(as_program(owner_url), master_key=MASTER_KEY) as log:
         log._recorder.insert_events([StoredEvent("ticket-für-5-€", 0, "ticket.Found.v1", b"golden")])
-        assert [row.originator_id for row in log._recorder.rows(0, 10, None)] == ["ticket-für-5-€"]
+        (row,) = log._recorder.rows(0, 10, None)
+        assert (row.originator_id, row.recorded_at.utcoffset()) == ("ticket-für-5-€", timedelta())
+        assert log.position_at(row.recorded_at) == 1
+    with connect(as_program(owner_url)) as conn:
+        found = conn.execute("SELECT recorded_at FROM log.events").fetchone()
+        assert found
+        assert (found["recorded_at"], found["recorded_at"].utcoffset()) == (row.recorded_at, timedelta())
     with auditing(as_program(owner_url)) as auditor:
         assert Verifier(auditor).verify().position == 1
 
