@@ -207,13 +207,13 @@ def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_e
     postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor are those of its account that wait for it."""
-    monkeypatch.setattr(infra.nats, "ACK_S", 1)
+    monkeypatch.setattr(infra.nats, "ACK_S", 4)
     begun: list[str] = []
     real = deal_with
 
     def slow(incoming: Incoming, *given: Any) -> object:  # noqa: ANN401 - whatever it takes
         begun.append(json.loads(incoming.body)["id"])
-        time.sleep(2)
+        time.sleep(5)
         return real(incoming, *given)
 
     monkeypatch.setattr(handlers.messages, "deal_with", slow)

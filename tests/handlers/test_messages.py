@@ -368,13 +368,13 @@ def test_what_fails_is_delivered_again_later_and_later(
 def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infra.nats, "ACK_S", 1)
+    monkeypatch.setattr(infra.nats, "ACK_S", 4)
     begun: list[str] = []
     real = handlers.messages.follow
 
     def slow(message: CloudEvent, reaction: Reaction, house: House) -> None:
         begun.append(f"{reaction.__name__} of {message.id}")
-        time.sleep(3 if reaction.__name__ == "mail_invoice" else 0)
+        time.sleep(6 if reaction.__name__ == "mail_invoice" else 0)
         real(message, reaction, house)
 
     monkeypatch.setattr(handlers.messages, "follow", slow)
