@@ -395,10 +395,9 @@ class Commands:
     async def _deal_with(
         self, chain: Sequence[Msg], threads: ThreadPoolExecutor, before: asyncio.Task[None] | None
     ) -> None:
-        if before:
-            with in_work(chain):
-                await asyncio.wait([before])
         with in_work(chain):
+            if before:
+                await asyncio.wait([before])
             all_dealt = await asyncio.get_running_loop().run_in_executor(threads, self._dealt_with, chain)
         for message, dealt in zip(chain, all_dealt, strict=True):
             await self._settle(message, dealt)
