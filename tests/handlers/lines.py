@@ -11,13 +11,13 @@ CHUNK_BYTES = 65_536
 
 
 class Line:
-    """Whoever connects to ``port`` talks to ``target``, until the line is cut; what is on its way waits, as in TCP.
+    """Whoever connects to its ``port`` talks to its other end, until it is cut; what is on its way waits, as in TCP.
 
     Nobody is told: connections stay open, and new ones are taken and not answered.
     """
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._target = (host, port)
         self._whole = threading.Event()
         self._whole.set()
         self._closed = False
@@ -57,7 +57,7 @@ class Line:
     def _connect(self, caller: socket.socket) -> None:
         self._whole.wait()
         try:
-            called = socket.create_connection(("127.0.0.1", self._target))
+            called = socket.create_connection(self._target)
         except OSError:  # that server is not there: the caller learns it as from any network
             with suppress(OSError):
                 caller.shutdown(socket.SHUT_RDWR)

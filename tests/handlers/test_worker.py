@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psycopg
@@ -331,9 +332,12 @@ def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_be
     NATS itself would notice after minutes; until then there seems to be nothing to fetch.
     """
     monkeypatch.setattr(infra.nats, "ACK_S", 5)
-    server, _, port = nats_url.rpartition(":")
-    with closing(Line(int(port))) as line:
-        first = iter([[f"{server}:{line.port}"]] * 2)  # for the reactions, and for those that number
+    at = urlsplit(nats_url)
+    assert at.hostname
+    assert at.port
+    with closing(Line(at.port, at.hostname)) as line:
+        by_line = nats_url.replace(f"{at.hostname}:{at.port}", f"127.0.0.1:{line.port}")
+        first = iter([[by_line]] * 2)  # for the reactions, and for those that number
         monkeypatch.setattr(handlers.messages, "addresses", lambda url: next(first, addresses(url)))
         with working(on_postgres.house, database_url, nats_url):
             on_postgres.paid()
