@@ -102,8 +102,8 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
 ) -> None:
     """Tell the whole purchase, step by step, on real servers."""
-    from handlers.demo.stage import staged  # noqa: PLC0415 - half of all that is loaded, and most commands need none
-    from handlers.demo.story import Story  # noqa: PLC0415
+    from handlers.demo.stage import staged  # noqa: PLC0415 - a third of what is loaded, and most commands need none
+    from handlers.demo.story import Story  # noqa: PLC0415 - as above
 
     given, console = settings(), _console(quiet=as_json)
     if keep:
@@ -124,7 +124,7 @@ def up(
 ) -> None:
     """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
     from handlers.composition import trunkline as whole  # noqa: PLC0415 - as above
-    from handlers.processes import until_stopped  # noqa: PLC0415
+    from handlers.processes import until_stopped  # noqa: PLC0415 - as above
 
     _make("--data", data)
     given = local_senders(settings(), data)
@@ -138,7 +138,7 @@ def up(
 @app.command()
 def serve() -> None:
     """Run the HTTP application alone, until it is stopped; as many of these as there are requests for."""
-    from handlers.processes import running_alone  # noqa: PLC0415
+    from handlers.processes import running_alone  # noqa: PLC0415 - as above
 
     running_alone("serves", relays=False, works=False, serves=True)
 
@@ -146,7 +146,7 @@ def serve() -> None:
 @app.command()
 def work() -> None:
     """Run reactions, commands and read models alone, until it is stopped; several share the load."""
-    from handlers.processes import running_alone  # noqa: PLC0415
+    from handlers.processes import running_alone  # noqa: PLC0415 - as above
 
     running_alone("works", relays=False, works=True)
 

@@ -137,7 +137,7 @@ def owner_of(settings: Settings, directory: Path | None) -> Iterator[str]:
 
 @contextmanager
 def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[Servers]:
-    """The same, and the broker beside it: what takes a checkpoint, which is published.
+    """As `database`, and the broker beside it: what takes a checkpoint, which is published.
 
     Raises:
         WrongSetting, DatabaseUnavailable, ServerDidNotStart: as `database` does.

@@ -28,7 +28,7 @@ REBUILT_EVERY_S = 0.2
 def relay(context: typer.Context) -> None:
     """Publish the log to NATS until it is stopped. Of many that run, one does; another takes over when it dies."""
     if context.invoked_subcommand is None:
-        from handlers.processes import running_alone  # noqa: PLC0415 - nothing else here needs it
+        from handlers.processes import running_alone  # noqa: PLC0415 - as in `handlers.cli`
 
         running_alone("relays", relays=True, works=False)
 

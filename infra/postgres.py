@@ -39,7 +39,7 @@ LINE: Final[dict[str, str | int]] = {
 """What holds on every connection, as libpq's parameters: the encoding, for we pack texts ourselves, and whatever the
 environment says; and what tells our side, in seconds, that there is nobody any more."""
 
-OWNER: Final = "TRUNKLINE_OWNER_URL"
+OWNER_SETTING: Final = "TRUNKLINE_OWNER_URL"
 MIGRATION_LOCK = 7_286_131
 CHANNEL = "events"
 GATHER_NEWS_S = 0.005
@@ -92,7 +92,7 @@ def owning(owner_url: str) -> Connection[DictRow]:
     Raises:
         DatabaseUnavailable: names the setting.
     """
-    with _named(owner_url, OWNER):
+    with _named(owner_url, OWNER_SETTING):
         return psycopg.connect(make_conninfo(owner_url, **LINE), autocommit=True, row_factory=dict_row)
 
 
@@ -195,7 +195,7 @@ def migrate(owner_url: str) -> list[str]:
         DatabaseUnavailable: the database cannot be reached, or its user may not create what is needed.
     """
     applied = []
-    with _named(owner_url, OWNER), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
+    with _named(owner_url, OWNER_SETTING), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         conn.execute(
             "CREATE TABLE IF NOT EXISTS public.trunkline_migrations "
@@ -230,7 +230,7 @@ def admit(owner_url: str, database_url: str) -> None:
         login = conninfo_to_dict(database_url)
     if not login.get("user"):
         raise DatabaseUnavailable("TRUNKLINE_DATABASE_URL names no user: it says which login the program is to have.")
-    with _named(owner_url, OWNER), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
+    with _named(owner_url, OWNER_SETTING), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         name, given = str(login["user"]), str(login.get("password", ""))
         known = conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone()

@@ -52,8 +52,8 @@ def head(showing: Showing) -> int:
         return int(row["events"])
 
 
-def test_who_asks_something_waits_for_neither_the_web_nor_the_broker_to_be_loaded() -> None:
-    """They are most of what the program loads, and only what runs on needs them."""
+def test_who_asks_something_does_not_wait_for_what_only_runs_on_to_be_loaded() -> None:
+    """It is a third of the program."""
     loaded = "import sys, handlers.cli; print({'fastapi', 'uvicorn', 'faststream', 'handlers.worker'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
