@@ -183,6 +183,7 @@ def test_an_append_whose_acknowledgement_was_lost_stands_once_and_its_caller_is_
 
 def _cut_the_writers_line(recorder: PostgresRecorder, proxy: CuttingProxy) -> None:
     """The next answer is swallowed. Whoever listens would get one too, so it stops before."""
+    recorder._pool.wait()  # or the answer that is swallowed may be that to a connection of the pool's
     lines = proxy.lines
     recorder._listening.__exit__(None, None, None)
     deadline = time.monotonic() + 10
