@@ -211,10 +211,9 @@ class Log:
         with _available():
             return self._recorder.max_notification_id() or 0
 
-    def wait(self, after: int, timeout_s: float, unless: threading.Event | None = None) -> bool:
-        """Wait until there is an event behind ``after``; false where none came in time, or ``unless`` was set."""
-        self._news.wait(timeout_s, until=lambda: (unless is not None and unless.is_set()) or self.head() > after)
-        return self.head() > after
+    def wait(self, after: int, timeout_s: float) -> bool:
+        """Wait until there is an event behind ``after``; false where none came in time."""
+        return self._news.wait(timeout_s, until=lambda: self.head() > after)
 
     def snapshot(self, stream: str, shape: str) -> Snapshot | None:
         """The snapshot of a stream, where there is one of this shape."""

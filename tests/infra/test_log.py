@@ -213,19 +213,11 @@ def test_who_waits_is_woken_by_an_append(log: Log, monkeypatch: pytest.MonkeyPat
         assert news.result(timeout=25)
 
 
-def test_who_waits_can_be_called_off(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.log.POLL_S", 0.01)
-    called_off = threading.Event()
-    with waiting(log, 0, unless=called_off) as news:
-        called_off.set()
-        assert not news.result(timeout=25)
-
-
 @contextmanager
-def waiting(log: Log, after: int, unless: threading.Event | None = None) -> Iterator[Future[bool]]:
+def waiting(log: Log, after: int) -> Iterator[Future[bool]]:
     """Somebody who waits for an event behind a position, for up to half a minute."""
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(log.wait, after, 30, unless)
+        yield pool.submit(log.wait, after, 30)
 
 
 def listeners(owner_url: str) -> list[int]:
