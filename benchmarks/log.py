@@ -116,7 +116,7 @@ def _bench(owner_url: str) -> Iterator[Bench]:
         yield Bench(
             owner=owner,
             recorder=recorder,
-            log=Log(recorder, recorder.news),
+            log=Log(recorder),
             application=application,
             replayed=replayed,
             raw=stack.enter_context(psycopg.connect(told, autocommit=True)),

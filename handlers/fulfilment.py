@@ -44,7 +44,7 @@ def fulfil_order(request: FulfilPaidOrder, desk: Desk) -> None:
 
 
 def _grant(request: FulfilPaidOrder, desk: Desk) -> None:
-    work, now = desk.work(), desk.now
+    work, now = desk.work(trusting=True), desk.now
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     if work.do(ORDER, request.order_id, FulfilOrder(at=now, order_id=request.order_id)):

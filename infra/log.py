@@ -6,9 +6,8 @@ It stands on a recorder and a mapper behind the eventsourcing library's interfac
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,10 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 
 from domain.messages import Event
 from infra import tracing
+from infra.news import News
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
 from infra.recent_states import RecentStates
 from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
-
-POLL_S = 0.5
-"""How often a waiter looks by itself: notifications are a hint, and hints get lost."""
 
 
 class VersionConflict(Exception):
@@ -51,64 +48,19 @@ class Change:
     events: Sequence[Event]
 
 
-class News:
-    """Wakes whoever waits for something to happen in the log."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._count = 0
-
-    def tell(self) -> None:
-        """Something happened."""
-        with self._condition:
-            self._count += 1
-            self._condition.notify_all()
-
-    @property
-    def count(self) -> int:
-        """How often something happened. Who looks at it before he looks elsewhere misses nothing in between."""
-        with self._condition:
-            return self._count
-
-    def beyond(self, count: int, timeout_s: float) -> None:
-        """Wait until there is more news than ``count``, or until time is up."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._count != count, timeout_s)
-
-    def next(self, timeout_s: float) -> None:
-        """Wait for the next piece of news, or until time is up."""
-        with self._condition:
-            self._condition.wait(timeout_s)
-
-    def wait(self, timeout_s: float, *, until: Callable[[], bool]) -> bool:
-        """Wait until ``until()`` holds: asked at each piece of news and every `POLL_S`. False where time is up."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            with self._condition:
-                seen = self._count
-            if until():
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            with self._condition:
-                self._condition.wait_for(lambda: self._count != seen, min(POLL_S, left))  # noqa: B023 - used at once
-
-
 class Log:
     """What the rest of the program knows of the log."""
 
-    def __init__(self, recorder: Recorder, news: News | None = None) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.recent = RecentStates()
         self._recorder = recorder
-        self._news = news or News()
         self._mapper = PydanticMapper(recorder.keys)
         self._concealing = PydanticMapper(None)
 
     @property
     def news(self) -> News:
         """Tells that something was appended."""
-        return self._news
+        return self._recorder.news
 
     def decoded(self, row: LogRow) -> Recorded:
         """The event of a row that somebody read for himself, in a transaction of his own. Personal data stay sealed.
@@ -155,7 +107,6 @@ class Log:
             streams = ", ".join(change.stream for change in changes)
             raise VersionConflict(f"One of the streams {streams} has moved on.") from error
         assert positions is not None
-        self._news.tell()
         recorded = [event._replace(position=position) for event, position in zip(recorded, positions, strict=True)]
         tracing.appended(recorded, begun)
         return recorded
@@ -213,7 +164,7 @@ class Log:
 
     def wait(self, after: int, timeout_s: float) -> bool:
         """Wait until there is an event behind ``after``; false where none came in time."""
-        return self._news.wait(timeout_s, until=lambda: self.head() > after)
+        return self.news.wait(timeout_s, until=lambda: self.head() > after)
 
     def snapshot(self, stream: str, shape: str) -> Snapshot | None:
         """The snapshot of a stream, where there is one of this shape."""

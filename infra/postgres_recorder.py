@@ -29,7 +29,8 @@ from psycopg_pool import ConnectionPool
 
 from infra.append import Append
 from infra.group_commit import GroupCommit
-from infra.log import Log, News
+from infra.log import Log
+from infra.news import News
 from infra.postgres import LINE, WRITER, connect, listening, session, set_right, wary
 from infra.postgres_person_keys import PostgresPersonKeys
 from infra.prepared import Statement, ask
@@ -83,8 +84,8 @@ class PostgresRecorder(Recorder):
 
     def __init__(self, database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> None:
         wary(database_url)
-        self._news = News()
-        self._writer = GroupCommit(lambda: connect(database_url, WRITER), self._news.tell)
+        self.news = News()
+        self._writer = GroupCommit(lambda: connect(database_url, WRITER), self.news.tell)
         self._pool = ConnectionPool(
             database_url,
             connection_class=Connection[DictRow],
@@ -97,13 +98,8 @@ class PostgresRecorder(Recorder):
             reconnect_timeout=2,  # whoever asks after that begins anew, rather than wait for pauses that double
         )
         self.keys = PostgresPersonKeys(self._rows, master_key)
-        self._listening = listening(database_url, self._news.tell)
+        self._listening = listening(database_url, self.news.tell)
         self._listening.__enter__()
-
-    @property
-    def news(self) -> News:
-        """Tells of what anybody appends."""
-        return self._news
 
     def __enter__(self) -> Self:
         return self
@@ -306,4 +302,4 @@ def postgres_log(database_url: str, pool_size: int = 8, master_key: bytes | None
     """
     with PostgresRecorder(database_url, pool_size, master_key) as recorder:
         recorder.keys.prove()
-        yield Log(recorder, recorder.news)
+        yield Log(recorder)

@@ -18,6 +18,7 @@ from eventsourcing.persistence import IntegrityError, Notification, ProcessRecor
 from eventsourcing.popo import POPOProcessRecorder
 
 from domain.messages import Refusal
+from infra.news import News
 from infra.person_keys import MemoryPersonKeys, PersonKeys
 
 _EVENT_IDS = uuid5(NAMESPACE_URL, "urn:trunkline:event").bytes
@@ -133,10 +134,11 @@ class Recorder(ProcessRecorder, ABC):
     `AlreadyHandled` or `MessageIdReused` where the inbox knows the message. Each stream has to go on from its last
     version; a new one begins with 0 or 1.
 
-    ``keys`` are those of the personal data that its events hold.
+    ``keys`` are those of the personal data that its events hold; ``news`` tells of what anybody appends.
     """
 
     keys: PersonKeys
+    news: News
 
     @abstractmethod
     def handled(self, received: Received) -> range | None:
@@ -198,6 +200,7 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
     def __init__(self) -> None:
         super().__init__()
         self.keys = MemoryPersonKeys()
+        self.news = News()
         self._documents: dict[str, Kept] = {}
         self._inbox: dict[str, tuple[Received, range]] = {}
         self._snapshots: dict[str, Snapshot] = {}
@@ -228,6 +231,7 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
         self._documents.update({document.sha256: document for document in documents})
         if received is not None:
             self._inbox[received.message_id] = (received, range(first, first + len(rows)))
+        self.news.tell()
         return positions
 
     def select_notifications(

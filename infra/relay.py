@@ -27,9 +27,10 @@ from pydantic import BaseModel
 
 from infra import tracing
 from infra.cloudevents import CONTENT_TYPE
-from infra.log import POLL_S, Log
+from infra.log import Log
 from infra.metrics import RELAYED
 from infra.nats import DUPLICATES_S, EVENT_SUBJECTS, EVENTS, PUBLISH_S, subject_of
+from infra.news import POLL_S
 from infra.postgres import connected_aside, only_one, position_of
 from infra.pydantic_mapper import Recorded, UnreadableEvent
 

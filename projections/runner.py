@@ -15,7 +15,8 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 
 from domain.messages import Refusal
-from infra.log import Log, LogUnavailable, News
+from infra.log import Log, LogUnavailable
+from infra.news import News
 from infra.postgres import DatabaseUnavailable, connect, only_one
 from projections import engine
 from projections.allocations import ALLOCATIONS

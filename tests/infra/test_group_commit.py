@@ -367,7 +367,7 @@ def test_while_the_database_is_gone_an_append_says_that_it_may_stand_there(datab
         with psycopg.connect(owner_url, dbname="postgres", autocommit=True) as server:
             server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
             server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-            log = Log(recorder, recorder.news)
+            log = Log(recorder)
             with pytest.raises(LogUnavailable, match="does not answer"):
                 log.append([], account_id=None, cause=CAUSE, at=NOW, received=message("m-1"))
             server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())

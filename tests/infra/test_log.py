@@ -207,7 +207,7 @@ def test_waiting_for_what_is_there_takes_no_time_and_for_what_does_not_come_it_e
 
 
 def test_who_waits_is_woken_by_an_append(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.log.POLL_S", 60)
+    monkeypatch.setattr("infra.news.POLL_S", 60)
     with waiting(log, 0) as news:
         append(log, account(0, opened))
         assert news.result(timeout=25)
@@ -232,7 +232,7 @@ def listeners(owner_url: str) -> list[int]:
 def test_an_append_of_another_process_is_heard_of(
     postgres: Log, database_url: str, owner_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.log.POLL_S", 60)
+    monkeypatch.setattr("infra.news.POLL_S", 60)
     assert eventually(lambda: len(listeners(owner_url)) == 1)
     with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
         append(elsewhere, account(0, opened))
@@ -255,7 +255,7 @@ def test_a_notification_that_is_lost_is_made_up_for_by_looking(
 def test_whose_line_is_cut_listens_anew(
     postgres: Log, database_url: str, owner_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("infra.log.POLL_S", 60)
+    monkeypatch.setattr("infra.news.POLL_S", 60)
     assert eventually(lambda: len(listeners(owner_url)) == 1)
     (before,) = listeners(owner_url)
     with psycopg.connect(owner_url, autocommit=True) as conn:
