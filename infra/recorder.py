@@ -74,17 +74,9 @@ class LogRow(NamedTuple):
         """The row of an event; where it comes without a record, with one that says so."""
         if isinstance(event, LogRow):
             return event._replace(id=position) if position else event
+        stream, now = str(event.originator_id), datetime.now(UTC)
         return LogRow(
-            originator_id=str(event.originator_id),
-            originator_version=event.originator_version,
-            topic=event.topic,
-            state=event.state,
-            id=position,
-            recorded_at=datetime.now(UTC),
-            account_id=None,
-            correlation_id=LIBRARY,
-            causation_id=None,
-            actor=LIBRARY,
+            stream, event.originator_version, event.topic, event.state, position, now, None, LIBRARY, None, LIBRARY
         )
 
 
