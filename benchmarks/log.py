@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from statistics import quantiles
@@ -21,7 +21,7 @@ import psycopg
 from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import ApplicationRecorder, StoredEvent
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from benchmarks.history import MASTER_KEY, history, write
@@ -30,14 +30,12 @@ from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapa
 from domain.messages import Decider
 from domain.services import Plan
 from handlers.start import settled
-from infra.append import APPEND, Append, parameters
 from infra.chain import ChainBroken, Verifier, Walk
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.log import Log
 from infra.postgres import admit, migrate, program_login
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import PostgresRecorder, postgres_log
-from infra.prepared import ask
 from infra.pydantic_mapper import Cause
 from infra.recorder import LogRow, as_notifications, event_id
 from infra.snapshots import IMPERSONAL
@@ -89,17 +87,18 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
 
 @contextmanager
 def _bench(owner_url: str) -> Iterator[Bench]:
-    """A log beside the stock recorder, one with a history to replay, and one beside its copy without a chain."""
+    """A log beside the stock recorder, one with a history to replay, and two that differ in their chain alone."""
     with ExitStack() as stack:
         owner = stack.enter_context(psycopg.connect(owner_url, autocommit=True))
-        owner.execute("CREATE DATABASE replayed")
-        owner.execute("CREATE DATABASE chained")
-        told, chained = (make_conninfo(owner_url, dbname=name) for name in ("replayed", "chained"))
         database_url = program_login(owner_url)
-        for each in (owner_url, told, chained):
-            migrate(each)
+        owners, logins = {}, {}
+        for name in ("replayed", "chained", "unchained"):
+            owner.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            owners[name], logins[name] = make_conninfo(owner_url, dbname=name), make_conninfo(database_url, dbname=name)
+            migrate(owners[name])
+        migrate(owner_url)
         admit(owner_url, database_url)
-        told_url = make_conninfo(database_url, dbname="replayed")
+        _without_chain(owners["unchained"])
         owner.execute("CREATE SCHEMA stock")
         owner.execute("CREATE TABLE stock.copied (LIKE log.events INCLUDING ALL)")
         at = conninfo_to_dict(owner_url)
@@ -110,8 +109,8 @@ def _bench(owner_url: str) -> Iterator[Bench]:
         }
         application = Application[UUID](environment)
         stack.callback(application.close)
-        replayed = stack.enter_context(postgres_log(told_url, master_key=MASTER_KEY))
-        write(told_url, replayed, history(REPLAYED_ACCOUNTS, seed=1))
+        replayed = stack.enter_context(postgres_log(logins["replayed"], master_key=MASTER_KEY))
+        write(logins["replayed"], replayed, history(REPLAYED_ACCOUNTS, seed=1))
         recorder = stack.enter_context(PostgresRecorder(database_url, master_key=MASTER_KEY))
         yield Bench(
             owner=owner,
@@ -119,28 +118,22 @@ def _bench(owner_url: str) -> Iterator[Bench]:
             log=Log(recorder),
             application=application,
             replayed=replayed,
-            raw=stack.enter_context(psycopg.connect(told, autocommit=True)),
-            chaining=_beside_without(stack.enter_context(psycopg.connect(chained, autocommit=True))),
+            raw=stack.enter_context(psycopg.connect(owners["replayed"], autocommit=True)),
+            chained=stack.enter_context(PostgresRecorder(logins["chained"])),
+            unchained=stack.enter_context(PostgresRecorder(logins["unchained"])),
             auditor=stack.enter_context(auditing(database_url)),
-            chain_auditor=stack.enter_context(auditing(make_conninfo(database_url, dbname="chained"))),
+            chain_auditor=stack.enter_context(auditing(logins["chained"])),
         )
 
 
-def _beside_without(owner: Connection[Any]) -> Connection[Any]:
-    """Our function without its chain, on tables of its own: they grow as those of the log do in this database."""
-    owner.execute("CREATE SCHEMA bench")
-    owner.execute("CREATE TABLE bench.events (LIKE log.events INCLUDING ALL)")
-    owner.execute("CREATE TABLE bench.head (LIKE log.head INCLUDING ALL)")
-    owner.execute("INSERT INTO bench.head SELECT * FROM log.head")
-    definition = owner.execute("SELECT pg_get_functiondef('log.append'::regproc)").fetchone()
-    assert definition
-    chained = str(definition[0])
-    unchained = re.sub(r"link := sha256\(.*?\);\n", "link := link;\n", chained, flags=re.DOTALL)
-    assert unchained != chained, "the function chains as it did when this was written"
-    for name in ("append", "events", "head"):
-        unchained = unchained.replace(f"log.{name}", f"bench.{name}")
-    owner.execute(unchained.encode())
-    return owner
+def _without_chain(owner_url: str) -> None:
+    """Let a log give each row the hash of the one before it."""
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        definition = owner.execute("SELECT pg_get_functiondef('log.append'::regproc)").fetchone()
+        assert definition
+        unchained, links = re.subn(r"link := sha256\(.*?\);\n", "link := link;\n", str(definition[0]), flags=re.DOTALL)
+        assert links == 1, "the function chains as it did when this was written"
+        owner.execute(unchained.encode())
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,8 @@ class Bench:
     application: Application[UUID]
     replayed: Log
     raw: Connection[Any]
-    chaining: Connection[Any]
+    chained: PostgresRecorder
+    unchained: PostgresRecorder
     auditor: Auditor
     chain_auditor: Auditor
     walk: Walk = field(default_factory=Walk)
@@ -224,8 +218,8 @@ class Bench:
             Pair("bulk_1000_vs_copy", self._bulk, self._copy, floor=0.4, aim=0.8),
             Pair(
                 "chain_cost",
-                lambda: self._groups("log.append"),
-                lambda: self._groups("bench.append"),
+                lambda: rate(appends_of(self.chained), OURS_EACH),
+                lambda: rate(appends_of(self.unchained), OURS_EACH),
                 floor=0.9,
                 aim=0.97,
             ),
@@ -326,19 +320,6 @@ class Bench:
                         )
                     )
         return 5 * BULK / (time.perf_counter() - begun)
-
-    # --- the chain
-
-    def _groups(self, function: str) -> float:
-        """Groups of 64 appends, one after the other, by the function that chains or by its copy that does not."""
-        groups = [parameters([Append([_row(f"allocation-{uuid4()}", 1)]) for _ in range(WRITERS)]) for _ in range(100)]
-        statement = replace(
-            APPEND, name=function.encode(), query=APPEND.query.replace(b"log.append", function.encode())
-        )
-        begun = time.perf_counter()
-        for group in groups:
-            ask(self.chaining, statement, group, tuple)
-        return len(groups) * WRITERS / (time.perf_counter() - begun)
 
     # --- reading it all
 
