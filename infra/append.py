@@ -117,7 +117,7 @@ class Append:
         return self.positions
 
     def wake(self) -> None:
-        """Wake whoever waits for it, who wakes the next of the group: all at once they would only be in their way."""
+        """Wake whoever waits for it, who wakes another of the group: all at once they would only be in their way."""
         self.done.release()
         if self.forsaken:
             self._pass_on()

@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -25,6 +24,9 @@ from infra.prepared import ask
 
 MAX_GROUP: Final = 256
 """How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
+
+WOKEN_AT_ONCE: Final = 2
+"""So many of a group are woken, and each wakes another: where one is not given a core at once, the others go on."""
 
 _STANDING = b"""
     SELECT position, stream, version, topic, state, correlation_id, causation_id, actor
@@ -127,9 +129,10 @@ class GroupCommit:
             APPENDED.inc(sum(len(positions) for positions, failed in outcomes if failed is None))
         for append, (positions, failed) in zip(group, outcomes, strict=True):
             append.positions, append.error = positions, failed
-        for append, following in pairwise(group):
+        for append, following in zip(group, group[WOKEN_AT_ONCE:], strict=False):
             append.following.append(following)
-        group[0].wake()
+        for append in group[:WOKEN_AT_ONCE]:
+            append.wake()
 
     def _sent(self, group: Sequence[Append]) -> list[tuple[range, Exception | None]]:
         """The outcomes of a group, sent a second time where the connection broke before the answer came."""
