@@ -44,6 +44,7 @@ from infra.nats import (
     HISTORY_SUBJECT,
     PUBLISH_S,
     addresses,
+    close,
     in_work,
     subject_of,
 )
@@ -193,7 +194,7 @@ async def _end(broker: NatsBroker, client: Client) -> None:
     except* (NatsError, TimeoutError) as errors:
         logger.debug("the reactions were stopped in the middle: %s", errors.exceptions)
     finally:
-        await client.close()
+        await close(client)
 
 
 async def connection_of(broker: NatsBroker) -> Client:
@@ -204,7 +205,7 @@ async def connection_of(broker: NatsBroker) -> Client:
     except asyncio.CancelledError:
         with suppress(NatsError, OSError, TimeoutError):
             async with asyncio.timeout(STOP_S):
-                await (await connecting).close()
+                await close(await connecting)
         raise
 
 

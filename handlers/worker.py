@@ -110,7 +110,7 @@ class Worker:
         while not self._stopped.is_set():
             try:
                 await self._serve()
-            except Exception as error:  # whatever broke, all that is done here can be done again
+            except (Exception, asyncio.CancelledError) as error:  # whatever broke, all that is done here can be again
                 causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
                 self.failing = "; ".join(str(cause) or type(cause).__name__ for cause in causes)
                 logger.warning("the worker begins anew: %s", self.failing, exc_info=logger.isEnabledFor(logging.DEBUG))

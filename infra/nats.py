@@ -86,7 +86,19 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
             raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
         yield client
     finally:
-        await client.close()
+        await close(client)
+
+
+async def close(client: Client) -> None:
+    """Close a connection, whatever it is doing.
+
+    Where nats-py has just begun to make it anew, its own `close` cancels what it then waits for itself, and ends as if
+    somebody had cancelled whoever called it.
+    """
+    closing = asyncio.create_task(client.close())
+    await asyncio.wait([closing])
+    if not closing.cancelled():
+        closing.result()
 
 
 def addresses(nats_url: str) -> list[str]:

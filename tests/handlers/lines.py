@@ -33,12 +33,16 @@ class Line:
     def mend(self) -> None:
         self._whole.set()
 
-    def close(self) -> None:
-        self._closed = True
-        self._listener.shutdown(socket.SHUT_RDWR)
+    def hang_up(self) -> None:
+        """End the connections that go through it, as where the other end has died."""
         for each in self._sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._closed = True
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
         self._whole.set()
         for thread in self._threads:
             thread.join()

@@ -19,6 +19,7 @@ import httpx
 import psycopg
 import pytest
 from faststream.nats import NatsBroker
+from nats.js import JetStreamContext
 
 import handlers.messages
 import handlers.worker
@@ -31,7 +32,7 @@ from handlers.reactions import NUMBERED
 from handlers.requests import WithdrawOrder
 from handlers.worker import TAKE_OVER_EVERY_S, Worker, expire_orders, working
 from infra.log import Log
-from infra.nats import BrokerUnavailable, addresses
+from infra.nats import BrokerUnavailable, addresses, connected, provision
 from infra.relay import Relay
 from projections.billing import BILLING
 from projections.orders import ORDERS
@@ -324,6 +325,20 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
 
 
+def line_to(nats_url: str) -> Line:
+    """A line to a server."""
+    at = urlsplit(nats_url)
+    assert at.hostname
+    assert at.port
+    return Line(at.port, at.hostname)
+
+
+def by_line(nats_url: str, line: Line) -> str:
+    """The same server, at the other end of a line."""
+    at = urlsplit(nats_url)
+    return nats_url.replace(f"{at.hostname}:{at.port}", f"127.0.0.1:{line.port}")
+
+
 def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_begin_anew_on_another(
     on_postgres: InMemory, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,12 +347,8 @@ def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_be
     NATS itself would notice after minutes; until then there seems to be nothing to fetch.
     """
     monkeypatch.setattr(infra.nats, "ACK_S", 5)
-    at = urlsplit(nats_url)
-    assert at.hostname
-    assert at.port
-    with closing(Line(at.port, at.hostname)) as line:
-        by_line = nats_url.replace(f"{at.hostname}:{at.port}", f"127.0.0.1:{line.port}")
-        first = iter([[by_line]] * 2)  # for the reactions, and for those that number
+    with closing(line_to(nats_url)) as line:
+        first = iter([[by_line(nats_url, line)]] * 2)  # for the reactions, and for those that number
         monkeypatch.setattr(handlers.messages, "addresses", lambda url: next(first, addresses(url)))
         with working(on_postgres.house, database_url, nats_url):
             on_postgres.paid()
@@ -398,6 +409,24 @@ def test_a_connection_that_is_cancelled_while_it_is_made_is_closed(nats_url: str
 
     asyncio.run(cancel_sooner_and_later())
     gc.collect()
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_connection_that_breaks_off_while_it_is_closed_cancels_nobody(nats_url: str, moment: int) -> None:
+    """Or a worker would end in silence, and for good."""
+
+    async def close_soon_after() -> None:
+        with closing(line_to(nats_url)) as line:
+            async with connected(by_line(nats_url, line)) as client:
+                line.hang_up()
+                while not client.is_reconnecting:  # noqa: ASYNC110 - to be there in the same moment
+                    await asyncio.sleep(0)
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                raise EOFError("what was wrong")
+
+    with pytest.raises(EOFError, match="what was wrong"):
+        asyncio.run(close_soon_after())
 
 
 def test_reactions_that_are_cancelled_over_and_over_while_they_end_leave_no_connection_open(
@@ -473,3 +502,23 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_a_work(
     with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
         eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
         assert worker.failing is None
+
+
+def test_it_begins_anew_when_somebody_else_has_cancelled_its_beginning(
+    postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[JetStreamContext] = []
+
+    async def cancelled_the_second_time(jetstream: JetStreamContext, *given: Any) -> None:  # noqa: ANN401 - passed on
+        begun.append(jetstream)
+        if len(begun) == 2:
+            raise asyncio.CancelledError
+        await provision(jetstream, *given)
+
+    async def broken(_commands: Commands, _stopping: threading.Event) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(handlers.worker, "provision", cancelled_the_second_time)
+    monkeypatch.setattr(Commands, "obey", broken)
+    with working(InMemory(log=postgres).house, database_url, nats_url):
+        eventually(lambda: len(begun) == 3, "another beginning", within_s=25)
