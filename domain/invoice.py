@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import ClassVar, assert_never
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, PositiveInt
 
 from domain.account import Email, PersonalContact, PersonalEmail
 from domain.messages import Command, Decider, Event, Identifier, Message, Refusal, Text
@@ -99,7 +100,16 @@ class CreditNoteIssued(CreditNoteFacts, Event):
     document: Document
 
 
-InvoiceEvent = InvoiceIssued | InvoiceEmailed | CreditNoteIssued
+class DocumentDeleted(Event):
+    """The law let the document go, and its bytes were deleted. ``invoice_id`` is that of an invoice or credit note."""
+
+    TOPIC: ClassVar[str] = "invoice.DocumentDeleted.v1"
+    invoice_id: Identifier
+    sha256: str
+    deleted_at: AwareDatetime
+
+
+InvoiceEvent = InvoiceIssued | InvoiceEmailed | CreditNoteIssued | DocumentDeleted
 
 
 class IssueInvoice(InvoiceFacts, Command):
@@ -124,7 +134,14 @@ class IssueCreditNote(CreditNoteFacts, Command):
     document: Document
 
 
-InvoiceCommand = IssueInvoice | RecordInvoiceEmailed | IssueCreditNote
+class DeleteDocument(Command):
+    """Give up the document of an invoice, or credit note, that had to be kept for so many whole years."""
+
+    invoice_id: Identifier
+    kept_years: PositiveInt
+
+
+InvoiceCommand = IssueInvoice | RecordInvoiceEmailed | IssueCreditNote | DeleteDocument
 
 
 @dataclass(frozen=True)
@@ -133,17 +150,33 @@ class Invoice:
 
     issued: InvoiceIssued | CreditNoteIssued | None = None
     emailed: frozenset[str] = frozenset()
+    deleted: bool = False
+    """Whether its bytes are."""
 
 
 class UnknownInvoice(Refusal):
     """There is no such invoice."""
 
 
+class StillKept(Refusal):
+    """The document has to be kept for longer."""
+
+
+class NoDocument(Refusal):
+    """The document was deleted, after the time for which it had to be kept."""
+
+
+def kept_until(issued_at: datetime, years: int) -> datetime:
+    """When a document may go: so many years after the end of the year, in UTC, in which it was issued."""
+    return datetime(issued_at.astimezone(UTC).year + years + 1, 1, 1, tzinfo=UTC)
+
+
 def decide(command: InvoiceCommand, invoice: Invoice) -> list[InvoiceEvent]:
-    """The document's next events; nothing where it was issued, or mailed with this link, already.
+    """The document's next events; nothing where it was issued, mailed with this link, or deleted, already.
 
     Raises:
-        UnknownInvoice: a mail of an invoice that was never issued.
+        UnknownInvoice: a mail, or the end, of an invoice that was never issued.
+        StillKept: the law still wants the document.
     """
     match command:
         case IssueInvoice():
@@ -158,6 +191,16 @@ def decide(command: InvoiceCommand, invoice: Invoice) -> list[InvoiceEvent]:
         case IssueCreditNote():
             facts = command.model_dump(exclude={"at"})
             return [] if invoice.issued else [CreditNoteIssued(**facts, issued_at=command.at)]
+        case DeleteDocument():
+            if invoice.issued is None:
+                raise UnknownInvoice(f"There is no invoice {command.invoice_id} whose document could be deleted.")
+            if invoice.deleted:
+                return []
+            until = kept_until(invoice.issued.issued_at, command.kept_years)
+            if command.at < until:
+                raise StillKept(f"{invoice.issued.number} has to be kept until {until:%Y-%m-%d}.")
+            sha256 = invoice.issued.document.sha256
+            return [DocumentDeleted(invoice_id=command.invoice_id, sha256=sha256, deleted_at=command.at)]
         case _:
             assert_never(command)
 
@@ -169,6 +212,8 @@ def evolve(invoice: Invoice, event: InvoiceEvent) -> Invoice:
             return replace(invoice, issued=event)
         case InvoiceEmailed():
             return replace(invoice, emailed=invoice.emailed | {event.link_id})
+        case DocumentDeleted():
+            return replace(invoice, deleted=True)
         case _:
             assert_never(event)
 

@@ -10,9 +10,11 @@ from domain.invoice import (
     INVOICE,
     CreditNoteIssued,
     Document,
+    Invoice,
     InvoiceIssued,
     IssueCreditNote,
     IssueInvoice,
+    NoDocument,
     RecordInvoiceEmailed,
     UnknownInvoice,
     credit_of,
@@ -135,9 +137,15 @@ def _issue_link(work: UnitOfWork, desk: Desk, invoice_id: str, order_id: str, or
 
 
 def renew_invoice_link(request: RenewInvoiceLink, desk: Desk) -> None:
-    """Issue a new link, and revoke the one before it."""
+    """Issue a new link, and revoke the one before it.
+
+    Raises:
+        NoDocument: there is nothing any more that it could lead to.
+    """
     work = desk.work()
     issued = _issued_invoice(work, request.invoice_id)
+    if work.state(INVOICE, request.invoice_id).deleted:
+        raise _no_document(issued)
     ordinal = 1
     while work.state(INVOICE_LINK, link_tokens.link_id(request.invoice_id, ordinal)).issued:
         ordinal += 1
@@ -234,18 +242,29 @@ def use_invoice_link(request: UseInvoiceLink, desk: Desk) -> Kept:
     document = None
     if isinstance(attempt, LinkConsumed):  # the document first: a link is not used up by one that cannot be read
         assert link.issued, "what is consumed was issued"
-        document = kept_document(desk, _issued_invoice(work, link.issued.invoice_id))
+        document = kept_document(desk, work.state(INVOICE, link.issued.invoice_id))
     desk.commit(work, work.account_of(INVOICE_LINK, link_id))
     if document is None:
         raise spent
     return document
 
 
-def kept_document(desk: Desk, issued: InvoiceIssued | CreditNoteIssued) -> Kept:
-    """The bytes that were issued: not rendered again, for that would be no evidence."""
-    document = desk.house.log.document(issued.document.sha256)
+def kept_document(desk: Desk, invoice: Invoice) -> Kept:
+    """The bytes that were issued: not rendered again, for that would be no evidence.
+
+    Raises:
+        NoDocument: they were deleted, in their time.
+    """
+    assert invoice.issued, "what has a link, or a mail, was issued"
+    if invoice.deleted:
+        raise _no_document(invoice.issued)
+    document = desk.house.log.document(invoice.issued.document.sha256)
     assert document, "a document is kept in the commit of its issue"
     return document
+
+
+def _no_document(issued: InvoiceIssued | CreditNoteIssued) -> NoDocument:
+    return NoDocument(f"The document of {issued.number} was deleted: it had to be kept no longer.")
 
 
 def credit_refund(request: CreditRefund, desk: Desk) -> None:
@@ -294,14 +313,15 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
 
 def mail_credit_note(request: MailCreditNote, desk: Desk) -> None:
     """Mail a credit note, with its document, to the billing contact; to nobody, where that one was erased."""
-    issued = desk.work().state(INVOICE, request.credit_note_id).issued
+    credit_note = desk.work().state(INVOICE, request.credit_note_id)
+    issued = credit_note.issued
     if not isinstance(issued, CreditNoteIssued):
         raise UnknownInvoice(f"There is no credit note {request.credit_note_id}; issue it first.")
     if issued.buyer.erased:
         return
     message = mails.credit_note_mail(
         issued,
-        pdf=kept_document(desk, issued).content,
+        pdf=kept_document(desk, credit_note).content,
         message_id=_message_id(desk, issued.credit_note_id),
         at=desk.now,
     )

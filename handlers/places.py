@@ -34,7 +34,7 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         places = Servers(
-            prepared(settings) if settings.database_url else stack.enter_context(_embedded(directory)),
+            prepared(settings) if settings.database_url else stack.enter_context(_embedded(directory))[1],
             settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
         )
         running = directory / RUNNING
@@ -56,13 +56,16 @@ def prepared(settings: Settings) -> str:
 
 
 @contextmanager
-def _embedded(directory: Path) -> Iterator[str]:
-    """A server of our own, which only ever serves us: so it is migrated at each start, and the login is made anew."""
+def _embedded(directory: Path) -> Iterator[tuple[str, str]]:
+    """A server of our own, for its owner and for the program.
+
+    It only ever serves us: so it is migrated at each start, and the login is made anew.
+    """
     with embedded_postgres(directory / "postgres") as owner_url:
         database_url = program_login(owner_url)
         migrate(owner_url)
         admit(owner_url, database_url)
-        yield database_url
+        yield owner_url, database_url
 
 
 def _running_in(directory: Path) -> Servers | None:
@@ -109,13 +112,13 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
             database_url = prepared(settings)
         else:
             running = _running_in(data := _with_data(directory))
-            database_url = running.database_url if running else stack.enter_context(_embedded(data))
+            database_url = running.database_url if running else stack.enter_context(_embedded(data))[1]
         yield database_url
 
 
 @contextmanager
-def owner_of(settings: Settings, directory: Path | None) -> Iterator[str]:
-    """The address of the same database for its owner, who may change what no other login may.
+def owner_and_login(settings: Settings, directory: Path | None) -> Iterator[tuple[str, str]]:
+    """The address of the same database for its owner, who may change what no other login may; and for the program.
 
     Raises:
         WrongSetting: it is not given; or a Trunkline runs on the data, which would not know of the change.
@@ -124,15 +127,13 @@ def owner_of(settings: Settings, directory: Path | None) -> Iterator[str]:
     if settings.database_url:
         if not settings.owner_url:
             raise WrongSetting("TRUNKLINE_OWNER_URL is missing: no other login may do this.")
-        prepared(settings)
-        yield settings.owner_url
+        yield settings.owner_url, prepared(settings)
         return
     data = _with_data(directory)
     if _running_in(data):
         raise WrongSetting(f"A Trunkline runs on the data in {data}; stop it first.")
-    with embedded_postgres(data / "postgres") as owner_url:
-        migrate(owner_url)
-        yield owner_url
+    with _embedded(data) as (owner_url, database_url):
+        yield owner_url, database_url
 
 
 @contextmanager

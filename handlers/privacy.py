@@ -12,11 +12,13 @@ from rich.console import Console
 from domain.account import EraseBillingReceiver
 from handlers.commands import handle
 from handlers.console import Data, bar
-from handlers.keyring import next_master_key
-from handlers.opening import As, MalformedMessage, actor_of, house_over, opened_log
-from handlers.places import owner_of
+from handlers.keyring import master_key, next_master_key
+from handlers.opening import As, MalformedMessage, Opened, actor_of, house_over, opened_log
+from handlers.places import owner_and_login
+from handlers.retention import delete_documents
 from infra.master_keys import MasterKeys, rewrap
 from infra.postgres import owning
+from infra.postgres_recorder import postgres_log
 from infra.settings import settings
 
 app = typer.Typer(help="What people may ask of their data; the keys of these.", no_args_is_help=True)
@@ -51,7 +53,7 @@ def rewrap_keys(data: Data = None) -> None:
     """Wrap every person's key by a new master key: see docs/privacy.md. Interrupted, it goes on when asked again."""
     given = settings()
     with (
-        owner_of(given, data) as owner_url,
+        owner_and_login(given, data) as (owner_url, _),
         next_master_key(given, data) as keys,
         owning(owner_url) as owner,
         bar("keys") as told,
@@ -59,3 +61,21 @@ def rewrap_keys(data: Data = None) -> None:
         count = rewrap(owner, MasterKeys(keys), told)
     said = "1 key was" if count == 1 else f"{count:,} keys were" if count else "No key had to be"
     Console(soft_wrap=True).print(f"{said} wrapped anew; the new master key alone opens all of them.", highlight=False)
+
+
+@app.command("delete-documents")
+def delete_old_documents(data: Data = None, actor: As = None) -> None:
+    """Delete the PDFs that had to be kept for TRUNKLINE_DOCUMENT_YEARS, and have been. The log says which."""
+    given = settings()
+    with (
+        owner_and_login(given, data) as (owner_url, database_url),
+        owning(owner_url) as owner,
+        postgres_log(database_url, master_key=master_key(given, data)) as log,
+        house_over(Opened(given, data, database_url, log)) as house,
+        bar("documents") as told,
+    ):
+        count = delete_documents(owner, house, actor_of(actor, None), given.document_years, told)
+    what = "1 document was" if count == 1 else f"{count:,} documents were" if count else "No document had to be"
+    years = "1 year" if given.document_years == 1 else f"{given.document_years} years"
+    said = f"{what} deleted: each is kept for {years} after the year of its issue."
+    Console(soft_wrap=True).print(said, highlight=False)

@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     signing_key: Path | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
     checkpoint_file: Path | None = Field(None, description="the file that signed checkpoints are added to")
     link_hours: Annotated[int, Field(ge=1, le=720)] = Field(24, description="how long an invoice link lives")
+    document_years: Annotated[int, Field(ge=1, le=100)] = Field(
+        10, description="for how many years after that of its issue a document is kept, as the law wants it"
+    )
     order_days: Annotated[int, Field(ge=1, le=365)] = Field(14, description="how long an order can be paid")
     paypal_url: WebAddress = Field("https://api-m.sandbox.paypal.com", description="PayPal's REST API")
     paypal_client_id: str = Field("", description="our client id there")

@@ -29,7 +29,7 @@ from domain.allocation import (
     PbxRemoved,
     PbxUpgraded,
 )
-from domain.invoice import CreditNoteIssued, InvoiceEmailed, InvoiceIssued
+from domain.invoice import CreditNoteIssued, DocumentDeleted, InvoiceEmailed, InvoiceIssued
 from domain.invoice_link import LinkConsumed, LinkIssued, LinkRefused, LinkRevoked, RefusalReason
 from domain.invoice_series import InvoiceNumberAssigned
 from domain.messages import Event
@@ -449,6 +449,14 @@ class CreditNoteIssuedData(Data):
     document: DocumentData
 
 
+class DocumentDeletedData(Data):
+    """The document of an invoice, or a credit note, had to be kept no longer, and its bytes were deleted."""
+
+    invoice_id: str
+    sha256: str
+    deleted_at: AwareDatetime
+
+
 class LinkIssuedData(Data):
     """A link to an invoice exists. What opens it is known to the recipient alone."""
 
@@ -534,6 +542,7 @@ EVENTS: Mapping[type[Event], Published] = {
     InvoiceIssued: _fields_of(InvoiceIssuedData),
     InvoiceEmailed: _fields_of(InvoiceEmailedData),
     CreditNoteIssued: _fields_of(CreditNoteIssuedData),
+    DocumentDeleted: _fields_of(DocumentDeletedData),
     LinkIssued: _fields_of(LinkIssuedData),
     LinkConsumed: _fields_of(LinkConsumedData),
     LinkRefused: _fields_of(LinkRefusedData),

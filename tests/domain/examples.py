@@ -39,7 +39,9 @@ from domain.allocation import (
 )
 from domain.invoice import (
     CreditNoteIssued,
+    DeleteDocument,
     Document,
+    DocumentDeleted,
     InvoiceEmailed,
     InvoiceIssued,
     IssueCreditNote,
@@ -449,9 +451,14 @@ issue_credit_note = IssueCreditNote(
     document=CREDIT_DOCUMENT,
 )
 
+delete_document = DeleteDocument(at=datetime(2035, 1, 1, tzinfo=UTC), invoice_id="invoice-1", kept_years=8)
+
 invoice_issued = InvoiceIssued(**issue_invoice.model_dump(exclude={"at"}), issued_at=LATER)
 emailed = InvoiceEmailed(**record_emailed.model_dump(exclude={"at"}), emailed_at=LATER)
 credit_note_issued = CreditNoteIssued(**issue_credit_note.model_dump(exclude={"at"}), issued_at=LATER)
+document_deleted = DocumentDeleted(
+    invoice_id="invoice-1", sha256=issue_invoice.document.sha256, deleted_at=delete_document.at
+)
 
 # --- the link ------------------------------------------------------------------------------------------------------
 

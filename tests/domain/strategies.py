@@ -31,7 +31,7 @@ from domain.allocation import (
     UpgradePbx,
     WithdrawCapacity,
 )
-from domain.invoice import INVOICE, IssueCreditNote, IssueInvoice, RecordInvoiceEmailed
+from domain.invoice import INVOICE, DeleteDocument, IssueCreditNote, IssueInvoice, RecordInvoiceEmailed
 from domain.invoice_link import INVOICE_LINK, ConsumeLink, IssueLink, RevokeLink
 from domain.invoice_series import INVOICE_SERIES, AssignInvoiceNumber
 from domain.messages import Command, Decider
@@ -273,6 +273,7 @@ invoice = Aggregate(
         IssueInvoice: varied(an.issue_invoice, number=TEXTS, quote=quotes(), buyer=CONTACTS),
         RecordInvoiceEmailed: varied(an.record_emailed, link_id=ids("link", 2), message_id=st.text(max_size=9)),
         IssueCreditNote: varied(an.issue_credit_note, number=TEXTS, net=AMOUNTS),
+        DeleteDocument: varied(an.delete_document, kept_years=st.integers(7, 9)),
     },
 )
 

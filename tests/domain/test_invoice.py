@@ -1,14 +1,18 @@
 """The invoice here: 438.00 at 19 % and 21.90 at 7 %, which is 459.90 net, 83.22 + 1.53 tax, and 544.65 in all."""
 
+from datetime import UTC, datetime, timedelta, timezone
+
 import pytest
 
-from domain.invoice import INVOICE, UnknownInvoice, credit_of
+from domain.invoice import INVOICE, StillKept, UnknownInvoice, credit_of, kept_until
 from domain.quote import TaxTotal
 from tests.domain.examples import (
     LATER,
     NOW,
     ORDERED,
     credit_note_issued,
+    delete_document,
+    document_deleted,
     emailed,
     eur,
     invoice_issued,
@@ -72,6 +76,36 @@ def test_a_credit_note_issued_twice_is_issued_once() -> None:
 def test_a_credit_note_issued_twice_at_once_is_issued_once() -> None:
     again = but(issue_credit_note, number="YT-2026-000003")
     given(INVOICE).when(again).losing_to(issue_credit_note).then_nothing()
+
+
+# --- how long a document is kept -----------------------------------------------------------------------------------
+
+
+def test_a_document_goes_once_the_law_has_let_it_go() -> None:
+    state = given(INVOICE, invoice_issued).when(delete_document).then(document_deleted).state
+    assert state.deleted
+    assert state.issued == invoice_issued
+
+
+def test_until_the_last_moment_of_its_years_it_is_kept() -> None:
+    too_soon = but(delete_document, at=delete_document.at - timedelta(microseconds=1))
+    saying = "YT-2026-000001 has to be kept until 2035-01-01"
+    given(INVOICE, invoice_issued).when(too_soon).then_refused(StillKept, saying=saying)
+    given(INVOICE, credit_note_issued).when(too_soon).then_refused(StillKept, saying="YT-2026-000002")
+
+
+def test_the_years_are_those_of_utc() -> None:
+    new_york = timezone(timedelta(hours=-5))
+    assert kept_until(datetime(2026, 12, 31, 20, tzinfo=new_york), 8) == datetime(2036, 1, 1, tzinfo=UTC)
+
+
+def test_it_goes_once() -> None:
+    given(INVOICE, invoice_issued, document_deleted).when(delete_document).then_nothing()
+    given(INVOICE, invoice_issued).when(delete_document).losing_to(delete_document).then_nothing()
+
+
+def test_what_was_never_issued_has_no_document_to_go() -> None:
+    given(INVOICE).when(delete_document).then_refused(UnknownInvoice, saying="no invoice invoice-1")
 
 
 # --- what a credit note says ---------------------------------------------------------------------------------------

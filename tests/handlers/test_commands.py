@@ -53,10 +53,12 @@ from domain.allocation import (
 )
 from domain.invoice import (
     CreditNoteIssued,
+    DeleteDocument,
     InvoiceEmailed,
     InvoiceIssued,
     IssueCreditNote,
     IssueInvoice,
+    NoDocument,
     RecordInvoiceEmailed,
     UnknownInvoice,
 )
@@ -141,7 +143,7 @@ from domain.subscription import (
     UnknownPackage,
 )
 from handlers.commands import COMMANDS, handle
-from handlers.desk import Actor, NotPermitted, Role, again
+from handlers.desk import SYSTEM, Actor, Desk, NotPermitted, Role, again
 from handlers.invoicing import NotFulfilled, credit_note_id_of
 from handlers.payment import NotAnOfflineOrder, UnknownPayment
 from handlers.requests import (
@@ -158,6 +160,7 @@ from handlers.requests import (
     TellAccountManager,
     UseInvoiceLink,
 )
+from handlers.retention import give_up
 from infra.log import VersionConflict
 from infra.payments import PaymentNotApproved
 from tests.domain.examples import (
@@ -175,6 +178,7 @@ from tests.domain.examples import (
     choose_default,
     create_factory,
     create_shop,
+    delete_document,
     erase_receiver,
     eur,
     open_account,
@@ -211,6 +215,7 @@ issue_invoice = InvoiceFulfilledOrder(order_id="order-1")
 mail_link = MailInvoiceLink(invoice_id=invoice_of(), link_id=link_of())
 use_link = UseInvoiceLink(token=token_of())
 renew_link = RenewInvoiceLink(invoice_id=invoice_of())
+GONE = "The document of YT-2026-000001 was deleted: it had to be kept no longer."
 note = NotePayment(capture_id="capture-1")
 reverse = ReverseRefundedGrant(order_id="order-1", refund_id="refund-1")
 credit = CreditRefund(order_id="order-1", refund_id="refund-1")
@@ -245,6 +250,15 @@ def fulfilled(house: InMemory) -> None:
 def credited(house: InMemory) -> None:
     """The credit note of a whole refund stands."""
     house.refunded().settle()
+
+
+def without_documents(house: InMemory) -> None:
+    """As it is years later; but for the clock, so that the link is good for one use."""
+    credited(house)
+    now, house.clock.at = house.clock.at, delete_document.at
+    for document_id in (invoice_of(), mail_credit.credit_note_id):
+        give_up(document_id, delete_document.kept_years, Desk(house.house, SYSTEM, "retention"))
+    house.clock.at = now
 
 
 def two_fulfilled(house: InMemory) -> None:
@@ -935,6 +949,9 @@ NOES = (
         UnknownInvoice,
         f"There is no invoice {mail_credit.credit_note_id}; name one that was issued.",
     ),
+    No(without_documents, renew_link, NoDocument, GONE),
+    No(without_documents, use_link, NoDocument, GONE),
+    No(without_documents, mail_credit, NoDocument, GONE.replace("000001", "000002")),
     No(InMemory.opened, refund(), UnknownOrder, NO_ORDER),
     No(InMemory.placed, refund(), NotPaid, "The order is placed; only a payment can be refunded."),
     No(
@@ -1236,6 +1253,8 @@ def slugworth(house: InMemory) -> None:
 # --- the table -----------------------------------------------------------------------------------------------------
 
 INTERNAL = {
+    # decided where their bytes are deleted, which no request can do
+    DeleteDocument,
     # decided in the course of a request, which knows what these have to carry
     RequestExpansion,
     ChooseBillingContact,

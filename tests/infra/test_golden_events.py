@@ -241,6 +241,7 @@ EXAMPLES: tuple[Event, ...] = (
     an.invoice_issued,
     an.emailed,
     an.credit_note_issued,
+    an.document_deleted,
     an.link_issued,
     an.consumed,
     LinkRefused(link_id="link-1", reason=RefusalReason.USED, refused_at=an.LATER),

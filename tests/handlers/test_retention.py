@@ -1,0 +1,138 @@
+"""Documents go once they had to be kept for long enough; the log says so, and is what it was."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+import handlers.opening
+import handlers.retention
+from domain.invoice import CreditNoteIssued, DocumentDeleted, InvoiceIssued
+from handlers.cli import main
+from handlers.desk import Actor, NotPermitted, Role
+from handlers.retention import delete_documents
+from infra.chain import Verifier
+from infra.documents import count_kept
+from infra.log import Log
+from infra.postgres import owning
+from infra.postgres_auditor import auditing
+from projections.runner import bring_up_to_date
+from tests.databases import MASTER_KEY
+from tests.handlers.at_work import SOON_S
+from tests.handlers.in_memory import InMemory, SettableClock
+
+ADMIN = Actor(Role.ADMIN, "ada")
+THE_LAST_MOMENT = datetime(2034, 12, 31, 23, 59, 59, tzinfo=UTC)
+LET_GO = datetime(2035, 1, 1, tzinfo=UTC)
+Progress = list[tuple[int, int]]
+
+
+@pytest.fixture(name="shop")
+def _shop(postgres: Log, database_url: str) -> InMemory:
+    """An invoice of 2026, and the credit note that corrects it."""
+    house = InMemory(log=postgres)
+    house.refunded().settle()
+    assert bring_up_to_date(database_url, postgres, SOON_S)
+    return house
+
+
+def delete_those_of_eight_years(shop: InMemory, owner_url: str, actor: Actor = ADMIN) -> Progress:
+    told: Progress = []
+    with owning(owner_url) as owner:
+        deleted = delete_documents(owner, shop.house, actor, 8, lambda *so_far: told.append(so_far))
+    assert deleted == (told[-1][0] if told else 0)
+    return told
+
+
+def there(shop: InMemory) -> list[bool]:
+    """Whether the documents of the invoice and of the credit note are there."""
+    documents = [shop.one(InvoiceIssued).document, shop.one(CreditNoteIssued).document]
+    return [shop.house.log.document(each.sha256) is not None for each in documents]
+
+
+def test_they_are_kept_for_all_of_their_years_and_then_go_one_by_one(
+    shop: InMemory, owner_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers.retention, "PAGE", 1)
+    shop.clock.at = THE_LAST_MOMENT
+    assert delete_those_of_eight_years(shop, owner_url) == []
+    assert there(shop) == [True, True]
+
+    shop.clock.at = LET_GO
+    assert delete_those_of_eight_years(shop, owner_url) == [(1, 2), (2, 2)]
+    assert there(shop) == [False, False]
+    assert delete_those_of_eight_years(shop, owner_url) == []
+
+    deleted = [each for each in shop.house.log.history() if isinstance(each.event, DocumentDeleted)]
+    assert [(each.account_id, each.cause.actor) for each in deleted] == [("acme", "admin:ada")] * 2
+    with auditing(database_url) as auditor:
+        assert Verifier(auditor).verify().position == shop.head
+
+
+def test_what_was_interrupted_goes_on_and_is_said_once(
+    shop: InMemory, owner_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shop.clock.at = LET_GO
+    monkeypatch.setattr(handlers.retention, "delete", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        delete_those_of_eight_years(shop, owner_url)
+    monkeypatch.undo()
+    assert there(shop) == [True, True]
+
+    assert delete_those_of_eight_years(shop, owner_url) == [(2, 2)]
+    assert there(shop) == [False, False]
+    assert len(shop.all(DocumentDeleted)) == 2
+
+
+def test_who_may_not_ask_deletes_nothing(shop: InMemory, owner_url: str) -> None:
+    shop.clock.at = LET_GO
+    with pytest.raises(NotPermitted):
+        delete_those_of_eight_years(shop, owner_url, Actor(Role.PARTNER, "arthur", "acme"))
+    assert there(shop) == [True, True]
+
+
+def test_by_any_other_way_documents_cannot_be_deleted_afterwards_either(shop: InMemory, owner_url: str) -> None:
+    shop.clock.at = LET_GO
+    delete_those_of_eight_years(shop, owner_url)
+    with owning(owner_url) as owner, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        owner.execute("DELETE FROM log.documents")
+
+
+@pytest.fixture(name="ask")
+def _ask(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database_url: str
+) -> Callable[[], tuple[int, str, str]]:
+    """Ask by the command line. Gives exit status, output and errors."""
+    monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
+    monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
+    monkeypatch.setenv("TRUNKLINE_LINK_SECRET", 32 * "x")
+    monkeypatch.setattr("sys.argv", ["trunkline", "privacy", "delete-documents"])
+
+    def ask() -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return ask
+
+
+def test_the_command_deletes_what_the_settings_say(
+    shop: InMemory, owner_url: str, ask: Callable[[], tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask() == (1, "", "TRUNKLINE_OWNER_URL is missing: no other login may do this.\n")
+    monkeypatch.setenv("TRUNKLINE_OWNER_URL", owner_url)
+    monkeypatch.setattr(handlers.opening, "SystemClock", lambda: SettableClock(LET_GO))
+    assert ask() == (0, "No document had to be deleted: each is kept for 10 years after the year of its issue.\n", "")
+
+    monkeypatch.setenv("TRUNKLINE_DOCUMENT_YEARS", "8")
+    assert ask() == (0, "2 documents were deleted: each is kept for 8 years after the year of its issue.\n", "")
+    with owning(owner_url) as owner:
+        assert count_kept(owner, LET_GO) == 0
