@@ -17,6 +17,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from domain.invoice import INVOICE
 from domain.messages import Command, Message, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
 from handlers import dead_letters, privacy, relay
@@ -237,8 +238,11 @@ def invoice(number: str, file: Path, data: Data = None) -> None:
         with connect(opened.database_url) as conn:
             found = stored(conn, BillingDocumentRow, number=number)
         document = opened.log.document(found[0].sha256) if found else None
-    if document is None:
+    if not found:
         raise UnknownCommand(f"There is no invoice {number}; trunkline show billing ACCOUNT lists them.")
+    if document is None:
+        stream = INVOICE.stream(found[0].document_id)
+        raise UnknownCommand(f"{number} is kept no longer; trunkline audit events --stream {stream} says since when.")
     with _usable("FILE", file):
         file.write_bytes(document.content)
 

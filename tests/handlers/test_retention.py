@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -29,6 +30,7 @@ ADMIN = Actor(Role.ADMIN, "ada")
 THE_LAST_MOMENT = datetime(2034, 12, 31, 23, 59, 59, tzinfo=UTC)
 LET_GO = datetime(2035, 1, 1, tzinfo=UTC)
 Progress = list[tuple[int, int]]
+Ask = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(name="shop")
@@ -106,16 +108,14 @@ def test_by_any_other_way_documents_cannot_be_deleted_afterwards_either(shop: In
 
 
 @pytest.fixture(name="ask")
-def _ask(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database_url: str
-) -> Callable[[], tuple[int, str, str]]:
-    """Ask by the command line. Gives exit status, output and errors."""
+def _ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database_url: str) -> Ask:
+    """Run ``trunkline``. Gives exit status, output and errors."""
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", 32 * "x")
-    monkeypatch.setattr("sys.argv", ["trunkline", "privacy", "delete-documents"])
 
-    def ask() -> tuple[int, str, str]:
+    def ask(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["trunkline", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
         output = capsys.readouterr()
@@ -125,14 +125,21 @@ def _ask(
 
 
 def test_the_command_deletes_what_the_settings_say(
-    shop: InMemory, owner_url: str, ask: Callable[[], tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    shop: InMemory, owner_url: str, ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert ask() == (1, "", "TRUNKLINE_OWNER_URL is missing: no other login may do this.\n")
+    delete = ("privacy", "delete-documents")
+    assert ask(*delete) == (1, "", "TRUNKLINE_OWNER_URL is missing: no other login may do this.\n")
     monkeypatch.setenv("TRUNKLINE_OWNER_URL", owner_url)
     monkeypatch.setattr(handlers.opening, "SystemClock", lambda: SettableClock(LET_GO))
-    assert ask() == (0, "No document had to be deleted: each is kept for 10 years after the year of its issue.\n", "")
+    kept = "each is kept for 10 years after the year of its issue"
+    assert ask(*delete) == (0, f"No document had to be deleted: {kept}.\n", "")
 
     monkeypatch.setenv("TRUNKLINE_DOCUMENT_YEARS", "8")
-    assert ask() == (0, "2 documents were deleted: each is kept for 8 years after the year of its issue.\n", "")
+    assert ask(*delete) == (0, f"2 documents were deleted: {kept.replace('10', '8')}.\n", "")
     with owning(owner_url) as owner:
         assert count_kept(owner, LET_GO) == 0
+
+    stream = f"invoice-{shop.one(InvoiceIssued).invoice_id}"
+    gone = f"YT-2026-000001 is kept no longer; trunkline audit events --stream {stream} says since when.\n"
+    assert ask("invoice", "YT-2026-000001", str(tmp_path / "invoice.pdf")) == (1, "", gone)
+    assert "DocumentDeleted" in ask("audit", "events", "--stream", stream)[1]
