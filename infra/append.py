@@ -68,7 +68,7 @@ class Append:
     ) -> None:
         self.rows = [LogRow.of_stored(event) for event in events]
         self.received = received
-        self.expected = expected_versions(events)
+        self.expected = expected_versions(self.rows)
         self.keys = {*self.expected}
         if received is not None:
             self.keys.add(f"message {received.message_id}")
@@ -96,9 +96,10 @@ class Append:
             *_packed_message(self.received),
             *_packed_tracking(tracking),
         )
-        streams = [(packed_text(stream), packed_int8(version)) for stream, version in self.expected.items()]
+        names = {stream: packed_text(stream) for stream in self.expected}
+        streams = [(names[stream], packed_int8(version)) for stream, version in self.expected.items()]
         self.streams = _columns(streams, len(_STREAM))
-        self.events = _columns([_packed_event(row) for row in self.rows], len(_EVENT))
+        self.events = _columns([_packed_event(row, names[row.originator_id]) for row in self.rows], len(_EVENT))
         kept = [(packed_text(d.sha256), packed_text(d.media_type), packed_bytes(d.content)) for d in documents]
         self.documents = _columns(kept, len(_DOCUMENT))
         self.counts = (len(streams), len(self.rows), len(kept))
@@ -145,14 +146,13 @@ def _packed_tracking(tracking: Tracking | None) -> Packed:
 _NOTHING: Packed = (packed_text(None), packed_int8(None))
 
 
-def _packed_event(row: LogRow) -> Packed:
-    stream = str(row.originator_id)
+def _packed_event(row: LogRow, stream: bytes) -> Packed:
     return (
-        packed_text(stream),
+        stream,
         packed_int8(row.originator_version),
         _packed_name(row.topic),
         packed_bytes(row.state),
-        packed_bytes(event_id_bytes(stream, row.originator_version)),
+        packed_bytes(event_id_bytes(row.originator_id, row.originator_version)),
     )
 
 
