@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: str | None = Field(None, description="PostgreSQL 18: postgresql://user:password@host:port/database")
-    owner_url: str | None = Field(None, description="the same database as its owner: for migrations, and for what no other login may")
+    owner_url: str | None = Field(
+        None, description="the same database as its owner: for migrations, and for what no other login may"
+    )
     nats_url: str | None = Field(None, description="NATS with JetStream: nats://user:password@host:port")
     nats_replicas: Replicas = Field(1, description="on how many NATS servers each stream is kept: 1 or 3")
     events_max_bytes: Size = Field(0, description="the size of the stream of events; 0 is without a limit")
