@@ -171,6 +171,11 @@ def kept_until(issued_at: datetime, years: int) -> datetime:
     return datetime(issued_at.astimezone(UTC).year + years + 1, 1, 1, tzinfo=UTC)
 
 
+def let_go_before(at: datetime, years: int) -> datetime:
+    """The same from the other end: what was issued before this may go at a moment."""
+    return datetime(at.astimezone(UTC).year - years, 1, 1, tzinfo=UTC)
+
+
 def decide(command: InvoiceCommand, invoice: Invoice) -> list[InvoiceEvent]:
     """The document's next events; nothing where it was issued, mailed with this link, or deleted, already.
 

@@ -59,8 +59,8 @@ def rewrap_keys(data: Data = None) -> None:
         bar("keys") as told,
     ):
         count = rewrap(owner, MasterKeys(keys), told)
-    said = "1 key was" if count == 1 else f"{count:,} keys were" if count else "No key had to be"
-    Console(soft_wrap=True).print(f"{said} wrapped anew; the new master key alone opens all of them.", highlight=False)
+    said = f"{_so_many('key', count)} wrapped anew; the new master key alone opens all of them."
+    Console(soft_wrap=True).print(said, highlight=False)
 
 
 @app.command("delete-documents")
@@ -75,7 +75,11 @@ def delete_old_documents(data: Data = None, actor: As = None) -> None:
         bar("documents") as told,
     ):
         count = delete_documents(owner, house, actor_of(actor, None), given.document_years, told)
-    what = "1 document was" if count == 1 else f"{count:,} documents were" if count else "No document had to be"
     years = "1 year" if given.document_years == 1 else f"{given.document_years} years"
-    said = f"{what} deleted: each is kept for {years} after the year of its issue."
+    said = f"{_so_many('document', count)} deleted: each is kept for {years} after the year of its issue."
     Console(soft_wrap=True).print(said, highlight=False)
+
+
+def _so_many(what: str, count: int) -> str:
+    """The beginning of a sentence that says of how many something was done."""
+    return f"1 {what} was" if count == 1 else f"{count:,} {what}s were" if count else f"No {what} had to be"

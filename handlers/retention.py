@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from psycopg import Connection
 
-from domain.invoice import INVOICE, DeleteDocument
+from domain.invoice import INVOICE, DeleteDocument, let_go_before
 from handlers.commands import SELLERS
 from handlers.desk import Actor, Desk, House, NotPermitted, again
-from infra.documents import count_kept, delete, kept
+from infra.documents import delete
+from projections.billing import count_kept, kept
 
 PAGE = 100
 
@@ -36,13 +36,13 @@ def delete_documents(
     """
     if actor.role not in SELLERS:
         raise NotPermitted(f"{actor} may not delete documents; it takes one of: {', '.join(sorted(SELLERS))}.")
-    issued_before = datetime(house.clock.now().astimezone(UTC).year - years, 1, 1, tzinfo=UTC)
+    issued_before = let_go_before(house.clock.now(), years)
     correlation_id = str(uuid4())
     deleted, due = 0, count_kept(owner, issued_before)
     while page := kept(owner, issued_before, PAGE):
         for document in page:
             again(give_up, document.document_id, years, Desk(house, actor, correlation_id))
-        delete(owner, page)
+        delete(owner, [document.sha256 for document in page])
         deleted += len(page)
         told(deleted, due)
     return deleted

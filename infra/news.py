@@ -43,12 +43,10 @@ class News:
         """Wait until ``until()`` holds: asked at each piece of news and every `POLL_S`. False where time is up."""
         deadline = time.monotonic() + timeout_s
         while True:
-            with self._condition:
-                seen = self._count
+            seen = self.count
             if until():
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            with self._condition:
-                self._condition.wait_for(lambda: self._count != seen, min(POLL_S, left))  # noqa: B023 - used at once
+            self.beyond(seen, min(POLL_S, left))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, assert_never
 
 from psycopg import Connection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 
 from domain.invoice import CreditNoteIssued, InvoiceIssued
 from domain.money import round_half_up
@@ -304,6 +304,23 @@ def documents(
     conditions: list[Condition] = [("account_id = %s", account_id)]
     order = ("issued_at", "document_id")
     return page(conn, BillingDocumentRow, conditions, order, newest_first=True, cursor=cursor, size=size)
+
+
+def count_kept(owner: Connection[Any], issued_before: datetime) -> int:
+    """How many documents that were issued before a moment still have their bytes; asked by the database's owner."""
+    query = f"SELECT count(*) FROM read.billing_documents AS d WHERE {_KEPT}"  # noqa: S608 - a constant of ours
+    (count,) = owner.cursor(row_factory=scalar_row).execute(query.encode(), {"moment": issued_before})
+    return int(count)
+
+
+def kept(owner: Connection[Any], issued_before: datetime, limit: int) -> list[BillingDocumentRow]:
+    """At most ``limit`` of them, the oldest first."""
+    query = f"SELECT d.* FROM read.billing_documents AS d WHERE {_KEPT} ORDER BY issued_at, document_id LIMIT %(limit)s"  # noqa: S608 - as above
+    cursor = owner.cursor(row_factory=class_row(BillingDocumentRow))
+    return cursor.execute(query.encode(), {"moment": issued_before, "limit": limit}).fetchall()
+
+
+_KEPT = "issued_at < %(moment)s AND EXISTS (SELECT FROM log.documents AS k WHERE k.sha256 = d.sha256)"
 
 
 def revenue_by_month(

@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
-from domain.invoice import INVOICE, StillKept, UnknownInvoice, credit_of, kept_until
+from domain.invoice import INVOICE, StillKept, UnknownInvoice, credit_of, kept_until, let_go_before
 from domain.quote import TaxTotal
 from tests.domain.examples import (
     LATER,
@@ -80,6 +82,8 @@ def test_a_credit_note_issued_twice_at_once_is_issued_once() -> None:
 
 # --- how long a document is kept -----------------------------------------------------------------------------------
 
+MOMENTS = st.datetimes(datetime(1990, 1, 1), datetime(2140, 1, 1), timezones=st.timezones())  # noqa: DTZ001 - bounds
+
 
 def test_a_document_goes_once_the_law_has_let_it_go() -> None:
     state = given(INVOICE, invoice_issued).when(delete_document).then(document_deleted).state
@@ -97,6 +101,11 @@ def test_until_the_last_moment_of_its_years_it_is_kept() -> None:
 def test_the_years_are_those_of_utc() -> None:
     new_york = timezone(timedelta(hours=-5))
     assert kept_until(datetime(2026, 12, 31, 20, tzinfo=new_york), 8) == datetime(2036, 1, 1, tzinfo=UTC)
+
+
+@hypothesis.given(MOMENTS, MOMENTS, st.integers(1, 100))
+def test_what_may_go_is_the_same_from_both_ends(issued_at: datetime, at: datetime, years: int) -> None:
+    assert (issued_at < let_go_before(at, years)) == (kept_until(issued_at, years) <= at)
 
 
 def test_it_goes_once() -> None:

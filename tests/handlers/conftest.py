@@ -8,6 +8,7 @@ import pytest
 
 from tests.databases import ServerPlaces, as_program, fresh_database
 from tests.handlers.at_work import AtWork, at_work, without_streams
+from tests.handlers.command_line import Run, runner
 from tests.handlers.in_memory import InMemory
 
 
@@ -15,6 +16,12 @@ from tests.handlers.in_memory import InMemory
 def house() -> InMemory:
     """A house in memory, in which nothing has happened yet."""
     return InMemory()
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs ``trunkline`` with arguments, in this process."""
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from psycopg.conninfo import make_conninfo
 
 import handlers.worker
 from domain.subscription import CapacityExpanded
-from handlers.cli import main
 from handlers.explained import DECIDERS
 from handlers.keyring import checkpoint_file, signer_of
 from handlers.signing import Busy, CannotSign, Signer, alone, sign
@@ -45,12 +44,12 @@ from infra.settings import WrongSetting, settings
 from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, activated, opened, wonka_added, wonka_default
 from tests.handlers.at_work import eventually
+from tests.handlers.command_line import Run
 from tests.handlers.in_memory import InMemory
 from tests.projections.histories import tell
 
 pytestmark = pytest.mark.long
 
-Run = Callable[..., tuple[int, str, str]]
 T = TypeVar("T")
 DORA = Cause("distributor:dora", "wish-1", "click-1")
 
@@ -77,16 +76,12 @@ def auditor_url(places: ServerPlaces, history: tuple[str, list[Recorded]]) -> It
 
 
 @pytest.fixture
-def run_at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run_at(monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
     """Run a command line on a database. Gives exit status, output and errors."""
 
     def run_one(database_url: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
-        monkeypatch.setattr("sys.argv", ["trunkline", "audit", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
+        return command_line("audit", *arguments)
 
     return run_one
 

@@ -7,24 +7,21 @@ import json
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from handlers.cli import main
 from infra.clock import ShiftedClock
 from infra.postgres import connect
 from infra.uvicorn_thread import listening
 from tests.databases import MASTER_KEY
+from tests.handlers.command_line import Run
 from tests.handlers.showing import Showing
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
     """Run a command line on the database that the demonstration left, two days after its end.
 
     Gives exit status, output and errors.
@@ -34,15 +31,7 @@ def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", showing.database_url)
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
-
-    def run_one(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trunkline", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return run_one
+    return command_line
 
 
 def head(showing: Showing) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -12,17 +13,15 @@ import handlers.messages
 from domain.allocation import PbxCreated
 from domain.invoice import InvoiceEmailed
 from domain.order import OrderFulfilled, PaymentCaptured
-from handlers.cli import main
 from handlers.commands import handle
 from handlers.worker import Duties, working
 from infra.log import Log
 from infra.nats import subject_of
 from tests.handlers.at_work import eventually
 from tests.handlers.broker import Broker
+from tests.handlers.command_line import Run
 from tests.handlers.in_memory import InMemory
 from tests.handlers.sending import SENDERS, Service, create_pbx
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(name="broker")
@@ -38,18 +37,10 @@ def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory
 
 
 @pytest.fixture(name="run")
-def _run(broker: Broker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def _run(broker: Broker, monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
     """Run ``trunkline dead-letters``. Gives exit status, output and errors."""
     monkeypatch.setenv("TRUNKLINE_NATS_URL", broker.url)
-
-    def run_one(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trunkline", "dead-letters", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return run_one
+    return partial(command_line, "dead-letters")
 
 
 def listed(run: Run, *more: str) -> list[dict[str, object]]:

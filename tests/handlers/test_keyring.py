@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import stat
 from base64 import b64encode
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from handlers.cli import main
 from handlers.keyring import Secrets, link_secret, master_key, next_master_key, secrets_of
 from handlers.places import servers
 from infra.embedded_postgres import temporary_directory
@@ -20,6 +19,7 @@ from infra.postgres_recorder import PostgresRecorder, postgres_log
 from infra.settings import WrongSetting, settings
 from tests.databases import MASTER_KEY
 from tests.domain.examples import WONKA, opened, wonka_added
+from tests.handlers.command_line import Run
 from tests.infra.test_person_keys import append, contact
 
 GIVEN = b64encode(32 * b"w").decode()
@@ -70,22 +70,13 @@ def test_a_whole_trunkline_has_both_secrets(tmp_path: Path) -> None:
 
 # --- another master key --------------------------------------------------------------------------------------------
 
-Run = Callable[..., tuple[int, str, str]]
 NEW = MASTER_KEY[::-1]
 
 
 @pytest.fixture(name="rewrap")
-def _rewrap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def _rewrap(command_line: Run) -> Run:
     """Run ``trunkline privacy rewrap``. Gives exit status, output and errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trunkline", "privacy", "rewrap", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return run
+    return partial(command_line, "privacy", "rewrap")
 
 
 def test_a_directory_has_both_keys_until_all_is_wrapped_anew_and_then_the_new_one_alone(tmp_path: Path) -> None:

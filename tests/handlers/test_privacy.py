@@ -31,7 +31,6 @@ from domain.account import (
 )
 from domain.invoice import CreditNoteIssued, InvoiceEmailed, InvoiceIssued
 from domain.order import BillingContactChosen, Method
-from handlers.cli import main
 from handlers.requests import CheckOut, RefundOrder
 from infra.log import Log
 from infra.postgres import connect
@@ -40,6 +39,7 @@ from projections.runner import PROJECTIONS, bring_up_to_date, wait
 from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, WONKA
 from tests.handlers.at_work import SOON_S, at_work, eventually, without_streams
+from tests.handlers.command_line import Run
 from tests.handlers.in_memory import WILLY
 
 VERUCA = BillingContact(
@@ -177,18 +177,14 @@ def relayed(database_url: str) -> int:
 
 
 @pytest.fixture
-def erase(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Erase:
+def erase(monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Erase:
     """Run ``trunkline privacy erase PERSON`` on a database. Gives exit status, output and errors."""
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
 
     def run(database_url: str, person: str) -> tuple[int, str, str]:
         monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
-        monkeypatch.setattr("sys.argv", ["trunkline", "privacy", "erase", person])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
+        return command_line("privacy", "erase", person)
 
     return run
 

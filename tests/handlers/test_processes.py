@@ -17,12 +17,12 @@ import pytest
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.invoice_series import InvoiceNumberAssigned
 from domain.order import ExpansionRequested, Method, OrderFulfilled
-from handlers.cli import main
 from infra.log import Log
 from infra.mail_catcher import mail_catcher
 from tests.databases import MASTER_KEY
 from tests.handlers.at_work import eventually
 from tests.handlers.broker import Broker
+from tests.handlers.command_line import Run
 from tests.handlers.in_memory import InMemory, check_out, confirm, order
 from tests.ports import free_port
 
@@ -157,14 +157,10 @@ def test_the_figures_are_prometheus_and_say_where_everything_stands(postgres: Lo
 
 
 @pytest.mark.parametrize("name", ["serve", "work", "relay"])
-def test_without_an_address_each_says_which_is_missing(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["trunkline", name])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith("TRUNKLINE_DATABASE_URL is missing")
+def test_without_an_address_each_says_which_is_missing(name: str, command_line: Run) -> None:
+    status, _, complaint = command_line(name)
+    assert status == 1
+    assert complaint.startswith("TRUNKLINE_DATABASE_URL is missing")
 
 
 def test_without_nats_it_does_not_start_and_says_why(database_url: str) -> None:

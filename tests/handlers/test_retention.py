@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,24 +12,23 @@ import pytest
 import handlers.opening
 import handlers.retention
 from domain.invoice import CreditNoteIssued, DocumentDeleted, InvoiceIssued
-from handlers.cli import main
 from handlers.desk import Actor, NotPermitted, Role
 from handlers.retention import delete_documents
 from infra.chain import Verifier
-from infra.documents import count_kept
 from infra.log import Log
 from infra.postgres import owning
 from infra.postgres_auditor import auditing
+from projections.billing import count_kept
 from projections.runner import bring_up_to_date
 from tests.databases import MASTER_KEY
 from tests.handlers.at_work import SOON_S
+from tests.handlers.command_line import Run
 from tests.handlers.in_memory import InMemory, SettableClock
 
 ADMIN = Actor(Role.ADMIN, "ada")
 THE_LAST_MOMENT = datetime(2034, 12, 31, 23, 59, 59, tzinfo=UTC)
 LET_GO = datetime(2035, 1, 1, tzinfo=UTC)
 Progress = list[tuple[int, int]]
-Ask = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(name="shop")
@@ -108,24 +106,16 @@ def test_by_any_other_way_documents_cannot_be_deleted_afterwards_either(shop: In
 
 
 @pytest.fixture(name="ask")
-def _ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database_url: str) -> Ask:
+def _ask(monkeypatch: pytest.MonkeyPatch, command_line: Run, database_url: str) -> Run:
     """Run ``trunkline``. Gives exit status, output and errors."""
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", 32 * "x")
-
-    def ask(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trunkline", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return ask
+    return command_line
 
 
 def test_the_command_deletes_what_the_settings_say(
-    shop: InMemory, owner_url: str, ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shop: InMemory, owner_url: str, ask: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     delete = ("privacy", "delete-documents")
     assert ask(*delete) == (1, "", "TRUNKLINE_OWNER_URL is missing: no other login may do this.\n")
