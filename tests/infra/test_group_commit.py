@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from eventsourcing.persistence import DataError, IntegrityError, OperationalErro
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+import infra.postgres_recorder
 from infra.append import APPEND, Append, parameters
 from infra.embedded_postgres import embedded_postgres
 from infra.group_commit import _compatible
@@ -374,7 +375,17 @@ def test_while_the_database_is_gone_an_append_says_that_it_may_stand_there(datab
         assert recorder.insert_events(stored("candy-1", 2)) == [2]
 
 
-# --- waking --------------------------------------------------------------------------------------------------------
+# --- telling, and waking --------------------------------------------------------------------------------------------
+
+
+def test_what_is_appended_here_is_told_before_whoever_appended_goes_on(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ourselves: what PostgreSQL notifies of comes later, and at times never."""
+    monkeypatch.setattr(infra.postgres_recorder, "listening", lambda *_: nullcontext())
+    with PostgresRecorder(database_url) as recorder:
+        recorder.insert_events(stored("candy-1", 1))
+        assert recorder.news.count == 1
 
 
 def test_who_gave_up_waiting_keeps_nobody_from_being_woken() -> None:
