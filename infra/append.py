@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -26,6 +25,7 @@ from infra.packed_arrays import (
 )
 from infra.prepared import Statement
 from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_bytes, expected_versions
+from infra.turns import Waiter
 
 _RECORD = (
     TIMESTAMPS, TEXTS, TEXTS, TEXTS, TEXTS,  # recorded_at, account, correlation, causation, actor
@@ -78,10 +78,7 @@ class Append:
             self._pack(documents, tracking)
         except (UnicodeEncodeError, struct.error) as error:
             raise DataError(f"An event holds what the log cannot: {error}") from error
-        self.done = threading.Lock()
-        self.done.acquire()
-        self.forsaken = False
-        self.following: list[Append] = []
+        self.waiter = Waiter()
         self.positions = range(0)
         self.error: Exception | None = None
 
@@ -104,31 +101,11 @@ class Append:
         self.documents = _columns(kept, len(_DOCUMENT))
         self.counts = (len(streams), len(self.rows), len(kept))
 
-    def wait(self) -> range:
-        """Wait until it has ended. Gives the positions of its events, or raises what became of it instead."""
-        try:
-            self.done.acquire()
-        except BaseException:  # an interrupt: whoever comes after this one is not to wait for ever
-            self.forsaken = True
-            self._pass_on()
-            raise
-        self._pass_on()
+    def outcome(self) -> range:
+        """The positions of its events, once it has ended; raises what became of it instead."""
         if self.error is not None:
             raise self.error
         return self.positions
-
-    def wake(self) -> None:
-        """Wake whoever waits for it, who wakes another of the group: all at once they would only be in their way."""
-        self.done.release()
-        if self.forsaken:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        try:
-            following = self.following.pop()  # which only one can
-        except IndexError:
-            return
-        following.wake()
 
 
 def _packed_message(received: Received | None) -> Packed:

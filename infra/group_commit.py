@@ -21,12 +21,10 @@ from psycopg import Connection
 from infra.append import APPEND, Append, Reply, meant, parameters, placed
 from infra.metrics import APPENDED, APPENDS, GROUP
 from infra.prepared import ask
+from infra.turns import Turns
 
 MAX_GROUP: Final = 256
 """How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
-
-WOKEN_AT_ONCE: Final = 2
-"""So many of a group are woken, and each wakes another: where one is not given a core at once, the others go on."""
 
 _STANDING = b"""
     SELECT position, stream, version, topic, state, correlation_id, causation_id, actor
@@ -47,6 +45,7 @@ class GroupCommit:
     connect: Callable[[], Connection[Any]]
     told: Callable[[], None]
     _asked: SimpleQueue[Append | None] = field(default_factory=SimpleQueue)
+    _turns: Turns = field(default_factory=Turns)
     _conn: Connection[Any] | None = None
     _closed: bool = False
 
@@ -65,7 +64,8 @@ class GroupCommit:
         if self._closed:
             raise OperationalError("The log was closed.")
         self._asked.put(append)
-        return append.wait()
+        self._turns.wait(append.waiter)
+        return append.outcome()
 
     def append_all(self, appends: Sequence[Append]) -> None:
         """Wait until all of them are written, in as few commits as it can.
@@ -74,9 +74,14 @@ class GroupCommit:
             as `append` does, for the first that failed; the others may stand there.
         """
         for append in appends:
+            append.waiter.unattended = (
+                True  # one thread waits for all, and would keep turns of later ones
+            )
             self._asked.put(append)
         for append in appends:
-            append.wait()
+            self._turns.wait(append.waiter)
+        for append in appends:
+            append.outcome()
 
     def close(self) -> None:
         """End, after what was asked before."""
@@ -129,10 +134,7 @@ class GroupCommit:
             APPENDED.inc(sum(len(positions) for positions, failed in outcomes if failed is None))
         for append, (positions, failed) in zip(group, outcomes, strict=True):
             append.positions, append.error = positions, failed
-        for append, following in zip(group, group[WOKEN_AT_ONCE:], strict=False):
-            append.following.append(following)
-        for append in group[:WOKEN_AT_ONCE]:
-            append.wake()
+        self._turns.call([append.waiter for append in group])
 
     def _sent(self, group: Sequence[Append]) -> list[tuple[range, Exception | None]]:
         """The outcomes of a group, sent a second time where the connection broke before the answer came."""

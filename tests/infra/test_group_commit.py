@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -375,7 +376,7 @@ def test_while_the_database_is_gone_an_append_says_that_it_may_stand_there(datab
         assert recorder.insert_events(stored("candy-1", 2)) == [2]
 
 
-# --- telling, and waking --------------------------------------------------------------------------------------------
+# --- telling, and going on --------------------------------------------------------------------------------------------
 
 
 def test_what_is_appended_here_is_told_before_whoever_appended_goes_on(
@@ -388,13 +389,13 @@ def test_what_is_appended_here_is_told_before_whoever_appended_goes_on(
         assert recorder.news.count == 1
 
 
-def test_who_gave_up_waiting_keeps_nobody_from_being_woken() -> None:
-    """Each of a group wakes the next; an interrupt takes one out of the row, before or after its turn."""
-    first, given_up, last = (Append(stored(f"candy-{n}", 1)) for n in range(3))
-    first.following.append(given_up)
-    given_up.following.append(last)
-    given_up.forsaken = True
-    with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(append.wait) for append in (first, last)]
-        first.wake()
-        assert [future.result(timeout=30) for future in waiting] == [range(0), range(0)]
+def test_one_who_waits_for_many_is_not_in_the_way_of_those_that_come_later(database_url: str) -> None:
+    """What shares no group with the others ends after them: nobody is to keep a turn for it until then."""
+    streams = [("candy-1", 1), ("candy-1", 2), *((f"candy-{n}", 1) for n in range(2, 10))]
+    with PostgresRecorder(database_url) as recorder:
+        appends = [Append(stored(*place)) for place in streams]
+        waiting = Thread(target=recorder._writer.append_all, args=(appends,), daemon=True)
+        waiting.start()
+        waiting.join(timeout=60)
+        assert not waiting.is_alive()
+        assert recorder.max_notification_id() == len(streams)

@@ -1,0 +1,98 @@
+"""Who has waited goes on in turn: the earliest first, and few at a time.
+
+A thread that is woken wants the interpreter's lock. Where many are woken at once they are in each other's way, and
+those who were woken first are not those who go on first: the slowest hundredth of 64 writers waited half as long again,
+and all of them wrote a tenth less. So there are a few turns; whoever is woken has one, and gives it to the next as soon
+as it runs. Where that takes long, since something else keeps the lock, all are woken: each would wait for that anew.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Final, TypeVar
+
+AT_ONCE: Final = 2
+"""How many turns there are: where one of the woken is not given a core at once, the other goes on."""
+
+LATE_S: Final = sys.getswitchinterval()
+"""Who has waited for so long waits for no turn: for so long a thread keeps the lock that another asks for."""
+
+T = TypeVar("T")
+
+
+class Waiter:
+    """One thread's waiting. Where no thread waits for just this one, it is ``unattended``, and keeps no turn."""
+
+    def __init__(self) -> None:
+        self.unattended = False
+        self.called = threading.Lock()
+        self.called.acquire()
+        self.since = 0.0
+        self.turn: deque[object] = deque()
+        """Holds its turn, from when it is called until that is given back by whoever takes it out."""
+
+
+class Turns:
+    """Calls waiters, the earliest first.
+
+    Its deques need no lock: whoever gives a turn back looks for waiters after that, and whoever adds waiters looks for
+    turns after that; so one of the two sees both.
+    """
+
+    def __init__(self) -> None:
+        self._free = deque(object() for _ in range(AT_ONCE))
+        self._waiters: deque[Waiter] = deque()
+
+    def call(self, waiters: Iterable[Waiter]) -> None:
+        """Call them, after all who were to be called before."""
+        now = monotonic()
+        for waiter in waiters:
+            waiter.since = now
+            self._waiters.append(waiter)
+        self._go_on()
+
+    def wait(self, waiter: Waiter) -> None:
+        """Wait until it is called, and let the next go on."""
+        try:
+            waiter.called.acquire()
+        finally:
+            waiter.unattended = True  # where an interrupt came before its turn did
+            self._give_back(waiter)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Call the first, and the next, while there is a turn for them or they are late."""
+        while self._waiters:
+            turn = _popped(self._free)
+            if turn is None and not self._late():
+                return  # whoever gives a turn back goes on
+            waiter = _popped(self._waiters)
+            if waiter is None:
+                self._free.extend([turn] if turn else [])
+                continue
+            waiter.turn.extend([turn] if turn else [])
+            waiter.called.release()
+            if waiter.unattended:
+                self._give_back(waiter)
+
+    def _late(self) -> bool:
+        try:
+            return monotonic() - self._waiters[0].since > LATE_S
+        except IndexError:
+            return False
+
+    def _give_back(self, waiter: Waiter) -> None:
+        if (turn := _popped(waiter.turn)) is not None:
+            self._free.append(turn)
+
+
+def _popped(queue: deque[T]) -> T | None:
+    """The first of them; none where another thread was before us."""
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
