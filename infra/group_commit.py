@@ -74,9 +74,7 @@ class GroupCommit:
             as `append` does, for the first that failed; the others may stand there.
         """
         for append in appends:
-            append.waiter.unattended = (
-                True  # one thread waits for all, and would keep turns of later ones
-            )
+            append.waiter.unattended = True  # one thread waits for all, and would keep turns of later ones
             self._asked.put(append)
         for append in appends:
             self._turns.wait(append.waiter)
