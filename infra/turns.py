@@ -18,8 +18,8 @@ from typing import Final, TypeVar
 AT_ONCE: Final = 2
 """How many turns there are: where one of the woken is not given a core at once, the other goes on."""
 
-LATE_S: Final = sys.getswitchinterval()
-"""Who has waited for so long waits for no turn: for so long a thread keeps the lock that another asks for."""
+LATE_S: Final = 2 * sys.getswitchinterval()
+"""Who has waited for so long waits for no turn. A thread that computes keeps the lock for half of it at a time."""
 
 T = TypeVar("T")
 
