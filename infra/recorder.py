@@ -21,7 +21,9 @@ from domain.messages import Refusal
 from infra.news import News
 from infra.person_keys import MemoryPersonKeys, PersonKeys
 
-_EVENT_IDS = uuid5(NAMESPACE_URL, "urn:trunkline:event").bytes
+_EVENT_IDS = sha1(uuid5(NAMESPACE_URL, "urn:trunkline:event").bytes, usedforsecurity=False)
+_VERSION_5 = 0x5 << 76 | 0b10 << 62
+_OTHER_BITS = ~(0xF << 76 | 0b11 << 62)
 LIBRARY = "system:eventsourcing"
 """The actor, and the correlation id, of events that the library's own tools append."""
 
@@ -40,10 +42,9 @@ class AlreadyHandled(Exception):
 
 def event_id_bytes(stream: str, version: int) -> bytes:
     """The id of the event at a place of a stream, a UUID of version 5 (RFC 9562): the same wherever it is asked for."""
-    digest = bytearray(sha1(_EVENT_IDS + f"{stream}/{version}".encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    return bytes(digest)
+    hashed = _EVENT_IDS.copy()
+    hashed.update(f"{stream}/{version}".encode())
+    return (int.from_bytes(hashed.digest()[:16]) & _OTHER_BITS | _VERSION_5).to_bytes(16)
 
 
 def event_id(stream: str, version: int) -> UUID:

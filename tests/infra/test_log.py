@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from uuid import NAMESPACE_URL, uuid5
 
 import psycopg
 import pytest
@@ -22,7 +23,7 @@ from infra.postgres import WRITER, connect
 from infra.postgres_recorder import postgres_log
 from infra.prepared import ask
 from infra.pydantic_mapper import Cause, Recorded
-from infra.recorder import Kept
+from infra.recorder import Kept, event_id
 from tests.databases import MASTER_KEY
 from tests.domain.examples import (
     LATER,
@@ -107,6 +108,11 @@ def test_an_event_keeps_its_id_wherever_it_is_read(log: Log) -> None:
     assert [fact.event_id for fact in loaded] == [fact.event_id for fact in appended]
     assert len({fact.event_id for fact in appended}) == 5
     assert log.load("account-slugworth") == []
+
+
+def test_the_id_of_an_event_is_that_which_anybody_reckons_from_its_place() -> None:
+    place = uuid5(uuid5(NAMESPACE_URL, "urn:trunkline:event"), "order-2026-03-0001/7")
+    assert event_id("order-2026-03-0001", 7) == place
 
 
 @pytest.mark.parametrize("stale_first", [True, False], ids=["the first is stale", "the last is stale"])
