@@ -71,10 +71,10 @@ class Turns:
             if turn is None and not self._late():
                 return  # whoever gives a turn back goes on
             waiter = _popped(self._waiters)
+            if turn is not None:
+                (self._free if waiter is None else waiter.turn).append(turn)
             if waiter is None:
-                self._free.extend([turn] if turn else [])
                 continue
-            waiter.turn.extend([turn] if turn else [])
             waiter.called.release()
             if waiter.unattended:
                 self._give_back(waiter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 import infra.turns
-from infra.turns import AT_ONCE, LATE_S, Turns, Waiter
+from infra.turns import AT_ONCE, Turns, Waiter
 
 
 @pytest.fixture(autouse=True)
@@ -54,18 +53,17 @@ def test_a_turn_that_nobody_waited_for_is_kept_for_who_comes() -> None:
     assert called(later) == list(range(AT_ONCE))
 
 
-def test_who_is_late_waits_for_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_late_waits_for_no_turn() -> None:
     """Another thread may keep the interpreter's lock for as long as this; each of them would wait for that anew."""
-    monkeypatch.setattr(infra.turns, "LATE_S", LATE_S)
     turns, waiters = Turns(), [Waiter() for _ in range(8)]
     turns.call(waiters)
-    time.sleep(LATE_S * 2)
+    for waiter in waiters:
+        waiter.since -= 2 * infra.turns.LATE_S
     turns.wait(waiters[0])
     assert called(waiters) == list(range(1, 8))
-    monkeypatch.undo()
-    later = [Waiter() for _ in range(AT_ONCE + 1)]
     for waiter in waiters[1:]:
         turns.wait(waiter)
+    later = [Waiter() for _ in range(AT_ONCE + 1)]
     turns.call(later)
     assert called(later) == list(range(AT_ONCE)), "who was late had no turn to give back"
 
