@@ -21,12 +21,11 @@ from pygal.style import CleanStyle  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.log import ALONE, AT, CAUSE, OURS_EACH, STATE, TOPIC, WRITERS, appends_of, p99_ms, rate
-from infra.append import APPEND, Append, parameters
+from benchmarks.log import ALONE, AT, CAUSE, OURS_EACH, STATE, TOPIC, appends_of, p99_ms, rate
+from infra.append import Append, appended
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.postgres import admit, migrate, program_login
 from infra.postgres_recorder import PostgresRecorder
-from infra.prepared import ask
 from infra.recorder import LogRow
 
 STREAMS = 100
@@ -73,15 +72,15 @@ def _fill(owner: Connection[Any], streams: count[int]) -> None:
         )
         for stream in (f"allocation-{next(streams)}" for _ in range(STREAMS))
     ]
-    ask(owner, APPEND, parameters(group), tuple)
+    appended(owner, group)
 
 
 def _sample(recorder: PostgresRecorder) -> Sample:
     alone, among, p99 = [], [], []
     for _ in range(SAMPLES):
-        alone.append(1e6 / rate(appends_of(recorder, 1), ALONE))
-        among.append(1e6 / rate(appends_of(recorder, WRITERS), OURS_EACH))
-        p99.append(p99_ms(appends_of(recorder, WRITERS), OURS_EACH))
+        alone.append(1e6 / rate(appends_of(recorder, ALONE, 1)))
+        among.append(1e6 / rate(appends_of(recorder, OURS_EACH)))
+        p99.append(p99_ms(appends_of(recorder, OURS_EACH)))
     length = (recorder.max_notification_id() or 0) / 1e6
     return Sample(length, median(alone), median(among), median(p99))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from statistics import quantiles
 from typing import Any
@@ -50,6 +51,9 @@ WAL_SEGMENTS = 60
 REPLAYED_ACCOUNTS = 60
 COPIED = "int8 text int8 text bytea timestamptz text uuid text text text bytea"
 AT = datetime(2026, 3, 2, tzinfo=UTC)
+Writer = Sequence[Callable[[], object]]
+"""What one thread does, one after the other."""
+
 CAUSE = Cause("service:benchmark", "benchmark")
 TOPIC = "allocation.CapacityAllocated.v1"
 STATE = (
@@ -202,38 +206,38 @@ class Bench:
         return [
             Pair(
                 "append_64_writers",
-                lambda: rate(appends_of(self.recorder), OURS_EACH),
-                lambda: rate(appends_of(stock), STOCK_EACH),
+                lambda: rate(appends_of(self.recorder, OURS_EACH)),
+                lambda: rate(appends_of(stock, STOCK_EACH, event=_stored)),
                 floor=25,
                 aim=60,
             ),
             Pair(
                 "command_64_writers",
-                lambda: rate(self._commands(pools), OURS_EACH),
-                lambda: rate(self._saves(stock_pools), STOCK_EACH),
+                lambda: rate(self._commands(pools)),
+                lambda: rate(self._saves(stock_pools)),
                 floor=6,
                 aim=20,
             ),
             Pair(
                 "append_p99_64_writers",
-                lambda: p99_ms(appends_of(self.recorder), OURS_EACH),
-                lambda: p99_ms(appends_of(stock), STOCK_EACH),
+                lambda: p99_ms(appends_of(self.recorder, OURS_EACH)),
+                lambda: p99_ms(appends_of(stock, STOCK_EACH, event=_stored)),
                 floor=15,
                 aim=50,
                 unit="ms",
             ),
             Pair(
                 "append_1_writer",
-                lambda: rate(appends_of(self.recorder, 1), ALONE),
-                lambda: rate(appends_of(stock, 1), ALONE),
+                lambda: rate(appends_of(self.recorder, ALONE, 1)),
+                lambda: rate(appends_of(stock, ALONE, 1, event=_stored)),
                 floor=1.5,
                 aim=2.5,
             ),
             Pair("bulk_1000_vs_copy", self._bulk, self._copy, floor=0.4, aim=0.8),
             Pair(
                 "chain_cost",
-                lambda: rate(appends_of(self.chained), OURS_EACH),
-                lambda: rate(appends_of(self.unchained), OURS_EACH),
+                lambda: rate(appends_of(self.chained, OURS_EACH)),
+                lambda: rate(appends_of(self.unchained, OURS_EACH)),
                 floor=0.9,
                 aim=0.97,
             ),
@@ -267,66 +271,63 @@ class Bench:
             work.commit(account_id=who["account_id"], cause=CAUSE, at=AT)
         return packages
 
-    def _commands(self, packages: Sequence[str]) -> list[Callable[[int], object]]:
-        def commands_of(package: str) -> Callable[[int], object]:
-            def command(_: int) -> object:
-                work = UnitOfWork(self.log, trusting=True)
-                who = {"package_id": package, "account_id": f"account-{package}"}
-                wish = AllocateCapacity(
-                    at=AT,
-                    **who,
-                    pbx_id="office",
-                    allocation_id=f"minutes-{next(self.numbers)}",
-                    service="recording_minutes",
-                    quantity=1,
-                )
-                work.do(ALLOCATION, package, wish)
-                return work.commit(account_id=who["account_id"], cause=CAUSE, at=AT)
+    def _commands(self, packages: Sequence[str]) -> list[Writer]:
+        def command(package: str) -> object:
+            work = UnitOfWork(self.log, trusting=True)
+            who = {"package_id": package, "account_id": f"account-{package}"}
+            wish = AllocateCapacity(
+                at=AT,
+                **who,
+                pbx_id="office",
+                allocation_id=f"minutes-{next(self.numbers)}",
+                service="recording_minutes",
+                quantity=1,
+            )
+            work.do(ALLOCATION, package, wish)
+            return work.commit(account_id=who["account_id"], cause=CAUSE, at=AT)
 
-            return command
+        return [[partial(command, package)] * warmed_up(OURS_EACH) for package in packages]
 
-        return [commands_of(package) for package in packages]
+    def _saves(self, pools: Sequence[Pool]) -> list[Writer]:
+        def save(pool: Pool) -> object:
+            pool.allocate(f"minutes-{next(self.numbers)}", 1)
+            return self.application.save(pool)
 
-    def _saves(self, pools: Sequence[Pool]) -> list[Callable[[int], object]]:
-        def saves_of(pool: Pool) -> Callable[[int], object]:
-            def save(_: int) -> object:
-                pool.allocate(f"minutes-{next(self.numbers)}", 1)
-                return self.application.save(pool)
-
-            return save
-
-        return [saves_of(pool) for pool in pools]
+        return [[partial(save, pool)] * warmed_up(STOCK_EACH) for pool in pools]
 
     # --- many events at once
 
     def _bulk(self) -> float:
         """A thousand events of one stream in one append, five times."""
-        streams = [f"allocation-{uuid4()}" for _ in range(5)]
-        batches = [[_row(stream, n) for n in range(1, BULK + 1)] for stream in streams]
+        batches = self._batches()
         begun = time.perf_counter()
         for batch in batches:
             self.recorder.insert_events(as_notifications(batch))
         return 5 * BULK / (time.perf_counter() - begun)
 
+    @staticmethod
+    def _batches() -> list[list[LogRow]]:
+        streams = [f"allocation-{uuid4()}" for _ in range(5)]
+        return [[_row(stream, n) for n in range(1, BULK + 1)] for stream in streams]
+
     def _copy(self) -> float:
         """The same rows by binary ``COPY`` into a table with the same columns, constraints and indexes."""
-        streams = [f"allocation-{uuid4()}" for _ in range(5)]
+        batches = self._batches()
         begun = time.perf_counter()
-        for stream in streams:
+        for batch in batches:
             with self.owner.cursor().copy("COPY stock.copied FROM STDIN (FORMAT BINARY)") as copy:
                 copy.set_types(COPIED.split())
-                for n in range(1, BULK + 1):
-                    row = _row(stream, n)
+                for row in batch:
                     copy.write_row(
                         (
                             next(self.numbers),
                             row.originator_id,
-                            n,
+                            row.originator_version,
                             row.topic,
                             row.state,
                             row.recorded_at,
                             row.account_id,
-                            event_id(stream, n),
+                            event_id(row.originator_id, row.originator_version),
                             row.correlation_id,
                             row.causation_id,
                             row.actor,
@@ -365,24 +366,45 @@ def _row(stream: str, version: int) -> LogRow:
     return LogRow(stream, version, TOPIC, STATE, 0, AT, "account-1", CAUSE.correlation_id, None, CAUSE.actor)
 
 
-def _timed(writers: Sequence[Callable[[int], object]], times: int) -> tuple[float, list[float]]:
-    """Let all writers do it so many times, at once. Gives the seconds of all of it, and of each time.
+def _stored() -> StoredEvent:
+    """An event as the library's mapper gives it to its recorder."""
+    return StoredEvent(uuid4(), 1, TOPIC, STATE)
 
-    Each has done a tenth of it before: a thread that has just begun is about to make its stack.
-    """
+
+def _own() -> LogRow:
+    """An event as our mapper gives it to ours: with its record."""
+    return _row(f"allocation-{uuid4()}", 1)
+
+
+def warmed_up(times: int) -> int:
+    """How often a writer does it that is measured so many times: some go before, while its thread makes its stack."""
+    return times + times // 10
+
+
+def appends_of(
+    recorder: ApplicationRecorder, times: int, writers: int = WRITERS, event: Callable[[], LogRow | StoredEvent] = _own
+) -> list[Writer]:
+    """Writers that append one event to a new stream, again and again."""
+    append: Callable[[Any], object] = recorder.insert_events
+    return [[partial(append, [event()]) for _ in range(warmed_up(times))] for _ in range(writers)]
+
+
+def _timed(writers: Sequence[Writer]) -> tuple[float, list[float]]:
+    """Let all writers work at once. Gives the seconds of all of it, and of each time, without what goes before."""
     took: list[float] = []
     begin = threading.Barrier(len(writers) + 1)
 
-    def write_on(write: Callable[[int], object]) -> None:
-        for number in range(times // 10):
-            write(number)
+    def write_on(writer: Writer) -> None:
+        before = len(writer) // 11
+        for work in writer[:before]:
+            work()
         begin.wait()
-        for number in range(times):
+        for work in writer[before:]:
             begun = time.perf_counter()
-            write(number)
+            work()
             took.append(time.perf_counter() - begun)
 
-    threads = [threading.Thread(target=write_on, args=(write,)) for write in writers]
+    threads = [threading.Thread(target=write_on, args=(writer,)) for writer in writers]
     for thread in threads:
         thread.start()
     begin.wait()
@@ -390,25 +412,17 @@ def _timed(writers: Sequence[Callable[[int], object]], times: int) -> tuple[floa
     for thread in threads:
         thread.join()
     all_of_it = time.perf_counter() - begun
-    if len(took) != len(writers) * times:
+    if len(took) != sum(len(writer) - len(writer) // 11 for writer in writers):
         raise Void("a writer failed")
     return all_of_it, took
 
 
-def appends_of(recorder: ApplicationRecorder, writers: int = WRITERS) -> list[Callable[[int], object]]:
-    """For each writer, what appends one event to a new stream."""
-
-    def append(_: int) -> object:
-        return recorder.insert_events([StoredEvent(uuid4(), 1, TOPIC, STATE)])
-
-    return [append] * writers
-
-
-def rate(writers: Sequence[Callable[[int], object]], times: int) -> float:
+def rate(writers: Sequence[Writer]) -> float:
     """How often a second all of them do it, at once."""
-    return len(writers) * times / _timed(writers, times)[0]
+    all_of_it, took = _timed(writers)
+    return len(took) / all_of_it
 
 
-def p99_ms(writers: Sequence[Callable[[int], object]], times: int) -> float:
+def p99_ms(writers: Sequence[Writer]) -> float:
     """How long the slowest hundredth takes, where all of them do it at once."""
-    return quantiles(_timed(writers, times)[1], n=100)[98] * 1000
+    return quantiles(_timed(writers)[1], n=100)[98] * 1000

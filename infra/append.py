@@ -1,54 +1,57 @@
-"""One caller's append, packed for ``log.append`` (migration 0001), and what the database says of it."""
+"""What callers append, packed for ``log.append`` (migration 0009), and what the database says of it."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from eventsourcing.persistence import DataError, IntegrityError, StoredEvent, Tracking
+from psycopg import Connection
 
 from infra.packed_arrays import (
-    BYTEAS,
-    INT4S,
-    INT8S,
-    TEXTS,
-    TIMESTAMPS,
-    UUIDS,
-    ArrayOf,
+    BOOL,
+    INT4,
+    INT8,
+    TIMESTAMPTZ,
+    UUID,
+    array,
+    bytes_column,
+    microseconds,
+    name_column,
     packed_bytes,
     packed_int4,
-    packed_int8,
-    packed_moment,
-    packed_text,
+    text_column,
 )
-from infra.prepared import Statement
+from infra.prepared import Statement, ask
 from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_bytes, expected_versions
 from infra.turns import Waiter
 
-_RECORD = (
-    TIMESTAMPS, TEXTS, TEXTS, TEXTS, TEXTS,  # recorded_at, account, correlation, causation, actor
-    TEXTS, BYTEAS, TEXTS, INT8S,  # message_id, body_sha256, application_name, notification_id
-)  # fmt: skip
-_STREAM = (TEXTS, INT8S)  # stream, the version that is expected of it
-_EVENT = (TEXTS, INT8S, TEXTS, BYTEAS, UUIDS)  # stream, version, topic, state, event_id
-_DOCUMENT = (TEXTS, TEXTS, BYTEAS)  # sha256, media_type, content
-_PARAMETERS: Final = ", ".join(f"${n}" for n in range(1, 23))
-_REPLY: Final = "before, outcomes, firsts, lasts"
-APPEND: Final = Statement(b"append", f"SELECT {_REPLY} FROM log.append({_PARAMETERS})".encode(), binary=True)  # noqa: S608 - constants of ours
+_APPEND: Final = Statement(
+    b"append", b"SELECT before, outcomes, firsts, lasts FROM log.append($1, $2, $3, $4, $5, $6)", binary=True
+)
+_TYPES: Final = Statement(
+    b"types_of_append",
+    b"SELECT 'log.new_event'::regtype::oid, 'log.new_message'::regtype::oid, "
+    b"'log.new_tracking'::regtype::oid, 'log.new_document'::regtype::oid",
+)
+_types: WeakKeyDictionary[Connection[Any], tuple[int, int, int, int]] = WeakKeyDictionary()
+"""The numbers of the types of its rows, which are others in each database."""
 
-_packed_name = lru_cache(4096)(packed_text)
-"""For texts that come again and again: topics, actors, accounts."""
+_NUMBER = struct.Struct(">i").pack
 
-Packed = tuple[bytes, ...]
+# Rows as log.append takes them: the number of columns, then each column. The columns of fixed length go together.
+_COLUMNS_OF_EVENT = struct.Struct(">i").pack(11)
+_VERSION_AND_BEGINS = struct.Struct(">IiqIi?").pack
+_MOMENT = struct.Struct(">Iiq").pack
+_UUID = struct.Struct(">Ii16s").pack
+_INT8 = struct.Struct(">Iiq").pack
+_COMMAND_TO_COME = struct.Struct(">Ii").pack(INT4, 4)
 
-
-def _columns(rows: Sequence[Packed], width: int) -> Packed:
-    """Rows of packed elements, column by column."""
-    if len(rows) == 1:
-        return rows[0]
-    return tuple(map(b"".join, zip(*rows, strict=True))) if rows else (b"",) * width
+Said = tuple[str, int, int]
+"""What the database says of an append: its outcome; its first position, and the one behind its last (those of then,
+where its message was known)."""
 
 
 class Append:
@@ -75,121 +78,126 @@ class Append:
         if tracking is not None:
             self.keys.add(f"tracking {tracking.application_name}")
         try:
-            self._pack(documents, tracking)
+            self.events = [_packed_event(row, self.expected[row.originator_id]) for row in self.rows]
+            self.messages = [] if received is None else [_packed_message(received)]
+            self.trackings = [] if tracking is None else [_packed_tracking(tracking)]
+            self.documents = [_packed_document(document) for document in documents]
         except (UnicodeEncodeError, struct.error) as error:
             raise DataError(f"An event holds what the log cannot: {error}") from error
         self.waiter = Waiter()
-        self.positions = range(0)
-        self.error: Exception | None = None
-
-    def _pack(self, documents: Sequence[Kept], tracking: Tracking | None) -> None:
-        record = self.rows[0] if self.rows else LogRow.of_stored(StoredEvent("", 0, "", b""))
-        self.record = (
-            packed_moment(record.recorded_at),
-            _packed_name(record.account_id),
-            packed_text(record.correlation_id),
-            packed_text(record.causation_id),
-            _packed_name(record.actor),
-            *_packed_message(self.received),
-            *_packed_tracking(tracking),
-        )
-        names = {stream: packed_text(stream) for stream in self.expected}
-        streams = [(names[stream], packed_int8(version)) for stream, version in self.expected.items()]
-        self.streams = _columns(streams, len(_STREAM))
-        self.events = _columns([_packed_event(row, names[row.originator_id]) for row in self.rows], len(_EVENT))
-        kept = [(packed_text(d.sha256), packed_text(d.media_type), packed_bytes(d.content)) for d in documents]
-        self.documents = _columns(kept, len(_DOCUMENT))
-        self.counts = (len(streams), len(self.rows), len(kept))
+        self.said: Said | Exception = ("", 0, 0)
 
     def outcome(self) -> range:
         """The positions of its events, once it has ended; raises what became of it instead."""
-        if self.error is not None:
-            raise self.error
-        return self.positions
+        if isinstance(self.said, Exception):
+            raise self.said
+        outcome, first, end = self.said
+        match outcome:
+            case "appended":
+                return range(first, end)
+            case "known":
+                raise AlreadyHandled(range(first, end))
+            case "reused":
+                assert self.received is not None
+                raise self.received.reused()
+            case "tracked":
+                raise IntegrityError("The tracking has come further than this already.")
+            case _:
+                raise IntegrityError(f"One of the streams {', '.join(self.expected)} has moved on.")
 
 
-def _packed_message(received: Received | None) -> Packed:
-    if received is None:
-        return _NOTHING
-    return packed_text(received.message_id), packed_bytes(received.body_sha256)
-
-
-def _packed_tracking(tracking: Tracking | None) -> Packed:
-    if tracking is None:
-        return _NOTHING
-    return packed_text(tracking.application_name), packed_int8(tracking.notification_id)
-
-
-_NOTHING: Packed = (packed_text(None), packed_int8(None))
-
-
-def _packed_event(row: LogRow, stream: bytes) -> Packed:
-    return (
-        stream,
-        packed_int8(row.originator_version),
-        _packed_name(row.topic),
-        packed_bytes(row.state),
-        packed_bytes(event_id_bytes(row.originator_id, row.originator_version)),
+def _packed_event(row: LogRow, expected: int) -> bytes:
+    version = row.originator_version
+    return packed_bytes(
+        b"".join(
+            (
+                _COLUMNS_OF_EVENT,
+                text_column(row.originator_id),
+                _VERSION_AND_BEGINS(INT8, 8, version, BOOL, 1, version == expected + 1),
+                name_column(row.topic),
+                bytes_column(row.state),
+                _MOMENT(TIMESTAMPTZ, 8, microseconds(row.recorded_at)),
+                name_column(row.account_id),
+                _UUID(UUID, 16, event_id_bytes(row.originator_id, version)),
+                text_column(row.correlation_id),
+                text_column(row.causation_id),
+                name_column(row.actor),
+            )
+        )
     )
 
 
-def _arrays(kinds: Sequence[ArrayOf], count: int, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
-    return [kind.packed(count, elements) for kind, elements in zip(kinds, columns, strict=True)]
+def _without_command(*columns: bytes) -> bytes:
+    """A row, behind its length, whose last column is the number of its command in the group: that comes last."""
+    row = _NUMBER(len(columns) + 1) + b"".join(columns) + _COMMAND_TO_COME
+    return _NUMBER(len(row) + 4) + row
 
 
-def parameters(group: Sequence[Append]) -> list[bytes]:
-    """The parameters of `APPEND` for a group."""
-    said = _arrays(_RECORD, len(group), list(zip(*(append.record for append in group), strict=True)))
-    for n, kinds, columns in (
-        (0, _STREAM, [append.streams for append in group]),
-        (1, _EVENT, [append.events for append in group]),
-        (2, _DOCUMENT, [append.documents for append in group]),
-    ):
-        count = sum(append.counts[n] for append in group)
-        whose = [packed_int4(number) * append.counts[n] for number, append in enumerate(group, start=1)]
-        said.append(INT4S.packed(count, whose))
-        said += _arrays(kinds, count, list(zip(*columns, strict=True)))
-    return said
+def _packed_message(received: Received) -> bytes:
+    return _without_command(text_column(received.message_id), bytes_column(received.body_sha256))
 
 
-class Reply(NamedTuple):
-    """What ``log.append`` says of a group: the head before it, and for each append its outcome.
+def _packed_tracking(tracking: Tracking) -> bytes:
+    return _without_command(text_column(tracking.application_name), _INT8(INT8, 8, tracking.notification_id))
+
+
+def _packed_document(document: Kept) -> bytes:
+    return _without_command(
+        text_column(document.sha256), name_column(document.media_type), bytes_column(document.content)
+    )
+
+
+class _Reply(NamedTuple):
+    """What ``log.append`` says of a group: the head before it, and for each append its outcome, unless all are there.
 
     Where a message was known, the first and the last position of what it had led to.
     """
 
     before: int
-    outcomes: Sequence[str]
+    outcomes: Sequence[str] | None
     firsts: Sequence[int] | None
     lasts: Sequence[int] | None
 
 
-def placed(group: Sequence[Append], reply: Reply) -> Iterator[tuple[str, range]]:
-    """The outcome of each append of a group, and the positions of its events."""
-    before, outcomes, firsts, lasts = reply
-    for number, (append, outcome) in enumerate(zip(group, outcomes, strict=True)):
+def appended(conn: Connection[Any], group: Sequence[Append]) -> list[Said]:
+    """Append a group in one commit, or in the transaction that is open. Says what became of each.
+
+    Raises:
+        psycopg.Error: as a cursor does.
+    """
+    if conn not in _types:
+        (_types[conn],) = ask(conn, _TYPES, (), tuple)
+    event, message, tracking, document = _types[conn]
+    of_command = [packed_int4(number) for number, append in enumerate(group, start=1) for _ in append.events]
+    parameters = (
+        _NUMBER(len(group)),
+        array(INT4, of_command),
+        array(event, [row for append in group for row in append.events]),
+        array(message, _numbered(append.messages for append in group)),
+        array(tracking, _numbered(append.trackings for append in group)),
+        array(document, _numbered(append.documents for append in group)),
+    )
+    (reply,) = ask(conn, _APPEND, parameters, _Reply._make)
+    return _said(group, reply)
+
+
+def _numbered(rows_of_each: Iterable[Sequence[bytes]]) -> list[bytes]:
+    """Rows that came without their command, with its number."""
+    return [row + _NUMBER(number) for number, rows in enumerate(rows_of_each, start=1) for row in rows]
+
+
+def _said(group: Sequence[Append], reply: _Reply) -> list[Said]:
+    end = reply.before + 1
+    of_each = []
+    for number, append in enumerate(group):
+        outcome = reply.outcomes[number] if reply.outcomes else "appended"
         if outcome == "appended":
-            yield outcome, range(before + 1, before + 1 + len(append.rows))
-            before += len(append.rows)
+            first, end = end, end + len(append.rows)
+            of_each.append((outcome, first, end))
         elif outcome == "known":
-            assert firsts is not None
-            assert lasts is not None
-            yield outcome, range(firsts[number], lasts[number] + 1)
+            assert reply.firsts is not None
+            assert reply.lasts is not None
+            of_each.append((outcome, reply.firsts[number], reply.lasts[number] + 1))
         else:
-            yield outcome, range(0)
-
-
-def meant(append: Append, outcome: str, positions: range) -> tuple[range, Exception | None]:
-    """What an outcome means to whoever appended."""
-    match outcome:
-        case "appended":
-            return positions, None
-        case "known":
-            return positions, AlreadyHandled(positions)
-        case "reused":
-            assert append.received is not None
-            return positions, append.received.reused()
-        case "tracked":
-            return positions, IntegrityError("The tracking has come further than this already.")
-        case _:
-            return positions, IntegrityError(f"One of the streams {', '.join(append.expected)} has moved on.")
+            of_each.append((outcome, 0, 0))
+    return of_each

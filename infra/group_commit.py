@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -18,9 +18,8 @@ import psycopg
 from eventsourcing.persistence import DataError, OperationalError
 from psycopg import Connection
 
-from infra.append import APPEND, Append, Reply, meant, parameters, placed
+from infra.append import Append, Said, appended
 from infra.metrics import APPENDED, APPENDS, GROUP
-from infra.prepared import ask
 from infra.turns import Turns
 
 MAX_GROUP: Final = 256
@@ -115,51 +114,51 @@ class GroupCommit:
 
     def _write(self, group: Sequence[Append]) -> None:
         """Write a group. Whatever happens, each of its appends is ended."""
+        of_each: Sequence[Said | Exception]
         try:
-            outcomes = self._sent(group)
+            of_each = self._sent(group)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if len(group) > 1:  # one of them holds what the database does not take: that one fails, and no other
                 for append in group:
                     self._write([append])
                 return
-            outcomes = [(range(0), DataError(str(error)))]
+            of_each = [DataError(str(error))]
         except Exception as error:  # noqa: BLE001 - each of the callers raises it
-            outcomes = [(range(0), OperationalError(f"{type(error).__name__}: {error}"))] * len(group)
+            of_each = [OperationalError(f"{type(error).__name__}: {error}")] * len(group)
         else:
             self.told()
+            written = [end - first for outcome, first, end in of_each if outcome == "appended"]
             GROUP.observe(len(group))
-            APPENDS.inc(sum(1 for _, failed in outcomes if failed is None))
-            APPENDED.inc(sum(len(positions) for positions, failed in outcomes if failed is None))
-        for append, (positions, failed) in zip(group, outcomes, strict=True):
-            append.positions, append.error = positions, failed
+            APPENDS.inc(len(written))
+            APPENDED.inc(sum(written))
+        for append, one in zip(group, of_each, strict=True):
+            append.said = one
         self._turns.call([append.waiter for append in group])
 
-    def _sent(self, group: Sequence[Append]) -> list[tuple[range, Exception | None]]:
-        """The outcomes of a group, sent a second time where the connection broke before the answer came."""
+    def _sent(self, group: Sequence[Append]) -> list[Said]:
+        """What is said of a group, sent a second time where the connection broke before the answer came."""
         try:
-            return [meant(append, *said) for append, said in zip(group, self._said(group), strict=True)]
+            return self._said(group)
         except psycopg.OperationalError:
             if self._conn is not None and not self._conn.broken:
                 raise  # it was answered: nothing was written
             logger.warning("the line broke while %s appends were on their way; they are sent again", len(group))
-            said_again = self._said(group)
-            return [self._recognised(append, *said) for append, said in zip(group, said_again, strict=True)]
+            return [self._recognised(*both) for both in zip(group, self._said(group), strict=True)]
 
-    def _said(self, group: Sequence[Append]) -> Iterator[tuple[str, range]]:
-        """What the database says of each append, and the positions of its events."""
+    def _said(self, group: Sequence[Append]) -> list[Said]:
+        """What the database says of each append."""
         if self._conn is None or self._conn.closed:
             self._conn = self.connect()
-        (reply,) = ask(self._conn, APPEND, parameters(group), Reply._make)
-        return placed(group, reply)
+        return appended(self._conn, group)
 
-    def _recognised(self, append: Append, outcome: str, positions: range) -> tuple[range, Exception | None]:
+    def _recognised(self, append: Append, said: Said) -> Said:
         """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.
 
         The inbox says so itself; where there was no message, the rows do.
         """
-        if outcome == "stale" and (position := self._standing(append)):
-            return range(position, position + len(append.rows)), None
-        return meant(append, outcome, positions)
+        if said[0] == "stale" and (position := self._standing(append)):
+            return "appended", position, position + len(append.rows)
+        return said
 
     def _standing(self, append: Append) -> int | None:
         """The position of an append's first event, where what stands at its place is that very event."""

@@ -1,22 +1,31 @@
-"""Arrays for PostgreSQL, packed by us: psycopg's own dumper takes three times as long.
+"""Arrays of rows for PostgreSQL, packed by us: psycopg's own dumpers take many times as long.
 
-The layout is that of ``array_recv`` (src/backend/utils/adt/arrayfuncs.c): one dimension and its length, then for each
-element its length in bytes (-1 for null) and its bytes, all in network order. The functions here give an element that
-way, so whoever appends packs its own in its own thread, and whoever writes a group only joins them.
+The layouts are those of ``array_recv`` (src/backend/utils/adt/arrayfuncs.c), one dimension and its length, then for
+each element its length in bytes and its bytes; and of ``record_recv`` (rowtypes.c), the number of columns, then for
+each its type, its length in bytes (-1 for null) and its bytes. All is in network order.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+BOOL: Final = 16
+BYTEA: Final = 17
+INT8: Final = 20
+INT4: Final = 23
+TEXT: Final = 25
+TIMESTAMPTZ: Final = 1184
+UUID: Final = 2950
+"""Types by their numbers in ``pg_type``."""
 
 _LENGTH = struct.Struct(">i").pack
-_INT4 = struct.Struct(">ii").pack
-_INT8 = struct.Struct(">iq").pack
+_TYPE_AND_LENGTH = struct.Struct(">Ii").pack
 _HEADER = struct.Struct(">iiIii").pack
-_EMPTY = struct.Struct(">iiI").pack
+_INT4 = struct.Struct(">ii").pack
 _NULL = _LENGTH(-1)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -28,47 +37,40 @@ def microseconds(moment: datetime) -> int:
 
 
 def packed_bytes(value: bytes | None) -> bytes:
-    """An element of `BYTEAS` or, with sixteen bytes, of `UUIDS`."""
+    """Bytes behind their length."""
     return _NULL if value is None else _LENGTH(len(value)) + value
 
 
 def packed_text(value: str | None) -> bytes:
-    """An element of `TEXTS`."""
+    """A text in UTF-8, behind its length in bytes."""
     return _NULL if value is None else packed_bytes(value.encode())
 
 
+def text_column(value: str | None) -> bytes:
+    """A text as a column of a row."""
+    if value is None:
+        return _NO_TEXT
+    text = value.encode()
+    return _TYPE_AND_LENGTH(TEXT, len(text)) + text
+
+
+name_column = lru_cache(4096)(text_column)
+"""The same, for texts that come again and again: topics, actors, accounts."""
+
+_NO_TEXT = _TYPE_AND_LENGTH(TEXT, -1)
+
+
+def bytes_column(value: bytes) -> bytes:
+    """Bytes as a column of a row."""
+    return _TYPE_AND_LENGTH(BYTEA, len(value)) + value
+
+
+def array(element_type: int, elements: Sequence[bytes]) -> bytes | None:
+    """An array of elements, each behind its length; none where there are none."""
+    return _HEADER(1, 1, element_type, len(elements), 1) + b"".join(elements) if elements else None
+
+
+@lru_cache(4096)
 def packed_int4(value: int) -> bytes:
-    """An element of `INT4S`."""
+    """An element of an array of ``int4``."""
     return _INT4(4, value)
-
-
-def packed_int8(value: int | None) -> bytes:
-    """An element of `INT8S`."""
-    return _NULL if value is None else _INT8(8, value)
-
-
-def packed_moment(value: datetime) -> bytes:
-    """An element of `TIMESTAMPS`."""
-    return packed_int8(microseconds(value))
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayOf:
-    """A kind of array, by the type of its elements: each packed by the function for it."""
-
-    oid: int
-    """The elements' type, as in ``pg_type``."""
-
-    def packed(self, count: int, elements: Iterable[bytes]) -> bytes:
-        """An array of ``count`` elements, in PostgreSQL's binary format."""
-        if not count:
-            return _EMPTY(0, 0, self.oid)
-        return _HEADER(1, 1, self.oid, count, 1) + b"".join(elements)
-
-
-TEXTS = ArrayOf(25)
-BYTEAS = ArrayOf(17)
-UUIDS = ArrayOf(2950)
-INT4S = ArrayOf(23)
-INT8S = ArrayOf(20)
-TIMESTAMPS = ArrayOf(1184)

@@ -36,7 +36,7 @@ class Statement:
 def ask(
     conn: Connection[Any],
     statement: Statement,
-    parameters: Sequence[bytes],
+    parameters: Sequence[bytes | None],
     row: Callable[[Sequence[Any]], T],
 ) -> list[T]:
     """The rows of a statement, each made by ``row``.
@@ -53,7 +53,7 @@ def ask(
             _checked(conn, pgconn.prepare(statement.name, statement.query), ExecStatus.COMMAND_OK)
             known.add(statement.name)
         formats = [Format.BINARY] * len(parameters) if statement.binary else None
-        result = pgconn.exec_prepared(statement.name, parameters, formats, Format.BINARY)
+        result = pgconn.exec_prepared(statement.name, parameters, formats, Format.BINARY)  # type: ignore[arg-type]  # None is null
     _checked(conn, result, ExecStatus.TUPLES_OK)
     loader = Transformer(conn)
     loader.set_pgresult(result)

@@ -11,17 +11,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Final
 
 AT_ONCE: Final = 2
 """How many turns there are: where one of the woken is not given a core at once, the other goes on."""
 
 LATE_S: Final = 2 * sys.getswitchinterval()
 """Who has waited for so long waits for no turn. A thread that computes keeps the lock for half of it at a time."""
-
-T = TypeVar("T")
 
 
 class Waiter:
@@ -32,27 +30,27 @@ class Waiter:
         self.called = threading.Lock()
         self.called.acquire()
         self.since = 0.0
-        self.turn: deque[object] = deque()
+        self.turn: list[object] = []
         """Holds its turn, from when it is called until that is given back by whoever takes it out."""
 
 
 class Turns:
     """Calls waiters, the earliest first.
 
-    Its deques need no lock: whoever gives a turn back looks for waiters after that, and whoever adds waiters looks for
-    turns after that; so one of the two sees both.
+    It needs no lock: whoever gives a turn back looks for waiters after that, and whoever adds waiters looks for turns
+    after that; so one of the two sees both.
     """
 
     def __init__(self) -> None:
-        self._free = deque(object() for _ in range(AT_ONCE))
+        self._free = [object() for _ in range(AT_ONCE)]
         self._waiters: deque[Waiter] = deque()
 
-    def call(self, waiters: Iterable[Waiter]) -> None:
+    def call(self, waiters: Sequence[Waiter]) -> None:
         """Call them, after all who were to be called before."""
         now = monotonic()
         for waiter in waiters:
             waiter.since = now
-            self._waiters.append(waiter)
+        self._waiters.extend(waiters)
         self._go_on()
 
     def wait(self, waiter: Waiter) -> None:
@@ -67,14 +65,17 @@ class Turns:
     def _go_on(self) -> None:
         """Call the first, and the next, while there is a turn for them or they are late."""
         while self._waiters:
-            turn = _popped(self._free)
+            turn = _taken(self._free)
             if turn is None and not self._late():
                 return  # whoever gives a turn back goes on
-            waiter = _popped(self._waiters)
-            if turn is not None:
-                (self._free if waiter is None else waiter.turn).append(turn)
-            if waiter is None:
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:  # another thread was before us
+                if turn is not None:
+                    self._free.append(turn)
                 continue
+            if turn is not None:
+                waiter.turn.append(turn)
             waiter.called.release()
             if waiter.unattended:
                 self._give_back(waiter)
@@ -86,13 +87,13 @@ class Turns:
             return False
 
     def _give_back(self, waiter: Waiter) -> None:
-        if (turn := _popped(waiter.turn)) is not None:
+        if (turn := _taken(waiter.turn)) is not None:
             self._free.append(turn)
 
 
-def _popped(queue: deque[T]) -> T | None:
-    """The first of them; none where another thread was before us."""
+def _taken(turns: list[object]) -> object | None:
+    """One of them; none where there is none, or another thread was before us."""
     try:
-        return queue.popleft()
+        return turns.pop() if turns else None  # for an exception would take longer
     except IndexError:
         return None

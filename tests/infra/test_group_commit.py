@@ -23,13 +23,12 @@ from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import infra.postgres_recorder
-from infra.append import APPEND, Append, parameters
+from infra.append import Append, appended
 from infra.embedded_postgres import embedded_postgres
 from infra.group_commit import _compatible
 from infra.log import Log, LogUnavailable
 from infra.postgres import WRITER, admit, connect, migrate, program_login
 from infra.postgres_recorder import PostgresRecorder
-from infra.prepared import ask
 from infra.recorder import AlreadyHandled, MessageIdReused, Received
 from tests.domain.examples import NOW
 from tests.infra.cutting_proxy import CuttingProxy, cutting_proxy
@@ -54,7 +53,7 @@ def recorder(database_url: str) -> Iterator[PostgresRecorder]:
 
 def append_in(conn: Connection[Any], append: Append) -> None:
     """Append in the transaction that is open, which then holds the head."""
-    ask(conn, APPEND, parameters([append]), tuple)
+    appended(conn, [append])
 
 
 @contextmanager

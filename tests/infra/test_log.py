@@ -17,11 +17,10 @@ from eventsourcing.persistence import StoredEvent
 
 from domain.account import BillingReceiverAdded
 from domain.messages import Event
-from infra.append import APPEND, Append, parameters
+from infra.append import Append, appended
 from infra.log import Change, Log, LogUnavailable, VersionConflict
 from infra.postgres import WRITER, connect
 from infra.postgres_recorder import postgres_log
-from infra.prepared import ask
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import Kept, event_id
 from tests.databases import MASTER_KEY
@@ -336,7 +335,7 @@ def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(
     append(postgres, account(0, opened))
     with connect(database_url, WRITER) as slow, psycopg.connect(owner_url, autocommit=True) as onlooker:
         slow.autocommit = False
-        ask(slow, APPEND, parameters([Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])]), tuple)
+        appended(slow, [Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])])
         with ThreadPoolExecutor(1) as pool:
             overtaker = pool.submit(append, postgres, order(0, requested))
             waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -21,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
 
+from infra.append import Append, appended
 from infra.log import Change, Log
 from infra.postgres import PROJECTOR, WRITER, connect, position_of
+from infra.recorder import LogRow
 from projections.engine import Projection, catch_up, stored
 from projections.orders import OrderRow
 from projections.rebuild import verify
@@ -89,13 +91,8 @@ def assert_as_of_shows_the_same(conn: Connection[Any], log: Log, projection: Pro
 def appended_by_hand(conn: Connection[Any], order_id: str) -> None:
     """Append within the transaction that is open, as a slow writer would."""
     event = but(requested, order_id=order_id)
-    conn.execute(
-        "SELECT log.append(ARRAY[%s::timestamptz], ARRAY['acme'], ARRAY['wish'], ARRAY[NULL::text], ARRAY['ada'], "
-        "ARRAY[NULL::text], ARRAY[NULL::bytea], ARRAY[NULL::text], ARRAY[NULL::bigint], ARRAY[1], ARRAY[%s], "
-        "ARRAY[0::bigint], ARRAY[1], ARRAY[%s], ARRAY[1::bigint], ARRAY[%s], ARRAY[%s::bytea], "
-        "ARRAY[gen_random_uuid()], '{}', '{}', '{}', '{}')",
-        (NOW, order_id, order_id, event.TOPIC, event.model_dump_json().encode()),
-    )
+    row = LogRow(order_id, 1, event.TOPIC, event.model_dump_json().encode(), 0, NOW, "acme", "wish", None, "admin:ada")
+    appended(conn, [Append([row])])
 
 
 def test_a_long_transaction_that_commits_last_is_seen_by_every_reader(
