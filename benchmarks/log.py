@@ -272,21 +272,25 @@ class Bench:
         return packages
 
     def _commands(self, packages: Sequence[str]) -> list[Writer]:
-        def command(package: str) -> object:
+        """Commands as they are once a message was read: to load, decide and append is what is measured."""
+
+        def do(wish: AllocateCapacity) -> object:
             work = UnitOfWork(self.log, trusting=True)
-            who = {"package_id": package, "account_id": f"account-{package}"}
-            wish = AllocateCapacity(
+            work.do(ALLOCATION, wish.package_id, wish)
+            return work.commit(account_id=wish.account_id, cause=CAUSE, at=AT)
+
+        def wish(package: str) -> AllocateCapacity:
+            return AllocateCapacity(
                 at=AT,
-                **who,
+                package_id=package,
+                account_id=f"account-{package}",
                 pbx_id="office",
                 allocation_id=f"minutes-{next(self.numbers)}",
                 service="recording_minutes",
                 quantity=1,
             )
-            work.do(ALLOCATION, package, wish)
-            return work.commit(account_id=who["account_id"], cause=CAUSE, at=AT)
 
-        return [[partial(command, package)] * warmed_up(OURS_EACH) for package in packages]
+        return [[partial(do, wish(package)) for _ in range(warmed_up(OURS_EACH))] for package in packages]
 
     def _saves(self, pools: Sequence[Pool]) -> list[Writer]:
         def save(pool: Pool) -> object:

@@ -41,12 +41,10 @@ _types: WeakKeyDictionary[Connection[Any], tuple[int, int, int, int]] = WeakKeyD
 
 _NUMBER = struct.Struct(">i").pack
 
-# Rows as log.append takes them: the number of columns, then each column. The columns of fixed length go together.
-_COLUMNS_OF_EVENT = struct.Struct(">i").pack(11)
-_VERSION_AND_BEGINS = struct.Struct(">IiqIi?").pack
-_MOMENT = struct.Struct(">Iiq").pack
-_UUID = struct.Struct(">Ii16s").pack
-_INT8 = struct.Struct(">Iiq").pack
+# Rows as log.append takes them: the number of columns, then the columns, each behind its type and its length.
+_NEW_EVENT = struct.Struct(">i IiqIi?Iiq Ii16s").pack
+"""The eleven columns' number, and those that have a fixed length: version, begins, recorded_at, event_id."""
+_INT8_COLUMN = struct.Struct(">Iiq").pack
 _COMMAND_TO_COME = struct.Struct(">Ii").pack(INT4, 4)
 
 Said = tuple[str, int, int]
@@ -107,24 +105,23 @@ class Append:
 
 
 def _packed_event(row: LogRow, expected: int) -> bytes:
-    version = row.originator_version
-    return packed_bytes(
-        b"".join(
-            (
-                _COLUMNS_OF_EVENT,
-                text_column(row.originator_id),
-                _VERSION_AND_BEGINS(INT8, 8, version, BOOL, 1, version == expected + 1),
-                name_column(row.topic),
-                bytes_column(row.state),
-                _MOMENT(TIMESTAMPTZ, 8, microseconds(row.recorded_at)),
-                name_column(row.account_id),
-                _UUID(UUID, 16, event_id_bytes(row.originator_id, version)),
-                text_column(row.correlation_id),
-                text_column(row.causation_id),
-                name_column(row.actor),
-            )
-        )
+    stream, version = row.originator_id, row.originator_version
+    begins, recorded_at, event_id = (
+        version == expected + 1,
+        microseconds(row.recorded_at),
+        event_id_bytes(stream, version),
     )
+    columns = (
+        _NEW_EVENT(11, INT8, 8, version, BOOL, 1, begins, TIMESTAMPTZ, 8, recorded_at, UUID, 16, event_id),
+        text_column(stream),
+        name_column(row.topic),
+        bytes_column(row.state),
+        name_column(row.account_id),
+        text_column(row.correlation_id),
+        text_column(row.causation_id),
+        name_column(row.actor),
+    )
+    return packed_bytes(b"".join(columns))
 
 
 def _without_command(*columns: bytes) -> bytes:
@@ -138,7 +135,7 @@ def _packed_message(received: Received) -> bytes:
 
 
 def _packed_tracking(tracking: Tracking) -> bytes:
-    return _without_command(text_column(tracking.application_name), _INT8(INT8, 8, tracking.notification_id))
+    return _without_command(text_column(tracking.application_name), _INT8_COLUMN(INT8, 8, tracking.notification_id))
 
 
 def _packed_document(document: Kept) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,12 +30,18 @@ class LogUnavailable(Exception):
     """The log's database did not answer, however often it was asked. What was to be appended may stand there."""
 
 
-@contextmanager
-def _available() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        raise LogUnavailable(f"The log does not answer: {' '.join(str(error).split())}") from error
+class _Available:
+    """Says `LogUnavailable` where the database does not answer."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, OperationalError):
+            raise LogUnavailable(f"The log does not answer: {' '.join(str(error).split())}") from error
+
+
+_available = _Available()
+"""A generator's context would take as long as all else that `Log` does to append."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class Log:
             return []
         begun = time.time_ns()
         try:
-            with _available():
+            with _available:
                 rows = as_notifications([self._mapper.row(event) for event in recorded])
                 positions = self._recorder.insert_events(rows, received=received, documents=documents)
         except IntegrityError as error:
@@ -113,7 +118,7 @@ class Log:
 
     def load(self, stream: str, after: int = 0) -> list[Recorded]:
         """The events of a stream behind version ``after``, first to last; none where there is no such stream."""
-        with _available():
+        with _available:
             return self._mapper.all_recorded(self._recorder.rows_of_stream(stream, after))
 
     def read(self, after: int, *, limit: int, upto: int | None = None, concealing: bool = False) -> list[Recorded]:
@@ -122,14 +127,14 @@ class Log:
         ``concealing`` leaves personal data sealed, for who has no use for them: no key is asked for.
         """
         mapper = self._concealing if concealing else self._mapper
-        with _available():
+        with _available:
             return mapper.all_recorded(self._recorder.rows(after, limit, upto))
 
     def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
         """Every event of an account, up to and with ``upto``, page by page."""
         after = 0
         while True:
-            with _available():
+            with _available:
                 found = self._recorder.rows_of_account(account_id, after, page, upto)
                 events = self._mapper.all_recorded(found)
             yield from events
@@ -145,7 +150,7 @@ class Log:
         with ThreadPoolExecutor(1, "log-history") as ahead:
             fetched = ahead.submit(self._recorder.rows, 0, page, upto)
             while True:
-                with _available():
+                with _available:
                     if not (rows := fetched.result()):
                         return
                     fetched = ahead.submit(self._recorder.rows, rows[-1].id, page, upto)
@@ -154,12 +159,12 @@ class Log:
 
     def position_at(self, moment: datetime) -> int:
         """The position of the last event that was recorded up to a moment; 0 where there is none."""
-        with _available():
+        with _available:
             return self._recorder.position_at(moment)
 
     def head(self) -> int:
         """The position of the last event; 0 where there is none."""
-        with _available():
+        with _available:
             return self._recorder.max_notification_id() or 0
 
     def wait(self, after: int, timeout_s: float) -> bool:
@@ -168,13 +173,13 @@ class Log:
 
     def snapshot(self, stream: str, shape: str) -> Snapshot | None:
         """The snapshot of a stream, where there is one of this shape."""
-        with _available():
+        with _available:
             found = self._recorder.snapshot(stream)
         return found if found and found.shape == shape else None
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
         """Keep a snapshot in the place of an older one of its stream."""
-        with _available():
+        with _available:
             self._recorder.keep_snapshot(snapshot)
 
     def handled(self, received: Received) -> range | None:
@@ -183,20 +188,20 @@ class Log:
         Raises:
             MessageIdReused: another message with its id was.
         """
-        with _available():
+        with _available:
             return self._recorder.handled(received)
 
     def document(self, sha256: str) -> Kept | None:
         """A kept document by the SHA-256 of its bytes (hexadecimal)."""
-        with _available():
+        with _available:
             return self._recorder.document(sha256)
 
     def has_key(self, person: str) -> bool:
         """Whether what the log holds of a person can be read."""
-        with _available():
+        with _available:
             return person in self._recorder.keys.standing([person])
 
     def destroy_key(self, person: str) -> None:
         """Make what the log holds of a person unreadable, for good; nothing where it was before."""
-        with _available():
+        with _available:
             self._recorder.keys.destroy(person)

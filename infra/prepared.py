@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, abc
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 T = TypeVar("T")
-_prepared: WeakKeyDictionary[Connection[Any], set[bytes]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[Connection[Any], dict[bytes, abc.Transformer]] = WeakKeyDictionary()
+"""For each statement that a connection has prepared, what reads its rows; after the first time it knows their types.
+(It knows no connection, which it would keep. All of ours have UTF-8 and UTC, which it takes for granted.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +50,20 @@ def ask(
         conn.execute("")  # a transaction has to begin, as it would for any other statement
     with conn.lock:
         pgconn = conn.pgconn
-        known = _prepared.setdefault(conn, set())
-        if statement.name not in known:
+        prepared = _prepared.setdefault(conn, {})
+        if (reader := prepared.get(statement.name)) is None:
             _checked(conn, pgconn.prepare(statement.name, statement.query), ExecStatus.COMMAND_OK)
-            known.add(statement.name)
+            reader = prepared[statement.name] = Transformer()
         formats = [Format.BINARY] * len(parameters) if statement.binary else None
         result = pgconn.exec_prepared(statement.name, parameters, formats, Format.BINARY)  # type: ignore[arg-type]  # None is null
-    _checked(conn, result, ExecStatus.TUPLES_OK)
-    loader = Transformer(conn)
-    loader.set_pgresult(result)
-    return loader.load_rows(0, result.ntuples, row)
+        _checked(conn, result, ExecStatus.TUPLES_OK)
+        reader.set_pgresult(result)
+        return reader.load_rows(0, result.ntuples, row)
 
 
 def _checked(conn: Connection[Any], result: Any, wanted: ExecStatus) -> None:  # noqa: ANN401 - libpq's
+    if result.status == wanted:
+        return
     if conn.broken:
         raise psycopg.OperationalError(conn.pgconn.get_error_message())
-    if result.status != wanted:
-        raise psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
+    raise psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
