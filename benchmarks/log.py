@@ -377,7 +377,7 @@ def _stored() -> StoredEvent:
 
 def _own() -> LogRow:
     """An event as our mapper gives it to ours: with its record."""
-    return _row(f"allocation-{uuid4()}", 1)
+    return _row(f"allocation-{uuid4()}", 1)._replace(recorded_at=datetime.now(UTC))
 
 
 def warmed_up(times: int) -> int:
