@@ -106,11 +106,8 @@ class Append:
 
 def _packed_event(row: LogRow, expected: int) -> bytes:
     stream, version = row.originator_id, row.originator_version
-    begins, recorded_at, event_id = (
-        version == expected + 1,
-        microseconds(row.recorded_at),
-        event_id_bytes(stream, version),
-    )
+    begins, recorded_at = version == expected + 1, microseconds(row.recorded_at)
+    event_id = event_id_bytes(stream, version)
     columns = (
         _NEW_EVENT(11, INT8, 8, version, BOOL, 1, begins, TIMESTAMPTZ, 8, recorded_at, UUID, 16, event_id),
         text_column(stream),
