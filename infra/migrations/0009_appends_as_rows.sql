@@ -49,8 +49,8 @@ BEGIN
 
   FOR found IN
     SELECT of_command[new.place] AS command
-      FROM unnest(events) WITH ORDINALITY AS new (version, begins, recorded_at, event_id, stream, topic, state, account_id,
-                                                  correlation_id, causation_id, actor, place)
+      FROM unnest(events) WITH ORDINALITY AS new (version, begins, recorded_at, event_id, stream, topic, state,
+                                                  account_id, correlation_id, causation_id, actor, place)
      WHERE new.begins
        AND new.version - 1 IS DISTINCT FROM
            coalesce((SELECT max(e.version) FROM log.events AS e WHERE e.stream = new.stream), least(new.version - 1, 0))

@@ -146,6 +146,30 @@ def test_a_message_is_dealt_with_once_and_gives_the_same_positions_again(recorde
     assert recorder.max_notification_id() == 2
 
 
+def test_in_a_group_each_message_has_its_own_outcome_and_its_own_positions(database_url: str) -> None:
+    with connect(database_url, WRITER) as conn:
+        appended(conn, [Append(stored("candy-1", 1), message("m-1"))])
+        group = [
+            Append(stored("candy-2", 1, 2), message("m-2")),
+            Append(stored("candy-1", 2), message("m-1")),
+            Append([], message("m-3")),
+            Append(stored("candy-3", 1), message("m-1", b"another")),
+            Append(stored("candy-4", 1), message("m-4")),
+        ]
+        for append, said in zip(group, appended(conn, group), strict=True):
+            append.said = said
+    assert [group[n].outcome() for n in (0, 2, 4)] == [range(2, 4), range(4, 4), range(4, 5)]
+    with pytest.raises(AlreadyHandled) as known:
+        group[1].outcome()
+    assert known.value.positions == range(1, 2)
+    with pytest.raises(MessageIdReused):
+        group[3].outcome()
+    with PostgresRecorder(database_url) as recorder:
+        assert [recorder.handled(message(f"m-{n}")) for n in (1, 2, 4)] == [range(1, 2), range(2, 4), range(4, 5)]
+        assert not recorder.handled(message("m-3"))
+        assert recorder.max_notification_id() == 4
+
+
 def test_a_known_message_is_never_called_stale(recorder: PostgresRecorder) -> None:
     recorder.insert_events(stored("candy-1", 1), received=message("m-1"))
     with pytest.raises(AlreadyHandled):
