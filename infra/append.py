@@ -11,7 +11,6 @@ from eventsourcing.persistence import DataError, IntegrityError, StoredEvent, Tr
 from psycopg import Connection
 
 from infra.packed_arrays import (
-    BOOL,
     INT4,
     INT8,
     TIMESTAMPTZ,
@@ -29,21 +28,21 @@ from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_byte
 from infra.turns import Waiter
 
 _APPEND: Final = Statement(
-    b"append", b"SELECT before, outcomes, firsts, lasts FROM log.append($1, $2, $3, $4, $5, $6)", binary=True
+    b"append", b"SELECT before, outcomes, firsts, lasts FROM log.append($1, $2, $3, $4, $5, $6, $7)", binary=True
 )
 _TYPES: Final = Statement(
     b"types_of_append",
-    b"SELECT 'log.new_event'::regtype::oid, 'log.new_message'::regtype::oid, "
+    b"SELECT 'log.new_event'::regtype::oid, 'log.expected_version'::regtype::oid, 'log.new_message'::regtype::oid, "
     b"'log.new_tracking'::regtype::oid, 'log.new_document'::regtype::oid",
 )
-_types: WeakKeyDictionary[Connection[Any], tuple[int, int, int, int]] = WeakKeyDictionary()
+_types: WeakKeyDictionary[Connection[Any], tuple[int, int, int, int, int]] = WeakKeyDictionary()
 """The numbers of the types of its rows, which are others in each database."""
 
 _NUMBER = struct.Struct(">i").pack
 
 # Rows as log.append takes them: the number of columns, then the columns, each behind its type and its length.
-_NEW_EVENT = struct.Struct(">i IiqIi?Iiq Ii16s").pack
-"""The eleven columns' number, and those that have a fixed length: version, begins, recorded_at, event_id."""
+_NEW_EVENT = struct.Struct(">i IiqIiq Ii16s").pack
+"""The ten columns' number, and those that have a fixed length: version, recorded_at, event_id."""
 _INT8_COLUMN = struct.Struct(">Iiq").pack
 _COMMAND_TO_COME = struct.Struct(">Ii").pack(INT4, 4)
 
@@ -76,7 +75,8 @@ class Append:
         if tracking is not None:
             self.keys.add(f"tracking {tracking.application_name}")
         try:
-            self.events = [_packed_event(row, self.expected[row.originator_id]) for row in self.rows]
+            self.events = [_packed_event(row) for row in self.rows]
+            self.versions = [_packed_expected(*each) for each in self.expected.items() if each[1]]
             self.messages = [] if received is None else [_packed_message(received)]
             self.trackings = [] if tracking is None else [_packed_tracking(tracking)]
             self.documents = [_packed_document(document) for document in documents]
@@ -104,12 +104,11 @@ class Append:
                 raise IntegrityError(f"One of the streams {', '.join(self.expected)} has moved on.")
 
 
-def _packed_event(row: LogRow, expected: int) -> bytes:
+def _packed_event(row: LogRow) -> bytes:
     stream, version = row.originator_id, row.originator_version
-    begins, recorded_at = version == expected + 1, microseconds(row.recorded_at)
-    event_id = event_id_bytes(stream, version)
+    recorded_at, event_id = microseconds(row.recorded_at), event_id_bytes(stream, version)
     columns = (
-        _NEW_EVENT(11, INT8, 8, version, BOOL, 1, begins, TIMESTAMPTZ, 8, recorded_at, UUID, 16, event_id),
+        _NEW_EVENT(10, INT8, 8, version, TIMESTAMPTZ, 8, recorded_at, UUID, 16, event_id),
         text_column(stream),
         name_column(row.topic),
         bytes_column(row.state),
@@ -125,6 +124,10 @@ def _without_command(*columns: bytes) -> bytes:
     """A row, behind its length, whose last column is the number of its command in the group: that comes last."""
     row = _NUMBER(len(columns) + 1) + b"".join(columns) + _COMMAND_TO_COME
     return _NUMBER(len(row) + 4) + row
+
+
+def _packed_expected(stream: str, version: int) -> bytes:
+    return _without_command(text_column(stream), _INT8_COLUMN(INT8, 8, version))
 
 
 def _packed_message(received: Received) -> bytes:
@@ -161,12 +164,13 @@ def appended(conn: Connection[Any], group: Sequence[Append]) -> list[Said]:
     """
     if conn not in _types:
         (_types[conn],) = ask(conn, _TYPES, (), tuple)
-    event, message, tracking, document = _types[conn]
+    event, version, message, tracking, document = _types[conn]
     of_command = [packed_int4(number) for number, append in enumerate(group, start=1) for _ in append.events]
     parameters = (
         _NUMBER(len(group)),
         array(INT4, of_command),
         array(event, [row for append in group for row in append.events]),
+        array(version, _numbered(append.versions for append in group)),
         array(message, _numbered(append.messages for append in group)),
         array(tracking, _numbered(append.trackings for append in group)),
         array(document, _numbered(append.documents for append in group)),

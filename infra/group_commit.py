@@ -25,6 +25,9 @@ from infra.turns import Turns
 MAX_GROUP: Final = 256
 """How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
 
+_FIRST_VERSIONS = "events_stream_version_key"
+"""What says that a stream which was to begin has begun before. It takes the whole group along."""
+
 _STANDING = b"""
     SELECT position, stream, version, topic, state, correlation_id, causation_id, actor
       FROM log.events WHERE stream = %b AND version = %b
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class GroupCommit:
-    """A thread that writes what others want to append, on a connection of its own.
+    """Writes what others want to append, on a connection of its own: in a thread, or in that of who appends alone.
 
     Args:
         connect: makes a connection, in autocommit, as the role that may append.
@@ -43,7 +46,15 @@ class GroupCommit:
 
     connect: Callable[[], Connection[Any]]
     told: Callable[[], None]
-    _asked: SimpleQueue[Append | None] = field(default_factory=SimpleQueue)
+    _asked: SimpleQueue[Append] = field(default_factory=SimpleQueue)
+    _later: list[Append] = field(default_factory=list)
+    """What could not share the last group."""
+    _writing: threading.Lock = field(default_factory=threading.Lock)
+    """Whoever writes holds it."""
+    _more: SimpleQueue[bool] = field(default_factory=SimpleQueue)
+    """Wakes the thread; ends it where false."""
+    _alone: bool = False
+    """Whether the last group was of one."""
     _turns: Turns = field(default_factory=Turns)
     _conn: Connection[Any] | None = None
     _closed: bool = False
@@ -63,6 +74,7 @@ class GroupCommit:
         if self._closed:
             raise OperationalError("The log was closed.")
         self._asked.put(append)
+        self._see_to_it()
         self._turns.wait(append.waiter)
         return append.outcome()
 
@@ -75,6 +87,7 @@ class GroupCommit:
         for append in appends:
             append.waiter.unattended = True  # one thread waits for all, and would keep turns of later ones
             self._asked.put(append)
+        self._see_to_it()
         for append in appends:
             self._turns.wait(append.waiter)
         for append in appends:
@@ -83,37 +96,58 @@ class GroupCommit:
     def close(self) -> None:
         """End, after what was asked before."""
         self._closed = True
-        self._asked.put(None)
+        self._more.put(False)
         self._thread.join()
-        if self._conn is not None:
-            self._conn.close()
+        with self._writing:
+            while group := self._gathered():
+                self._write(group)
+            if self._conn is not None:
+                self._conn.close()
+
+    def _see_to_it(self) -> None:
+        """Let what was asked be written: here where nobody else seems to append, by the thread where others do.
+
+        An interrupt comes to the main thread, and there it would come in the midst of what others wait for.
+        """
+        if self._writing.locked():
+            return  # who writes looks again
+        if not self._alone or threading.current_thread() is threading.main_thread() or self._write_next():
+            self._more.put(True)
 
     def _write_on(self) -> None:
-        waiting: list[Append] = []
-        while True:
-            if not waiting:
-                if (asked := self._asked.get()) is None:
-                    return
-                waiting.append(asked)
-            closing = self._gather(waiting)
-            group, waiting = _compatible(waiting)
-            self._write(group)
-            if closing:
-                self._asked.put(None)
+        while self._more.get():
+            while self._write_next():
+                pass
 
-    def _gather(self, waiting: list[Append]) -> bool:
-        """Add what was asked meanwhile; true where that was the end."""
+    def _write_next(self) -> bool:
+        """Write what is asked, unless somebody else writes. True where more was asked meanwhile, which nobody sees to.
+
+        Whoever asks first asks, and then looks whether somebody writes; who writes first ceases, and then looks whether
+        more was asked: so one of the two sees to it.
+        """
+        if not self._writing.acquire(blocking=False):
+            return False
+        try:
+            if group := self._gathered():
+                self._write(group)
+        finally:
+            self._writing.release()
+        return bool(self._later) or not self._asked.empty()
+
+    def _gathered(self) -> Sequence[Append]:
+        """The next group, of what is asked by now."""
+        waiting = self._later
         try:
             while len(waiting) < MAX_GROUP:
-                if (asked := self._asked.get_nowait()) is None:
-                    return True
-                waiting.append(asked)
+                waiting.append(self._asked.get_nowait())
         except Empty:
             pass
-        return False
+        group, self._later = _compatible(waiting)
+        return group
 
     def _write(self, group: Sequence[Append]) -> None:
         """Write a group. Whatever happens, each of its appends is ended."""
+        self._alone = len(group) == 1
         of_each: Sequence[Said | Exception]
         try:
             of_each = self._sent(group)
@@ -149,7 +183,14 @@ class GroupCommit:
         """What the database says of each append."""
         if self._conn is None or self._conn.closed:
             self._conn = self.connect()
-        return appended(self._conn, group)
+        try:
+            return appended(self._conn, group)
+        except psycopg.errors.UniqueViolation as error:
+            if error.diag.constraint_name != _FIRST_VERSIONS:
+                raise
+            if len(group) > 1:
+                return [said for append in group for said in self._said([append])]
+            return [("stale", 0, 0)]
 
     def _recognised(self, append: Append, said: Said) -> Said:
         """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-BOOL: Final = 16
 BYTEA: Final = 17
 INT8: Final = 20
 INT4: Final = 23

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Any
 
 import psycopg
@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import infra.postgres_recorder
 from infra.append import Append, appended
 from infra.embedded_postgres import embedded_postgres
-from infra.group_commit import _compatible
+from infra.group_commit import GroupCommit, _compatible
 from infra.log import Log, LogUnavailable
 from infra.postgres import WRITER, admit, connect, migrate, program_login
 from infra.postgres_recorder import PostgresRecorder
@@ -83,6 +83,18 @@ def test_of_a_group_the_stale_one_fails_and_nobody_else(recorder: PostgresRecord
         positions = [future.result() for future in asked[1:]]
     assert sorted(position for both in positions for position in both) == list(range(3, 31))
     assert all(second == one + 1 for one, second in positions)
+
+
+def test_what_stands_at_a_position_that_is_to_come_is_no_stale_append(
+    recorder: PostgresRecorder, owner_url: str
+) -> None:
+    recorder.insert_events(stored("candy-1", 1))
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        owner.execute("CREATE TEMPORARY TABLE row AS SELECT * FROM log.events")
+        owner.execute("UPDATE row SET position = 2, stream = 'candy-forged'")
+        owner.execute("INSERT INTO log.events SELECT * FROM row")
+    with pytest.raises(DataError, match="events_pkey"):
+        recorder.insert_events(stored("candy-2", 1))
 
 
 def test_of_a_group_the_one_that_the_database_cannot_hold_fails_and_nobody_else(
@@ -204,6 +216,16 @@ def test_an_append_whose_acknowledgement_was_lost_stands_once_and_its_caller_is_
     assert recorder.insert_events(stored("candy-1", 2, 3)) == [2, 3]
     assert proxy.cuts == 1
     assert [row.originator_version for row in recorder.rows_of_stream("candy-1", 0)] == [1, 2, 3]
+
+
+def test_a_stream_whose_beginning_was_lost_on_the_way_back_has_begun(
+    proxied: tuple[PostgresRecorder, CuttingProxy],
+) -> None:
+    recorder, proxy = proxied
+    recorder.insert_events(stored("candy-1", 1))
+    _cut_the_writers_line(recorder, proxy)
+    assert recorder.insert_events(stored("candy-2", 1, 2)) == [2, 3]
+    assert proxy.cuts == 1
 
 
 def _cut_the_writers_line(recorder: PostgresRecorder, proxy: CuttingProxy) -> None:
@@ -410,6 +432,32 @@ def test_what_is_appended_here_is_told_before_whoever_appended_goes_on(
     with PostgresRecorder(database_url) as recorder:
         recorder.insert_events(stored("candy-1", 1))
         assert recorder.news.count == 1
+
+
+def test_who_appends_alone_waits_for_no_other_thread_but_the_main_one_does_for_it_may_be_interrupted(
+    database_url: str,
+) -> None:
+    wrote: list[Thread] = []
+    writer = GroupCommit(lambda: connect(database_url, WRITER), lambda: wrote.append(current_thread()))
+    with closing(writer), ThreadPoolExecutor(1) as pool:
+        for version in (1, 2, 3):
+            pool.submit(writer.append, Append(stored("candy-1", version))).result()
+        writer.append(Append(stored("candy-1", 4)))
+        (caller,) = pool._threads
+    assert wrote == [writer._thread, caller, caller, writer._thread]
+
+
+def test_what_is_asked_while_somebody_writes_for_himself_alone_is_written_when_he_has(
+    recorder: PostgresRecorder, database_url: str
+) -> None:
+    with ThreadPoolExecutor(9) as pool:
+        pool.submit(recorder.insert_events, stored("candy-0", 1)).result()  # of one, so the next writes for himself
+        with held(recorder, database_url) as first:
+            asked = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1)) for n in range(1, 8)]
+            while recorder._writer._asked.qsize() < len(asked):
+                time.sleep(0.001)
+        assert first.result() == [2]
+        assert sorted(position for future in asked for position in future.result()) == list(range(3, 10))
 
 
 def test_one_who_waits_for_many_is_not_in_the_way_of_those_that_come_later(database_url: str) -> None:
