@@ -182,6 +182,16 @@ def test_in_a_group_each_message_has_its_own_outcome_and_its_own_positions(datab
         assert recorder.max_notification_id() == 4
 
 
+def test_the_inbox_is_never_read_through_also_while_nobody_knows_how_large_it_is(database_url: str) -> None:
+    with connect(database_url, WRITER) as conn:
+        for number in range(3):
+            appended(conn, [Append(stored(f"candy-{number}", 1), message(f"m-{number}"))])
+            appended(conn, [Append([], message("m-0")), Append([], message(f"m-{number}", b"another"))])
+        conn.execute("SELECT pg_stat_force_next_flush()")
+        read = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relid = 'log.inbox'::regclass"
+        assert conn.execute(read).fetchone() == {"seq_scan": 0, "idx_scan": 9}
+
+
 def test_a_known_message_is_never_called_stale(recorder: PostgresRecorder) -> None:
     recorder.insert_events(stored("candy-1", 1), received=message("m-1"))
     with pytest.raises(AlreadyHandled):
