@@ -1,4 +1,4 @@
-"""What callers append, packed for ``log.append`` (migration 0009), and what the database says of it."""
+"""What callers append, packed for ``log.append`` (migration 0010), and what the database says of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The chain of the log's rows: its canonical form and hash, and the walk that finds the first position that is wrong.
 
 A row's hash is ``sha256(hash of the position before, canonical row)``, the hash before the first being 32 zero bytes.
-The canonical row is made by ``log.append`` (migration 0009) and here, by code that shares nothing. A row is taken as
+The canonical row is made by ``log.append`` (migration 0010) and here, by code that shares nothing. A row is taken as
 PostgreSQL sends it in binary, undecoded: what somebody has put there need not be a value that Python can hold.
 """
 

@@ -20,12 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
 
+from infra.append import Append, appended
 from infra.chain import GENESIS, ChainBroken, End, Raw, Verifier, Walk, linked, raw
 from infra.checkpoints import Checkpoint, NoCheckpoint, Trees, append_to, checkpoints_in
 from infra.ed25519 import SigningKey, WrongKey
 from infra.log import Change, Log
 from infra.packed_arrays import microseconds
-from infra.postgres import connect
+from infra.postgres import WRITER, connect
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
@@ -641,6 +642,17 @@ def test_texts_are_utf_8_and_times_utc_whatever_the_environment_says(
         found = conn.execute("SELECT recorded_at FROM log.events").fetchone()
         assert found
         assert (found["recorded_at"], found["recorded_at"].utcoffset()) == (row.recorded_at, timedelta())
+    with auditing(as_program(owner_url)) as auditor:
+        assert Verifier(auditor).verify().position == 1
+
+
+def test_a_session_in_another_encoding_does_not_break_the_chain(owner_url: str) -> None:
+    """Such a session is none of ours; what it says is misread, but the row that it leaves is whole."""
+    with connect(as_program(owner_url), WRITER) as conn:
+        conn.execute("SET client_encoding TO latin1")
+        appended(conn, [Append([StoredEvent("ticket-f\u00fcr-5", 1, "ticket.Found.v1", b"golden")])])
+        conn.execute("SET client_encoding TO utf8")
+        assert conn.execute("SELECT stream FROM log.events").fetchone() == {"stream": "ticket-f\u00c3\u00bcr-5"}
     with auditing(as_program(owner_url)) as auditor:
         assert Verifier(auditor).verify().position == 1
 

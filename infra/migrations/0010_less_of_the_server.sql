@@ -9,6 +9,11 @@ CREATE TYPE log.expected_version AS (stream text, version bigint, command int);
 DROP FUNCTION log.append;
 ALTER TYPE log.new_event DROP ATTRIBUTE begins;
 
+-- A text as the chain sees it: its length in bytes, then the bytes; -1 where there is none. textsend gives UTF-8 where
+-- that is the client's encoding, as it is within log.append; convert_to would look for the encoding by its name each time.
+CREATE OR REPLACE FUNCTION log.canonical(value text) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(int4send(octet_length(value)) || textsend(value), int4send(-1));
+
 -- Adds a group of commands to the log, in one commit: each command's events are all there, or none of them.
 --
 -- Its commands are numbered from 1. of_command says for each event which one it is of; they come in the order of the
@@ -25,7 +30,8 @@ CREATE FUNCTION log.append(
   commands int, of_command int[], events log.new_event[], expected log.expected_version[],
   messages log.new_message[], trackings log.new_tracking[], documents log.new_document[],
   OUT before bigint, OUT outcomes text[], OUT firsts bigint[], OUT lasts bigint[]
-) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+) LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp SET client_encoding = 'UTF8' SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_variable
 DECLARE
   all_appended text[] := array_fill('appended'::text, ARRAY[commands]);
