@@ -25,8 +25,9 @@ from infra.turns import Turns
 MAX_GROUP: Final = 256
 """How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
 
-_FIRST_VERSIONS = "events_stream_version_key"
-"""What says that a stream which was to begin has begun before. It takes the whole group along."""
+_FIRST_VERSIONS: Final = "events_stream_version_key"
+"""The constraint that refuses the first version of a stream which has begun before."""
+_STALE: Final = ("stale", 0, 0)
 
 _STANDING = b"""
     SELECT position, stream, version, topic, state, correlation_id, causation_id, actor
@@ -151,17 +152,11 @@ class GroupCommit:
         of_each: Sequence[Said | Exception]
         try:
             of_each = self._sent(group)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            if len(group) > 1:  # one of them holds what the database does not take: that one fails, and no other
-                for append in group:
-                    self._write([append])
-                return
-            of_each = [DataError(str(error))]
         except Exception as error:  # noqa: BLE001 - each of the callers raises it
             of_each = [OperationalError(f"{type(error).__name__}: {error}")] * len(group)
         else:
             self.told()
-            written = [end - first for outcome, first, end in of_each if outcome == "appended"]
+            written = [one[2] - one[1] for one in of_each if not isinstance(one, Exception) and one[0] == "appended"]
             GROUP.observe(len(group))
             APPENDS.inc(len(written))
             APPENDED.inc(sum(written))
@@ -169,35 +164,33 @@ class GroupCommit:
             append.said = one
         self._turns.call([append.waiter for append in group])
 
-    def _sent(self, group: Sequence[Append]) -> list[Said]:
+    def _sent(self, group: Sequence[Append]) -> Sequence[Said | Exception]:
         """What is said of a group, sent a second time where the connection broke before the answer came."""
         try:
             return self._said(group)
         except psycopg.OperationalError:
             if self._conn is not None and not self._conn.broken:
-                raise  # it was answered: nothing was written
+                raise  # it was answered
             logger.warning("the line broke while %s appends were on their way; they are sent again", len(group))
             return [self._recognised(*both) for both in zip(group, self._said(group), strict=True)]
 
-    def _said(self, group: Sequence[Append]) -> list[Said]:
-        """What the database says of each append."""
+    def _said(self, group: Sequence[Append]) -> Sequence[Said | Exception]:
+        """What the database says of each append; where it refuses one, of each by itself, so that no other fails."""
         if self._conn is None or self._conn.closed:
             self._conn = self.connect()
         try:
             return appended(self._conn, group)
-        except psycopg.errors.UniqueViolation as error:
-            if error.diag.constraint_name != _FIRST_VERSIONS:
-                raise
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
             if len(group) > 1:
                 return [said for append in group for said in self._said([append])]
-            return [("stale", 0, 0)]
+            return [_STALE if error.diag.constraint_name == _FIRST_VERSIONS else DataError(str(error))]
 
-    def _recognised(self, append: Append, said: Said) -> Said:
+    def _recognised(self, append: Append, said: Said | Exception) -> Said | Exception:
         """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.
 
         The inbox says so itself; where there was no message, the rows do.
         """
-        if said[0] == "stale" and (position := self._standing(append)):
+        if said == _STALE and (position := self._standing(append)):
             return "appended", position, position + len(append.rows)
         return said
 

@@ -112,6 +112,26 @@ def test_of_a_group_the_one_that_the_database_cannot_hold_fails_and_nobody_else(
         assert sorted([*first.result(), *good.result(), *better.result()]) == [1, 2, 3]
 
 
+def test_of_a_group_in_which_several_fail_each_has_its_own_reason_and_the_others_stand_once(
+    recorder: PostgresRecorder, database_url: str
+) -> None:
+    recorder.insert_events(stored("candy-old", 1))
+    with ThreadPoolExecutor(5) as pool:
+        with held(recorder, database_url) as first:
+            streams = [("candy-old", 1), ("candy-good", 1), ("candy-negative", -1), ("candy-better", 1)]
+            asked = []
+            for stream, version in streams:
+                asked.append(pool.submit(recorder.insert_events, stored(stream, version)))
+                while recorder._writer._asked.qsize() < len(asked):
+                    time.sleep(0.001)
+        assert first.result() == [2]
+        with pytest.raises(IntegrityError, match="candy-old"):
+            asked[0].result()
+        with pytest.raises(DataError, match="events_version_check"):
+            asked[2].result()
+        assert [asked[n].result() for n in (1, 3)] == [[3], [4]]
+
+
 def test_what_cannot_be_packed_fails_before_it_joins_a_group(recorder: PostgresRecorder) -> None:
     with pytest.raises(DataError, match="surrogates"):
         recorder.insert_events(stored("candy-\ud800", 1))
