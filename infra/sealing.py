@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
     def bound(self) -> bytes:
         """The place in bytes, such that no two places have the same."""
-        return to_json(self)
+        return to_json([*self])  # of a named tuple it takes three times as long to find out that it is one
 
 
 def is_sealed(value: object) -> bool:
@@ -63,7 +63,7 @@ def person_of(value: dict[str, Any]) -> str:
     Raises:
         DoesNotOpen: it has not the shape of one.
     """
-    if value.keys() != _SHAPE or not all(isinstance(part, str) for part in value.values()):
+    if value.keys() != _SHAPE or {*map(type, value.values())} != {str}:
         raise DoesNotOpen("it is not sealed as a value has to be")
     if value["sealed"] != ALGORITHM:
         raise DoesNotOpen("it is sealed in a way that this version of Trunkline does not know")
