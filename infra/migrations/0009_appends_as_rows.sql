@@ -1,15 +1,15 @@
 -- What is appended comes as rows, not as a column each: one value for an event, made by whoever appends, where there
--- were seven. That takes an eighth less of the server, and to bring a group together a sixth of the time.
+-- were seven. That takes an eighth less of the server, and a third of what it took to bring a group together.
 
 CREATE TYPE log.new_event AS (
+  stream         text,
   version        bigint,
   begins         bool,  -- the first of its stream in its command: the stream has to be at the version before
-  recorded_at    timestamptz,
-  event_id       uuid,
-  stream         text,
   topic          text,
   state          bytea,
+  recorded_at    timestamptz,
   account_id     text,
+  event_id       uuid,
   correlation_id text,
   causation_id   text,
   actor          text
@@ -49,11 +49,11 @@ BEGIN
 
   FOR found IN
     SELECT of_command[new.place] AS command
-      FROM unnest(events) WITH ORDINALITY AS new (version, begins, recorded_at, event_id, stream, topic, state,
-                                                  account_id, correlation_id, causation_id, actor, place)
+      FROM unnest(events) WITH ORDINALITY AS new (stream, version, begins, topic, state, recorded_at, account_id, event_id,
+                                                  correlation_id, causation_id, actor, place)
      WHERE new.begins
-       AND new.version - 1 IS DISTINCT FROM
-           coalesce((SELECT max(e.version) FROM log.events AS e WHERE e.stream = new.stream), least(new.version - 1, 0))
+       AND new.version - 1 IS DISTINCT FROM coalesce((SELECT max(e.version) FROM log.events AS e WHERE e.stream = new.stream),
+                                                     least(new.version - 1, 0))
   LOOP
     outcomes[found.command] := 'stale';
   END LOOP;
@@ -84,8 +84,7 @@ BEGIN
   END IF;
 
   IF outcomes <> all_appended THEN  -- from here on, what is not appended is not there
-    SELECT coalesce(array_agg(e.command ORDER BY e.place), '{}'),
-           coalesce(array_agg(events[e.place] ORDER BY e.place), '{}')
+    SELECT coalesce(array_agg(e.command ORDER BY e.place), '{}'), coalesce(array_agg(events[e.place] ORDER BY e.place), '{}')
       INTO of_command, events
       FROM unnest(of_command) WITH ORDINALITY AS e (command, place)
      WHERE outcomes[e.command] = 'appended';
@@ -105,8 +104,8 @@ BEGIN
     INSERT INTO log.events
       SELECT before + new.place, new.stream, new.version, new.topic, new.state, new.recorded_at, new.account_id,
              new.event_id, new.correlation_id, new.causation_id, new.actor, hashes[new.place]
-        FROM unnest(events) WITH ORDINALITY AS new (version, begins, recorded_at, event_id, stream, topic, state,
-                                                    account_id, correlation_id, causation_id, actor, place);
+        FROM unnest(events) WITH ORDINALITY AS new (stream, version, begins, topic, state, recorded_at, account_id,
+                                                    event_id, correlation_id, causation_id, actor, place);
     UPDATE log.head AS h SET position = before + n, hash = link;
     PERFORM pg_notify('events', '');
   END IF;

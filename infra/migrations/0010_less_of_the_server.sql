@@ -7,7 +7,19 @@
 CREATE TYPE log.expected_version AS (stream text, version bigint, command int);
 
 DROP FUNCTION log.append;
-ALTER TYPE log.new_event DROP ATTRIBUTE begins;
+DROP TYPE log.new_event;
+CREATE TYPE log.new_event AS (  -- what has a fixed length comes first: the caller packs that in one
+  version        bigint,
+  recorded_at    timestamptz,
+  event_id       uuid,
+  stream         text,
+  topic          text,
+  state          bytea,
+  account_id     text,
+  correlation_id text,
+  causation_id   text,
+  actor          text
+);
 
 -- A text as the chain sees it: its length in bytes, then the bytes; -1 where there is none. textsend gives UTF-8 where
 -- that is the client's encoding, as it is within log.append; convert_to would look for the encoding by its name each time.

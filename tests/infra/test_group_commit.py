@@ -67,6 +67,14 @@ def held(recorder: PostgresRecorder, database_url: str) -> Iterator[Future[Seque
         yield blocker
 
 
+def until_asked(recorder: PostgresRecorder, count: int) -> None:
+    """Wait until so many appends wait for the one that is on its way."""
+    deadline = time.monotonic() + 20
+    while recorder._writer._asked.qsize() < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 # --- one group -----------------------------------------------------------------------------------------------------
 
 
@@ -75,8 +83,7 @@ def test_of_a_group_the_stale_one_fails_and_nobody_else(recorder: PostgresRecord
     with ThreadPoolExecutor(16) as pool:
         with held(recorder, database_url) as first:
             asked = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1, 2)) for n in range(15)]
-            while recorder._writer._asked.qsize() < len(asked):
-                time.sleep(0.001)
+            until_asked(recorder, len(asked))
         assert first.result() == [2]
         with pytest.raises(IntegrityError, match="candy-0"):
             asked[0].result()
@@ -105,8 +112,7 @@ def test_of_a_group_the_one_that_the_database_cannot_hold_fails_and_nobody_else(
             good = pool.submit(recorder.insert_events, stored("candy-good", 1))
             bad = pool.submit(recorder.insert_events, stored("candy-\x00", 1))
             better = pool.submit(recorder.insert_events, stored("candy-better", 1))
-            while recorder._writer._asked.qsize() < 3:
-                time.sleep(0.001)
+            until_asked(recorder, 3)
         with pytest.raises(DataError, match="0x00"):
             bad.result()
         assert sorted([*first.result(), *good.result(), *better.result()]) == [1, 2, 3]
@@ -122,8 +128,7 @@ def test_of_a_group_in_which_several_fail_each_has_its_own_reason_and_the_others
             asked = []
             for stream, version in streams:
                 asked.append(pool.submit(recorder.insert_events, stored(stream, version)))
-                while recorder._writer._asked.qsize() < len(asked):
-                    time.sleep(0.001)
+                until_asked(recorder, len(asked))
         assert first.result() == [2]
         with pytest.raises(IntegrityError, match="candy-old"):
             asked[0].result()
@@ -237,25 +242,17 @@ def proxied(database_url: str) -> Iterator[tuple[PostgresRecorder, CuttingProxy]
             yield recorder, proxy
 
 
+@pytest.mark.parametrize(("stream", "versions"), [("candy-1", (2, 3)), ("candy-2", (1, 2))], ids=["goes on", "begins"])
 def test_an_append_whose_acknowledgement_was_lost_stands_once_and_its_caller_is_told_so(
-    proxied: tuple[PostgresRecorder, CuttingProxy],
+    proxied: tuple[PostgresRecorder, CuttingProxy], stream: str, versions: tuple[int, int]
 ) -> None:
     recorder, proxy = proxied
     recorder.insert_events(stored("candy-1", 1))
     _cut_the_writers_line(recorder, proxy)
-    assert recorder.insert_events(stored("candy-1", 2, 3)) == [2, 3]
+    assert recorder.insert_events(stored(stream, *versions)) == [2, 3]
     assert proxy.cuts == 1
-    assert [row.originator_version for row in recorder.rows_of_stream("candy-1", 0)] == [1, 2, 3]
-
-
-def test_a_stream_whose_beginning_was_lost_on_the_way_back_has_begun(
-    proxied: tuple[PostgresRecorder, CuttingProxy],
-) -> None:
-    recorder, proxy = proxied
-    recorder.insert_events(stored("candy-1", 1))
-    _cut_the_writers_line(recorder, proxy)
-    assert recorder.insert_events(stored("candy-2", 1, 2)) == [2, 3]
-    assert proxy.cuts == 1
+    places = [(row.originator_id, row.originator_version) for row in recorder.rows(0, 10, None)]
+    assert places == [("candy-1", 1), *((stream, version) for version in versions)]
 
 
 def _cut_the_writers_line(recorder: PostgresRecorder, proxy: CuttingProxy) -> None:
@@ -484,8 +481,7 @@ def test_what_is_asked_while_somebody_writes_for_himself_alone_is_written_when_h
         pool.submit(recorder.insert_events, stored("candy-0", 1)).result()  # of one, so the next writes for himself
         with held(recorder, database_url) as first:
             asked = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1)) for n in range(1, 8)]
-            while recorder._writer._asked.qsize() < len(asked):
-                time.sleep(0.001)
+            until_asked(recorder, len(asked))
         assert first.result() == [2]
         assert sorted(position for future in asked for position in future.result()) == list(range(3, 10))
 

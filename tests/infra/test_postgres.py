@@ -16,11 +16,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from eventsourcing.persistence import StoredEvent
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import InsufficientPrivilege
 
 import infra.postgres
+from infra.chain import Verifier
 from infra.log import Change
 from infra.postgres import (
     AUDITOR,
@@ -35,6 +37,7 @@ from infra.postgres import (
     only_one,
     position_of,
 )
+from infra.postgres_auditor import auditing
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
 from infra.recorder import Kept
@@ -297,6 +300,27 @@ def test_a_migration_that_fails_leaves_nothing_behind_and_can_be_tried_again(
     with psycopg.connect(empty_database) as conn:
         conn.execute("DROP SCHEMA read")
     assert migrate(empty_database) == SCRIPTS
+
+
+def test_a_log_that_was_written_before_the_last_change_of_its_function_goes_on(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain knows no versions: what another function linked is followed by what this one links."""
+    scripts = infra.postgres._scripts()
+    older = {name: script for name, script in scripts.items() if name < "0010"}
+    monkeypatch.setattr(infra.postgres, "_scripts", lambda: older)
+    migrate(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as owner:
+        owner.execute(
+            "SELECT log.append(1, ARRAY[1], ARRAY[ROW('candy-1', 1, true, 'candy.Made.v1', '{}', now(), 'acme', "
+            "gen_random_uuid(), 'wish-1', NULL, 'Ömer')::log.new_event], NULL, NULL, NULL)"
+        )
+    monkeypatch.setattr(infra.postgres, "_scripts", lambda: scripts)
+    assert migrate(empty_database) == [name for name in scripts if name not in older]
+    with postgres_log(as_program(empty_database)) as log:
+        log._recorder.insert_events([StoredEvent("candy-1", 2, "candy.Made.v1", b"{}")])
+    with auditing(as_program(empty_database)) as auditor:
+        assert Verifier(auditor).verify().position == 2
 
 
 # --- addresses -----------------------------------------------------------------------------------------------------
