@@ -7,7 +7,6 @@ Personal fields are sealed on the way in, under the key of whose they are, and o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple, cast
@@ -22,7 +21,7 @@ from domain.messages import Event
 from domain.personal import ERASED, SEALED, Personal, person_id, personal_fields
 from infra.person_keys import PersonKeys
 from infra.recorder import LogRow, as_notifications, event_id
-from infra.sealing import DoesNotOpen, Place, is_sealed, person_of, seal, unseal
+from infra.sealing import DoesNotOpen, Place, Sealed, seal, unseal
 from infra.topics import topics
 from infra.upcasts import UPCASTS
 
@@ -72,24 +71,17 @@ class Recorded(NamedTuple):
         return event_id(self.stream, self.version)
 
 
-class _Reader(NamedTuple):
-    """What reads the states of a topic: as they are stored, or as the fields of their JSON."""
-
-    stored: Callable[[bytes], Event]
-    fields: Callable[[dict[str, Any]], Event]
-
-
 @cache
-def _reader(topic: str) -> _Reader:
+def _reader(topic: str) -> Callable[[bytes], Event]:
+    """What makes an event of the states of a topic."""
     if topic in UPCASTS:
         today, upcast = UPCASTS[topic]
-        read = _reader(today).fields
-        return _Reader(lambda state: read(upcast(_fields(state))), lambda fields: read(upcast(fields)))
+        read = _reader(today)
+        return lambda state: read(to_json(upcast(_fields(state))))
     event = topics().get(topic)
     if event is None:
         raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows{_known(topic)}")
-    validator = event.__pydantic_validator__  # what model_validate_json calls, without its toll
-    return _Reader(validator.validate_json, validator.validate_python)
+    return cast("Callable[[bytes], Event]", event.__pydantic_validator__.validate_json)  # model_validate_json, bare
 
 
 def _fields(state: bytes) -> dict[str, Any]:
@@ -108,11 +100,6 @@ def _known(topic: str) -> str:
 
 _personal = cache(personal_fields)
 """Found once a class: an event without personal fields pays for nothing but the question."""
-
-
-@cache
-def _personal_topics() -> frozenset[str]:
-    return frozenset(topic for topic, event in topics().items() if _personal(event))
 
 
 class PydanticMapper(Mapper[str]):
@@ -167,13 +154,12 @@ class PydanticMapper(Mapper[str]):
             UnreadableEvent: names the stream, the version, the position, and what is wrong; repeats nothing of it.
             WrongSetting: a key of theirs stands, and the master key is missing, or wrong.
         """
-        personal = _personal_topics()
-        sealed = {n: found for n, row in enumerate(rows) if row.topic in personal and (found := _sealed(row))}
+        sealed = {n: found for n, row in enumerate(rows) if row.topic in _sealable() and (found := _sealed(row))}
         if not sealed:
             return [_recorded(row) for row in rows]
-        persons = {person for found in sealed.values() for person in found.persons()}
+        persons = {value.sealed.person for values in sealed.values() for value in values}
         keys = self._keys.standing(persons) if self._keys else None
-        return [_recorded(row, sealed.get(n), keys) for n, row in enumerate(rows)]
+        return [_recorded(row, sealed.get(n, ()), keys) for n, row in enumerate(rows)]
 
     def _state(self, recorded: Recorded) -> bytes:
         """The JSON of an event, with its personal fields sealed - or erased, where by now the person is."""
@@ -198,69 +184,104 @@ class PydanticMapper(Mapper[str]):
         return to_json(fields)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sealed:
-    """The JSON of a row that has sealed fields, and the names of these."""
+class _Field(NamedTuple):
+    """A personal field of a topic: whose it is, how it stands in a state where it is sealed, and what stands in for it.
 
-    fields: dict[str, Any]
-    names: list[str]
+    A state is the bytes that `to_json` made, so a sealed value is found without making objects of all the rest.
+    """
 
-    def persons(self) -> list[str]:
-        """Whose they are; what is not sealed as it has to be is nobody's, and is told of when it is opened."""
-        named = [self.fields[name].get("person") for name in self.names]
-        return [person for person in named if isinstance(person, str)]
+    name: str
+    receiver: str
+    begins: bytes
+    erased: bytes
+    concealed: bytes
 
-    def opened(self, row: LogRow, keys: Mapping[str, bytes] | None) -> dict[str, Any]:
-        """The fields as they were before they were sealed; where a key is missing, erased.
+    @classmethod
+    def of(cls, name: str, mark: Personal) -> _Field:
+        """A field by its name and its mark."""
+        erased = to_json(mark.erased)
+        concealed = erased.replace(ERASED.encode(), SEALED.encode())
+        return cls(name, mark.receiver, b'"%b":{"sealed":' % name.encode(), erased, concealed)
+
+
+@cache
+def _sealable() -> Mapping[str, Sequence[_Field]]:
+    """The personal fields of each topic that has some; a retired one has those of the topic that it became."""
+    return {
+        topic: [_Field.of(name, mark) for name, mark in personal.items()]
+        for topic in [*topics(), *UPCASTS]
+        if (personal := _personal(topics()[_today(topic)]))
+    }
+
+
+def _today(topic: str) -> str:
+    return _today(UPCASTS[topic].topic) if topic in UPCASTS else topic
+
+
+class _Sealed(NamedTuple):
+    """A sealed value in a state, and the bytes that it is stored as."""
+
+    field: _Field
+    stored: bytes
+    sealed: Sealed
+
+    def opened(self, row: LogRow, keys: Mapping[str, bytes] | None) -> bytes:
+        """The JSON that was sealed; where the key is missing, that of the value in its place.
 
         Raises:
-            UnreadableEvent: a field does not open.
+            UnreadableEvent: it is not what was sealed there.
         """
-        fields = dict(self.fields)
-        personal = _personal(topics()[row.topic])
-        for name in self.names:
-            try:
-                fields[name] = self._opened(row, name, personal[name], keys)
-            except DoesNotOpen as error:
-                raise UnreadableEvent(f"{name}: {error}") from error
-        return fields
-
-    def _opened(self, row: LogRow, name: str, mark: Personal, keys: Mapping[str, bytes] | None) -> object:
-        value = self.fields[name]
-        person = person_of(value)
-        # Another name in its place would make it look erased. Rows of the library's own tools know no account.
-        if row.account_id is not None and person != person_id(row.account_id, str(self.fields.get(mark.receiver))):
-            raise DoesNotOpen("it is sealed as another person's")
         if keys is None:
-            return from_json(to_json(mark.erased).replace(ERASED.encode(), SEALED.encode()))
-        key = keys.get(person)
-        if key is None:
-            return to_jsonable_python(mark.erased)
-        return from_json(unseal(value, key, Place(person, row.originator_id, row.originator_version, row.topic, name)))
+            return self.field.concealed
+        person = self.sealed.person
+        if (key := keys.get(person)) is None:
+            return self.field.erased
+        try:
+            place = Place(person, row.originator_id, row.originator_version, row.topic, self.field.name)
+            return unseal(self.sealed, key, place)
+        except DoesNotOpen as error:
+            raise UnreadableEvent(f"{self.field.name}: {error}") from None
 
 
-def _sealed(row: LogRow) -> _Sealed | None:
-    """The sealed fields of a row; none where its fields are plain, or its JSON is none, which the model will say."""
-    try:
-        fields = from_json(row.state)
-    except ValueError:
-        return None
-    if not isinstance(fields, dict):
-        return None
-    names = [name for name in _personal(topics()[row.topic]) if is_sealed(fields.get(name))]
-    return _Sealed(fields, names) if names else None
+def _sealed(row: LogRow) -> list[_Sealed]:
+    """The sealed values of a row.
+
+    Raises:
+        UnreadableEvent: one is not as it has to be.
+    """
+    values = []
+    for field in _sealable()[row.topic]:
+        if (at := row.state.find(field.begins)) < 0:
+            continue  # it is plain, or what the model will not take
+        begins = row.state.index(b"{", at)
+        stored = row.state[begins : row.state.find(b"}", begins) + 1]
+        try:
+            values.append(_Sealed(field, stored, Sealed.of(from_json(stored))))
+        except (DoesNotOpen, ValueError) as error:
+            raise _unreadable(row, f"{field.name}: {error}") from None
+    return values
 
 
-def _recorded(row: LogRow, sealed: _Sealed | None = None, keys: Mapping[str, bytes] | None = None) -> Recorded:
+def _recorded(row: LogRow, sealed: Sequence[_Sealed] = (), keys: Mapping[str, bytes] | None = None) -> Recorded:
     stream, version, topic, state, position, recorded_at, account_id, correlation_id, causation_id, actor = row
     try:
-        reader = _reader(topic)
-        event = reader.fields(sealed.opened(row, keys)) if sealed else reader.stored(state)
+        for value in sealed:
+            state = state.replace(value.stored, value.opened(row, keys))
+        event = _reader(topic)(state)
     except (UnreadableEvent, ValueError) as error:
-        where = f"{stream} version {version}, at position {position},"
-        raise UnreadableEvent(f"Event {where} cannot be read: {_said(error)}") from None
+        raise _unreadable(row, _said(error)) from None
+    if account_id is not None:  # rows of the library's own tools have none
+        for field, _, found in sealed:
+            # Another name in its place would make it look erased.
+            if found.person != person_id(account_id, getattr(event, field.receiver)):
+                raise _unreadable(row, f"{field.name}: it is sealed as another person's")
     cause = Cause(actor, correlation_id, causation_id)
     return Recorded(stream, version, event, account_id, cause, recorded_at, position)
+
+
+def _unreadable(row: LogRow, why: str) -> UnreadableEvent:
+    where = f"{row.originator_id} version {row.originator_version}, at position {row.id},"
+    return UnreadableEvent(f"Event {where} cannot be read: {why}")
 
 
 def _said(error: UnreadableEvent | ValueError) -> str:

@@ -40,9 +40,25 @@ class Place(NamedTuple):
         return to_json([*self])  # of a named tuple it takes three times as long to find out that it is one
 
 
-def is_sealed(value: object) -> bool:
-    """Whether a stored value is a sealed one. No plain value has a key ``sealed``."""
-    return isinstance(value, dict) and "sealed" in value
+class Sealed(NamedTuple):
+    """A sealed value as it is stored: whose it is, and what opens with that person's key."""
+
+    person: str
+    nonce: str
+    ciphertext: str
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> Sealed:
+        """The sealed value that a JSON object is.
+
+        Raises:
+            DoesNotOpen: it is none.
+        """
+        if value.keys() != _SHAPE or {*map(type, value.values())} != {str}:
+            raise DoesNotOpen("it is not sealed as a value has to be")
+        if value["sealed"] != ALGORITHM:
+            raise DoesNotOpen("it is sealed in a way that this version of Trunkline does not know")
+        return cls(value["person"], value["nonce"], value["ciphertext"])
 
 
 def seal(plain: bytes, key: bytes, place: Place) -> dict[str, str]:
@@ -57,30 +73,16 @@ def seal(plain: bytes, key: bytes, place: Place) -> dict[str, str]:
     }
 
 
-def person_of(value: dict[str, Any]) -> str:
-    """Whose a sealed value is.
-
-    Raises:
-        DoesNotOpen: it has not the shape of one.
-    """
-    if value.keys() != _SHAPE or {*map(type, value.values())} != {str}:
-        raise DoesNotOpen("it is not sealed as a value has to be")
-    if value["sealed"] != ALGORITHM:
-        raise DoesNotOpen("it is sealed in a way that this version of Trunkline does not know")
-    return str(value["person"])
-
-
-def unseal(value: dict[str, Any], key: bytes, place: Place) -> bytes:
+def unseal(sealed: Sealed, key: bytes, place: Place) -> bytes:
     """What was sealed.
 
     Raises:
         DoesNotOpen: it is not what was sealed there.
     """
-    person_of(value)
     try:
         nonce, ciphertext = (
-            a2b_base64(value["nonce"], strict_mode=True),
-            a2b_base64(value["ciphertext"], strict_mode=True),
+            a2b_base64(sealed.nonce, strict_mode=True),
+            a2b_base64(sealed.ciphertext, strict_mode=True),
         )
         return AESGCM(key).decrypt(nonce, ciphertext, place.bound())
     except (ValueError, InvalidTag) as error:

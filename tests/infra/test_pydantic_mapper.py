@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from functools import cache
+from typing import Any, cast, get_args
 
 import hypothesis
 import pytest
 from eventsourcing.persistence import Notification, StoredEvent
 from eventsourcing.utils import resolve_topic
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from domain.account import ERASED_CONTACT, BillingReceiverAdded
+from domain.invoice import InvoiceIssued
 from domain.messages import Event
 from domain.personal import personal_fields
+from infra import pydantic_mapper
 from infra.log import Change, Log
 from infra.person_keys import MemoryPersonKeys, PersonKeys
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded, UnreadableEvent
 from infra.recorder import LogRow, as_notifications
 from infra.topics import AGGREGATES, topics
-from tests.domain.examples import NOW, activated, captured, emailed, opened, wonka_added, wonka_default
+from infra.upcasts import UPCASTS, Upcast
+from tests.domain.examples import NOW, activated, captured, emailed, invoice_issued, opened, wonka_added, wonka_default
 from tests.domain.given import but, given
 from tests.domain.strategies import AGGREGATES as LIVES
 from tests.domain.strategies import Aggregate
@@ -219,8 +224,7 @@ class NoKeys(PersonKeys):
 
 def sealed(**changes: object) -> StoredEvent:
     """The row, of the account, with another sealed value in it."""
-    fields = state() | {"contact": state()["contact"] | changes}
-    return stored_as(json.dumps(fields).encode())
+    return stored_as(to_json(state() | {"contact": state()["contact"] | changes}))
 
 
 def stored_as(state: bytes) -> StoredEvent:
@@ -270,6 +274,37 @@ def test_a_sealed_value_of_another_shape_is_unreadable() -> None:
     assert "contact: it is not sealed as a value has to be" in unreadable(sealed(nonce=7))
     assert "contact: it is not sealed as a value has to be" in unreadable(sealed(person=None))
     assert "in a way that this version of Trunkline does not know" in unreadable(sealed(sealed="A512GCM"))
+
+
+def test_a_sealed_value_in_bytes_that_nobody_here_wrote_is_unreadable_and_not_erased() -> None:
+    """It is looked for as it was written, not by making objects of all the JSON around it."""
+    laid_out, shortened = stored_as(json.dumps(state(), indent=1).encode()), stored_as(STORED.state[:-2])
+    for mapper in (MAPPER, PydanticMapper(MemoryPersonKeys()), PydanticMapper(None)):
+        for stored in (laid_out, shortened):
+            with pytest.raises(UnreadableEvent, match="cannot be read: contact"):
+                mapper.to_domain_event(stored)
+
+
+@pytest.mark.parametrize("mapper", [MAPPER, PydanticMapper(None), PydanticMapper(MemoryPersonKeys())])
+def test_a_text_that_looks_like_a_sealed_value_is_none(mapper: PydanticMapper) -> None:
+    """In the JSON of a text no quotation mark stands without a backslash."""
+    looks = 'Y&T","buyer":{"sealed":"A256GCM"},"and":"partners'
+    event = but(invoice_issued, seller=but(invoice_issued.seller, name=looks))
+    stored = MAPPER.row(Recorded("invoice-1", 1, event, "acme", DORA, NOW))
+    read = mapper.recorded(stored).event
+    assert isinstance(read, InvoiceIssued)
+    assert read.seller.name == looks
+    assert (read.buyer == event.buyer) is (mapper is MAPPER)
+
+
+def test_what_was_sealed_in_a_topic_that_was_retired_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = "account.BillingReceiverAdded.v2"
+    monkeypatch.setitem(cast("dict[str, Upcast]", UPCASTS), STORED.topic, Upcast(later, dict))
+    monkeypatch.setitem(topics(), later, BillingReceiverAdded)
+    monkeypatch.setattr(pydantic_mapper, "_sealable", cache(pydantic_mapper._sealable.__wrapped__))
+    monkeypatch.setattr(pydantic_mapper, "_reader", cache(pydantic_mapper._reader.__wrapped__))
+    monkeypatch.delitem(topics(), STORED.topic)
+    assert MAPPER.recorded(STORED).event == wonka_added
 
 
 def test_a_sealed_value_in_a_field_that_is_not_personal_is_unreadable() -> None:
