@@ -157,7 +157,7 @@ class PydanticMapper(Mapper[str]):
         sealed = {n: found for n, row in enumerate(rows) if row.topic in _sealable() and (found := _sealed(row))}
         if not sealed:
             return [_recorded(row) for row in rows]
-        persons = {value.sealed.person for values in sealed.values() for value in values}
+        persons = {value.person for values in sealed.values() for _, value in values}
         keys = self._keys.standing(persons) if self._keys else None
         return [_recorded(row, sealed.get(n, ()), keys) for n, row in enumerate(rows)]
 
@@ -218,62 +218,55 @@ def _today(topic: str) -> str:
     return _today(UPCASTS[topic].topic) if topic in UPCASTS else topic
 
 
-class _Sealed(NamedTuple):
-    """A sealed value in a state, and the bytes that it is stored as."""
+def _opened(row: LogRow, field: _Field, sealed: Sealed, keys: Mapping[str, bytes] | None) -> bytes:
+    """The JSON that was sealed; where the key is missing, that of the value in its place.
 
-    field: _Field
-    stored: bytes
-    sealed: Sealed
-
-    def opened(self, row: LogRow, keys: Mapping[str, bytes] | None) -> bytes:
-        """The JSON that was sealed; where the key is missing, that of the value in its place.
-
-        Raises:
-            UnreadableEvent: it is not what was sealed there.
-        """
-        if keys is None:
-            return self.field.concealed
-        person = self.sealed.person
-        if (key := keys.get(person)) is None:
-            return self.field.erased
-        try:
-            place = Place(person, row.originator_id, row.originator_version, row.topic, self.field.name)
-            return unseal(self.sealed, key, place)
-        except DoesNotOpen as error:
-            raise UnreadableEvent(f"{self.field.name}: {error}") from None
+    Raises:
+        UnreadableEvent: it is not what was sealed there.
+    """
+    if keys is None:
+        return field.concealed
+    if (key := keys.get(sealed.person)) is None:
+        return field.erased
+    place = Place(sealed.person, row.originator_id, row.originator_version, row.topic, field.name)
+    try:
+        return unseal(sealed, key, place)
+    except DoesNotOpen as error:
+        raise UnreadableEvent(f"{field.name}: {error}") from None
 
 
-def _sealed(row: LogRow) -> list[_Sealed]:
-    """The sealed values of a row.
+def _sealed(row: LogRow) -> list[tuple[_Field, Sealed]]:
+    """The sealed values of a row, the last one first: what replaces one leaves the others where they are.
 
     Raises:
         UnreadableEvent: one is not as it has to be.
     """
     values = []
     for field in _sealable()[row.topic]:
-        if (at := row.state.find(field.begins)) < 0:
+        at = row.state.find(field.begins)
+        if at < 0:
             continue  # it is plain, or what the model will not take
-        begins = row.state.index(b"{", at)
-        stored = row.state[begins : row.state.find(b"}", begins) + 1]
         try:
-            values.append(_Sealed(field, stored, Sealed.of(from_json(stored))))
-        except (DoesNotOpen, ValueError) as error:
+            values.append((field, Sealed.at(at, row.state)))
+        except DoesNotOpen as error:
             raise _unreadable(row, f"{field.name}: {error}") from None
-    return values
+    return sorted(values, key=lambda value: -value[1].begins)
 
 
-def _recorded(row: LogRow, sealed: Sequence[_Sealed] = (), keys: Mapping[str, bytes] | None = None) -> Recorded:
+def _recorded(
+    row: LogRow, sealed: Sequence[tuple[_Field, Sealed]] = (), keys: Mapping[str, bytes] | None = None
+) -> Recorded:
     stream, version, topic, state, position, recorded_at, account_id, correlation_id, causation_id, actor = row
     try:
-        for value in sealed:
-            state = state.replace(value.stored, value.opened(row, keys))
+        for field, value in sealed:
+            state = state[: value.begins] + _opened(row, field, value, keys) + state[value.ends :]
         event = _reader(topic)(state)
     except (UnreadableEvent, ValueError) as error:
         raise _unreadable(row, _said(error)) from None
     if account_id is not None:  # rows of the library's own tools have none
-        for field, _, found in sealed:
+        for field, value in sealed:
             # Another name in its place would make it look erased.
-            if found.person != person_id(account_id, getattr(event, field.receiver)):
+            if value.person != person_id(account_id, getattr(event, field.receiver)):
                 raise _unreadable(row, f"{field.name}: it is sealed as another person's")
     cause = Cause(actor, correlation_id, causation_id)
     return Recorded(stream, version, event, account_id, cause, recorded_at, position)

@@ -7,10 +7,11 @@ stream, version, topic and field: moved to any other place, a ciphertext does no
 
 from __future__ import annotations
 
+import re
 import secrets
 from base64 import b64encode
 from binascii import a2b_base64
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,7 +20,9 @@ from pydantic_core import to_json
 ALGORITHM: Final = "A256GCM"
 """The name of AES-256-GCM in RFC 7518. Another way to seal will have another name."""
 NONCE_BYTES: Final = 12
-_SHAPE: Final = {"sealed", "person", "nonce", "ciphertext"}
+_STORED: Final = re.compile(
+    rb'"\w+":(\{"sealed":"([^"]*+)","person":"([\w.:/-]*+)","nonce":"([^"]*+)","ciphertext":"([^"]*+)"\})'
+)
 
 
 class DoesNotOpen(Exception):
@@ -41,24 +44,28 @@ class Place(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """A sealed value as it is stored: whose it is, and what opens with that person's key."""
+    """A sealed value in JSON, from ``begins`` to ``ends``: whose it is, and what that person's key opens."""
 
     person: str
-    nonce: str
-    ciphertext: str
+    nonce: bytes
+    ciphertext: bytes
+    begins: int
+    ends: int
 
     @classmethod
-    def of(cls, value: dict[str, Any]) -> Sealed:
-        """The sealed value that a JSON object is.
+    def at(cls, place: int, json: bytes) -> Sealed:
+        """The value of the sealed field that stands there, in bytes that `to_json` made.
 
         Raises:
-            DoesNotOpen: it is none.
+            DoesNotOpen: there is none.
         """
-        if value.keys() != _SHAPE or {*map(type, value.values())} != {str}:
+        found = _STORED.match(json, place)
+        if found is None:
             raise DoesNotOpen("it is not sealed as a value has to be")
-        if value["sealed"] != ALGORITHM:
+        _, algorithm, person, nonce, ciphertext = found.groups()
+        if algorithm != ALGORITHM.encode():
             raise DoesNotOpen("it is sealed in a way that this version of Trunkline does not know")
-        return cls(value["person"], value["nonce"], value["ciphertext"])
+        return cls(person.decode(), nonce, ciphertext, found.start(1), found.end(1))
 
 
 def seal(plain: bytes, key: bytes, place: Place) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from infra.sealing import DoesNotOpen, Place, Sealed, seal, unseal
 
@@ -12,12 +13,22 @@ KEY, ANOTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 PLACE = Place("acme/wonka", "account-acme", 2, "account.BillingReceiverAdded.v1", "contact")
 SECRET = b'"Willy Wonka"'
 STORED = seal(SECRET, KEY, PLACE)
-SEALED = Sealed.of(STORED)
+
+
+def sealed(value: dict[str, str]) -> Sealed:
+    """As it is found in the JSON of an event."""
+    json = to_json({"name": "é", "contact": value, "more": 1})
+    found = Sealed.at(json.index(b'"contact"'), json)
+    assert json[found.begins : found.ends] == to_json(value)
+    return found
+
+
+SEALED = sealed(STORED)
 
 
 @given(st.binary(max_size=300))
 def test_what_is_sealed_opens_as_it_was(plain: bytes) -> None:
-    assert unseal(Sealed.of(seal(plain, KEY, PLACE)), KEY, PLACE) == plain
+    assert unseal(sealed(seal(plain, KEY, PLACE)), KEY, PLACE) == plain
 
 
 def test_a_sealed_value_says_how_and_whose_and_nothing_else() -> None:
@@ -58,7 +69,7 @@ def test_moved_to_another_place_it_does_not_open(elsewhere: Place) -> None:
 )
 def test_two_places_that_read_alike_are_not_bound_alike(here: Place, there: Place) -> None:
     with pytest.raises(DoesNotOpen):
-        unseal(Sealed.of(seal(SECRET, KEY, here)), KEY, there)
+        unseal(sealed(seal(SECRET, KEY, here)), KEY, there)
 
 
 def test_with_another_key_it_does_not_open() -> None:
@@ -72,7 +83,7 @@ def test_altered_it_does_not_open(part: str) -> None:
     for n in range(0, len(text) - 2, 3):
         altered = text[:n] + ("A" if text[n] != "A" else "B") + text[n + 1 :]
         with pytest.raises(DoesNotOpen, match="was altered"):
-            unseal(Sealed.of(STORED | {part: altered}), KEY, PLACE)
+            unseal(sealed(STORED | {part: altered}), KEY, PLACE)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +102,7 @@ def test_altered_it_does_not_open(part: str) -> None:
 )
 def test_what_has_not_the_shape_does_not_open_and_nothing_of_it_is_repeated(change: dict[str, str]) -> None:
     with pytest.raises(DoesNotOpen) as refused:
-        unseal(Sealed.of(STORED | change), KEY, PLACE)
+        unseal(sealed(STORED | change), KEY, PLACE)
     assert STORED["ciphertext"] not in str(refused.value)
     with pytest.raises(DoesNotOpen, match="not sealed as a value has to be"):
-        Sealed.of({name: part for name, part in STORED.items() if name != "nonce"})
+        sealed({name: part for name, part in STORED.items() if name != "nonce"})
