@@ -40,6 +40,7 @@ from infra.postgres_auditor import Auditor, Wanted, auditing
 from infra.pydantic_mapper import UnreadableEvent
 from infra.settings import Settings, WrongSetting, settings
 from infra.topics import topics
+from infra.upcasts import UPCASTS
 
 AUDIT_SAYS = (ChainBroken, NotProven, NoCheckpoint, WrongKey, CannotSign, UnreadableEvent)
 """What this part of the command line says in one sentence, beside what all of it says."""
@@ -381,7 +382,7 @@ def _known(auditor: Auditor, kind: str, value: str) -> None:
 
 def _topics(auditor: Auditor, name: str) -> list[str]:
     """The topics of an event's name, of any version; or a topic itself."""
-    found = [topic for topic in topics() if name in (topic, topic.split(".")[1])]
+    found = [topic for topic in (*topics(), *UPCASTS) if name in (topic, topic.split(".")[1])]
     if not found and auditor.knows(Wanted(topics=[name])):
         return [name]  # the library's, or one of a later time
     if not found:

@@ -39,7 +39,7 @@ DECIDERS: dict[str, Decider[Any, Any, Any]] = {
         INVOICE_LINK,
     )
 }
-READ = frozenset(event.TOPIC for event in ENTITLEMENTS.events)
+READ = ENTITLEMENTS.topics
 
 
 class NothingThere(Refusal):

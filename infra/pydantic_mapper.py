@@ -23,7 +23,7 @@ from infra.person_keys import PersonKeys
 from infra.recorder import LogRow, as_notifications, event_id
 from infra.sealing import DoesNotOpen, Place, Sealed, seal, unseal
 from infra.topics import topics
-from infra.upcasts import UPCASTS
+from infra.upcasts import UPCASTS, topic_today
 
 
 class UnreadableEvent(Exception):
@@ -210,12 +210,8 @@ def _sealable() -> Mapping[str, Sequence[_Field]]:
     return {
         topic: [_Field.of(name, mark) for name, mark in personal.items()]
         for topic in [*topics(), *UPCASTS]
-        if (personal := _personal(topics()[_today(topic)]))
+        if (personal := _personal(topics()[topic_today(topic)]))
     }
-
-
-def _today(topic: str) -> str:
-    return _today(UPCASTS[topic].topic) if topic in UPCASTS else topic
 
 
 def _opened(row: LogRow, field: _Field, sealed: Sealed, keys: Mapping[str, bytes] | None) -> bytes:

@@ -24,6 +24,11 @@ UPCASTS: Final[Mapping[str, Upcast]] = {
 }
 
 
+def topic_today(topic: str) -> str:
+    """The topic that events of a topic are read as: its own, unless it is retired."""
+    return topic_today(UPCASTS[topic].topic) if topic in UPCASTS else topic
+
+
 def stored_topics(topics: Iterable[str]) -> list[str]:
     """The topics under which events that are read as one of ``topics`` may be stored."""
     wanted = set(topics)

@@ -26,7 +26,7 @@ from infra.postgres import move_position
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import LogRow
 from infra.topics import topics
-from infra.upcasts import stored_topics
+from infra.upcasts import stored_topics, topic_today
 
 BATCH = 5_000
 """How many events that it reads a projection takes into one transaction, at most."""
@@ -287,7 +287,7 @@ def without_body(topic: str) -> Event:
     Raises:
         LookupError: nobody knows the topic.
     """
-    known = topics().get(topic)
+    known = topics().get(topic_today(topic))
     if known is None:
         raise LookupError(f"the topic {topic!r} is not one that this version of Trunkline knows")
     return known.model_construct()

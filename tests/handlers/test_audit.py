@@ -774,3 +774,14 @@ def test_an_event_that_nobody_can_read_is_named_and_the_others_are_still_listed(
     assert "account-acme version 2, at position 2, cannot be read" in errors
     assert run_at(database_url, "events", "--json")[1].count("\n") == 2
     assert run_at(database_url, "events", "--type", "account.TicketFound.v1")[0] == 0
+
+
+def test_an_event_is_listed_by_its_name_under_whichever_topic_it_was_stored(
+    run_at: Run, postgres: Log, database_url: str
+) -> None:
+    append(postgres, opened)
+    topics = ["invoice_link.LinkRevoked.v1", "invoice_link.LinkRevoked.v2"]
+    for topic in topics:
+        postgres._recorder.insert_events([StoredEvent(f"invoice_link-{topic}", 1, topic, b"{}")])
+    listed = run_at(database_url, "events", "--type", "LinkRevoked", "--json")[1].splitlines()
+    assert [json.loads(line)["topic"] for line in listed] == topics

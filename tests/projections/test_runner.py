@@ -13,16 +13,21 @@ import pytest
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from domain.invoice_link import LinkIssued, LinkRevoked
 from domain.messages import Event
 from infra.log import Change, Log
 from infra.postgres import connect, only_one, position_of
 from infra.postgres_recorder import postgres_log
+from infra.pydantic_mapper import Recorded
+from infra.recorder import as_notifications
 from projections.billing import BILLING
 from projections.engine import Projection, stored
 from projections.orders import ORDERS, OrderRow
+from projections.poison import parked
 from projections.runner import PROJECTIONS, Runner, bring_up_to_date, positions, running, wait
+from projections.timeline import TimelineRow
 from tests.databases import MASTER_KEY
-from tests.domain.examples import NOW, no_longer_fits, opened, placed, requested
+from tests.domain.examples import NOW, link_issued, no_longer_fits, opened, placed, requested, revoked
 from tests.domain.given import but
 from tests.projections.given import CAUSE
 from tests.projections.histories import tell
@@ -299,6 +304,20 @@ def test_without_a_runner_the_tables_are_brought_up_to_date_by_hand(
     assert bring_up_to_date(database_url, postgres, timeout_s=0)
     assert_a_replay_shows_the_same(conn, postgres)
     assert set(positions(conn).values()) == {postgres.head()}
+
+
+def test_what_was_stored_under_a_retired_topic_is_projected_as_what_it_became(
+    postgres: Log, database_url: str, conn: Connection[Any]
+) -> None:
+    append(postgres, "invoice_link-link-1", link_issued)
+    row = postgres.encoded(Recorded("invoice_link-link-1", 2, revoked, "acme", CAUSE, NOW))
+    golden = b'{"link_id":"link-1","revoked_at":"2026-10-20T10:00:00Z"}'
+    retired = row._replace(topic="invoice_link.LinkRevoked.v1", state=golden)
+    postgres._recorder.insert_events(as_notifications([retired]))
+    assert bring_up_to_date(database_url, postgres, timeout_s=WELL_S)
+    assert parked(conn) == {}
+    assert_a_replay_shows_the_same(conn, postgres)
+    assert [row.topic for row in stored(conn, TimelineRow)] == [LinkIssued.TOPIC, LinkRevoked.TOPIC]
 
 
 def test_what_somebody_else_is_projecting_is_waited_for(
