@@ -22,7 +22,7 @@ from pydantic_core import from_json, to_json
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.console import AsJson, Data, bar, console, print_json
+from handlers.console import AsJson, Data, bar, console, print_json, say
 from handlers.explained import Step, aggregate, explanation
 from handlers.exporting import Export, export_of
 from handlers.keyring import SIGNING_KEY, checkpoint_file, signer_of
@@ -120,7 +120,7 @@ def verify(
     if as_json:
         print_json(verification.result(begin_at=verification.begun, walk=walk))
     else:
-        console().print(verification.said(walk), highlight=False, soft_wrap=True)
+        say(verification.said(walk))
 
 
 class _Verification:
@@ -253,7 +253,7 @@ def checkpoint(data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(made.model_dump(mode="json", exclude_none=True))
     else:
-        console().print(_signed(made), highlight=False, soft_wrap=True)
+        say(_signed(made))
 
 
 def _signed(made: Checkpoint) -> str:
@@ -444,7 +444,7 @@ def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = F
     for field, value in state.items():
         drawn.add_row(field, value if isinstance(value, str) else to_json(value, indent=1).decode())
     where = f"{stream} version {found.version}, position {found.position}, {found.recorded_at:%Y-%m-%d %H:%M:%S}"
-    console().print(where, highlight=False, soft_wrap=True)
+    say(where)
     console().print(drawn)
 
 
@@ -529,7 +529,7 @@ def export(account: str, file: Path, data: Data = None) -> None:
     with database_and_broker(given, data) as places:
         made, found = asyncio.run(make(places))
     said = f"{found.events:,} events of {len(found.accounts.shares):,} streams are in {file}."
-    console().print(f"{said}\n{_signed(made)}", highlight=False, soft_wrap=True)
+    say(f"{said}\n{_signed(made)}")
 
 
 @audit.command(name="verify-export")
@@ -558,17 +558,11 @@ def verify_export(file: Path, key: Keys = None, as_json: AsJson = False) -> None
         )
         return
     parts = [share for share in proven.streams if not share.whole]
-    console().print(
+    say(
         f"{proven.events:,} events of {proven.account} stand in the log as it was at position {at.position:,}, signed "
         f"{at.time:%Y-%m-%d %H:%M:%S} with key {at.key[:16]}...\nThey are all that the account had: "
-        f"{len(proven.streams):,} streams, none with an event left out.",
-        highlight=False,
-        soft_wrap=True,
+        f"{len(proven.streams):,} streams, none with an event left out."
     )
     for share in parts:
         span = share.last - share.first + 1
-        console().print(
-            f"{share.stream} is shared with others: {share.count:,} of its {span:,} events are the account's.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"{share.stream} is shared with others: {share.count:,} of its {span:,} events are the account's.")

@@ -23,17 +23,12 @@ from domain.quote import Quote, Selection
 from handlers import dead_letters, privacy, relay
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.console import AsJson, Data
-from handlers.console import console as _console
-from handlers.console import print_json as _print_json
+from handlers.console import AsJson, Data, console, print_json, say
 from handlers.demo.teller import StoryBroken
 from handlers.finding import app as finding
 from handlers.house import Outside, mailer_of, provider_of
 from handlers.keyring import local_senders, secrets_of, signer_of
-from handlers.opening import As, MalformedMessage
-from handlers.opening import actor_of as _actor
-from handlers.opening import house_over as _house
-from handlers.opening import opened_log as _opened
+from handlers.opening import As, MalformedMessage, actor_of, house_over, opened_log
 from handlers.places import prepared, servers
 from handlers.projections import app as projections
 from handlers.purchase import order_summary
@@ -70,8 +65,6 @@ SAID = (
     AnotherLog,
 )
 M = TypeVar("M", bound=Message)
-MOST_CHARACTERS = 100
-"""So long may the name of whoever asks be."""
 CATCH_UP_S = 60.0
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -106,17 +99,17 @@ def demo(
     from handlers.demo.stage import staged  # noqa: PLC0415 - a third of what is loaded, and most commands need none
     from handlers.demo.story import Story  # noqa: PLC0415 - as above
 
-    given, console = settings(), _console(quiet=as_json)
+    given = settings()
     if keep:
         _make("--keep", keep)
     with staged(given, keep) as stage:
-        story = Story(stage, console)
+        story = Story(stage, console(quiet=as_json))
         end = story.tell()
     if as_json:
-        _print_json(end)
+        print_json(end)
     elif keep:
         look = f"trunkline show entitlements {story.account_id} --data {keep}"
-        console.print(f"The data stay in {keep}: {look}", highlight=False, soft_wrap=True)
+        say(f"The data stay in {keep}: {look}")
 
 
 @app.command()
@@ -132,7 +125,7 @@ def up(
     with servers(given, data) as places, provider_of(given) as provider, mailer_of(given) as mailer:
         outside = Outside(SystemClock(), provider, mailer)
         with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
-            _console().print(f"Trunkline serves at {running.url}; stop it by Ctrl-C.", highlight=False)
+            say(f"Trunkline serves at {running.url}; stop it by Ctrl-C.")
             until_stopped()
 
 
@@ -167,13 +160,13 @@ def migrate() -> None:
 @app.command()
 def quote(account: str, package: str, selections: list[str], data: Data = None, as_json: AsJson = False) -> None:
     """Show what an expansion would cost today: trunkline quote ACCOUNT PACKAGE extensions=25 custom_domain=1."""
-    with _opened(data) as opened:
+    with opened_log(data) as opened:
         work, today = UnitOfWork(opened.log), SystemClock().now().date()
         summary = order_summary(work, today, account, package, _selections(selections))
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
-        _console().print(summary_table(summary))
+        console().print(summary_table(summary))
 
 
 @app.command()
@@ -184,14 +177,14 @@ def order(
     order_id = f"order-{uuid4()}"
     fields = {"order_id": order_id, "account_id": account, "package_id": package}
     expansion = _message(OrderExpansion, fields | {"selections": _selections(selections)})
-    with _opened(data) as opened, _house(opened) as house:
-        outcome = handle(expansion, house, _actor(actor, account), correlation_id=str(uuid4()))
+    with opened_log(data) as opened, house_over(opened) as house:
+        outcome = handle(expansion, house, actor_of(actor, account), correlation_id=str(uuid4()))
     summary = Quote.model_validate(outcome.desk.recorded[0].event.model_dump()["quote"])
     if as_json:
-        _print_json({"order_id": order_id, "quote": summary})
+        print_json({"order_id": order_id, "quote": summary})
     else:
-        _console().print(summary_table(summary))
-        _console().print(order_id, highlight=False)
+        console().print(summary_table(summary))
+        say(order_id)
 
 
 @app.command()
@@ -200,14 +193,14 @@ def send(name: str, message: str, data: Data = None, actor: As = None) -> None:
     kinds = {kind.__name__: kind for kind in COMMANDS}
     if name not in kinds:
         raise UnknownCommand(f"There is no command {name}; the commands are {', '.join(sorted(kinds))}.")
-    with _opened(data) as opened, _house(opened) as house:
+    with opened_log(data) as opened, house_over(opened) as house:
         fields = _fields(sys.stdin.read() if message == "-" else message)
         if issubclass(kinds[name], Command):
             fields["at"] = house.clock.now()
         wish = _message(kinds[name], fields)
-        outcome = handle(wish, house, _actor(actor, fields.get("account_id")), correlation_id=str(uuid4()))
+        outcome = handle(wish, house, actor_of(actor, fields.get("account_id")), correlation_id=str(uuid4()))
     for recorded in outcome.desk.recorded:
-        _console().print(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}", highlight=False)
+        say(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}")
 
 
 @app.command()
@@ -221,19 +214,19 @@ def show(
     """Show a read model of an account, now or as of any moment: trunkline show entitlements ACCOUNT."""
     if name not in VIEWS:
         raise UnknownCommand(f"There is no view {name}; the views are {', '.join(VIEWS)}.")
-    with _opened(data) as opened:
+    with opened_log(data) as opened:
         bring_up_to_date(opened.database_url, opened.log, CATCH_UP_S)
         answer = shown(VIEWS[name], account, opened.log, opened.database_url, as_of)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
-        _console().print(table(VIEWS[name].columns, answer))
+        console().print(table(VIEWS[name].columns, answer))
 
 
 @app.command()
 def invoice(number: str, file: Path, data: Data = None) -> None:
     """Write an invoice, or a credit note, as it was issued, to a file. Looking at it uses no link up."""
-    with _opened(data) as opened:
+    with opened_log(data) as opened:
         bring_up_to_date(opened.database_url, opened.log, CATCH_UP_S)
         with connect(opened.database_url) as conn:
             found = stored(conn, BillingDocumentRow, number=number)
@@ -290,13 +283,6 @@ def _fields(text: str) -> dict[str, Any]:
     if "at" in fields:
         raise MalformedMessage("The time of a command is when it arrives; leave out its field at.")
     return fields
-
-
-def _print_summary(summary: Quote, as_json: bool) -> None:
-    if as_json:
-        _print_json(summary)
-    else:
-        _console().print(summary_table(summary))
 
 
 def main() -> None:

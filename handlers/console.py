@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 PIPE_WIDTH = 120
 Data = Annotated[
-    Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
+    Path | None,
+    typer.Option("--data", help="The directory of trunkline up or demo --keep, where no TRUNKLINE_*_URL is set."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -23,7 +24,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def console(*, quiet: bool = False) -> Console:
     """Where people read: as wide as their terminal, or as a page where it is none."""
     # What is shown may hold brackets and colons that people wrote: they are no markup.
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False)
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(quiet=quiet, width=width, markup=False, emoji=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a sentence; only a terminal breaks it, so that nothing which is copied out of it is cut."""
+    console().print(text, soft_wrap=True)
 
 
 @contextmanager

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from nats.js import JetStreamContext
-from pydantic_core import to_json
-from rich.console import Console
 from rich.table import Table
 
+from handlers.console import AsJson, console, print_json, say
 from handlers.places import broker_url
 from infra.dead_letters import DELIVERIES, STORED_AT, SUBJECT, Letter, drop, letter, letters, replay
 from infra.nats import connected, provision
@@ -23,10 +21,8 @@ from infra.settings import settings
 T = TypeVar("T")
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="The directory of trunkline up or demo --keep; else TRUNKLINE_NATS_URL is asked."),
+    typer.Option("--data", help="The directory of trunkline up or demo --keep, where no TRUNKLINE_NATS_URL is set."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-WIDTH = 160
 app = typer.Typer(help="Messages that could not be dealt with.", no_args_is_help=True)
 
 
@@ -43,9 +39,10 @@ def list_letters(
 
     all_of_them = _with_jetstream(data, found)
     if as_json:
-        sys.stdout.write(to_json([_about(each) for each in all_of_them], indent=2).decode() + "\n")
+        print_json([_about(each) for each in all_of_them])
         return
-    table = Table(title=f"{len(all_of_them)} dead letters" + (", dropped" if dropped else ""))
+    letters_of_them = "dead letter" if len(all_of_them) == 1 else "dead letters"
+    table = Table(title=f"{len(all_of_them)} {letters_of_them}" + (", dropped" if dropped else ""))
     for column in ("number", "since", "consumer", "subject", "bytes", "dropped" if dropped else "error"):
         table.add_column(column, overflow="fold")
     for each in all_of_them:
@@ -53,7 +50,7 @@ def list_letters(
         why = (each.dropped or "") if dropped else each.error
         subject = each.headers.get(SUBJECT, "")
         table.add_row(str(each.number), since, each.consumer, subject, str(len(each.body)), why)
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    console().print(table)
 
 
 @app.command()
@@ -61,7 +58,7 @@ def show(number: int, data: Data = None) -> None:
     """Show one of them, with its body. It may hold what is personal."""
     found = _with_jetstream(data, lambda jetstream: letter(jetstream, number))
     whole = {**_about(found), "headers": dict(found.headers), "body": found.body.decode(errors="backslashreplace")}
-    sys.stdout.write(to_json(whole, indent=2).decode() + "\n")
+    print_json(whole)
 
 
 @app.command(name="replay")
@@ -69,7 +66,7 @@ def replay_letter(numbers: list[int], data: Data = None) -> None:
     """Put them back, each for the consumer that could not deal with it, and for no other."""
     for number in numbers:
         put_back = _with_jetstream(data, lambda jetstream, n=number: replay(jetstream, n))  # type: ignore[misc]
-        Console().print(f"The dead letter {number} is back at {put_back.consumer}.", highlight=False)
+        say(f"The dead letter {number} is back at {put_back.consumer}.")
 
 
 @app.command(name="drop")
@@ -81,7 +78,7 @@ def drop_letter(
     """Give one of them up. Its body is gone then; that it was there, and why it was dropped, is kept."""
     who = getpass.getuser()
     _with_jetstream(data, lambda jetstream: drop(jetstream, number, reason=reason, by=who))
-    Console().print(f"The dead letter {number} is dropped.", highlight=False)
+    say(f"The dead letter {number} is dropped.")
 
 
 def _about(each: Letter) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 from psycopg import Connection
-from pydantic_core import to_json
-from rich.console import Console
 
+from handlers.console import AsJson, Data, console, print_json, say
 from handlers.places import database
 from handlers.views import VIEWS, table
 from infra.clock import SystemClock
@@ -27,16 +25,11 @@ from projections.orders import Search, search
 from projections.pages import PAGE, FilterCannotBe, Page
 from projections.runner import bring_up_to_date
 
-PIPE_WIDTH = 120
 CATCH_UP_S = 60.0
 app = typer.Typer(no_args_is_help=True, help="Questions over all accounts, a page at a time.")
 
-Data = Annotated[
-    Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Account = Annotated[str | None, typer.Option(help="Of one account.")]
-Cursor = Annotated[str | None, typer.Option(help="Where a page before this one ended, as it said.")]
+Cursor = Annotated[str | None, typer.Option(help="What the page before this one printed as its cursor.")]
 Size = Annotated[int, typer.Option(help="How many rows a page has.")]
 Day = Annotated[str | None, typer.Option(help="A day, or a moment with its offset.")]
 
@@ -90,7 +83,7 @@ def owed(
         by_age = owed_by_age(conn, SystemClock().now(), account)
         page = owed_orders(conn, account, cursor, size)
     if as_json:
-        _print_json({"by_age": by_age, "rows": page.rows, "next": page.next})
+        print_json({"by_age": by_age, "rows": page.rows, "next": page.next})
         return
     _print_table([asdict(line) for line in by_age], ("currency", "days", "orders", "amount_minor"))
     _print_page(page, ("account_id", *VIEWS["receivables"].columns), as_json)
@@ -131,7 +124,7 @@ def revenue(
     with _tables(data) as conn:
         lines = revenue_by_month(conn, first, last, account)
     if as_json:
-        _print_json(lines)
+        print_json(lines)
     else:
         _print_table([asdict(line) for line in lines], ("month", "service", "currency", "net_minor"))
 
@@ -151,20 +144,12 @@ def _moment(text: str | None) -> datetime | None:
 
 def _print_page(page: Page[Any], columns: Sequence[str], as_json: bool) -> None:
     if as_json:
-        _print_json(page)
+        print_json(page)
         return
     _print_table([asdict(row) for row in page.rows], columns)
     if page.next:
-        _console().print(f"More: --cursor {page.next}", highlight=False, soft_wrap=True)
+        say(f"More: --cursor {page.next}")
 
 
 def _print_table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    _console().print(table(columns, lines))
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(to_json(value, indent=2).decode() + "\n")
+    console().print(table(columns, lines))

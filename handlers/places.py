@@ -83,10 +83,11 @@ def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
     """The address of NATS: the settings', or that of the server whose data are in ``directory``.
 
     Raises:
-        WrongSetting: neither is given.
+        WrongSetting: neither is given, or both.
         ServerDidNotStart: it cannot be started.
     """
     if settings.nats_url:
+        _only_place("TRUNKLINE_NATS_URL", directory, "nats")
         yield settings.nats_url
     elif directory is None:
         raise WrongSetting("Say where the messages are: set TRUNKLINE_NATS_URL, or give --data DIRECTORY.")
@@ -104,11 +105,12 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
     """The address of a migrated database: the settings', or that of the servers whose data are in ``directory``.
 
     Raises:
-        WrongSetting: neither is given.
+        WrongSetting: neither is given, or both.
         DatabaseUnavailable, ServerDidNotStart: it cannot be reached, or started.
     """
     with ExitStack() as stack:
         if settings.database_url:
+            _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
             database_url = prepared(settings)
         else:
             running = _running_in(data := _with_data(directory))
@@ -121,10 +123,11 @@ def owner_and_login(settings: Settings, directory: Path | None) -> Iterator[tupl
     """The address of the same database for its owner, who may change what no other login may; and for the program.
 
     Raises:
-        WrongSetting: it is not given; or a Trunkline runs on the data, which would not know of the change.
+        WrongSetting: it is not given, or twice; or a Trunkline runs on the data, which would not know of the change.
         DatabaseUnavailable, ServerDidNotStart: as `database` does.
     """
     if settings.database_url:
+        _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
         if not settings.owner_url:
             raise WrongSetting("TRUNKLINE_OWNER_URL is missing: no other login may do this.")
         yield settings.owner_url, prepared(settings)
@@ -145,6 +148,7 @@ def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[
     """
     with ExitStack() as stack:
         if settings.database_url:
+            _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
             if not settings.nats_url:
                 raise WrongSetting("TRUNKLINE_NATS_URL is missing: signed checkpoints are published there.")
             places = Servers(prepared(settings), settings.nats_url)
@@ -152,6 +156,14 @@ def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[
             data = _with_data(directory)
             places = _running_in(data) or stack.enter_context(servers(settings, data))
         yield places
+
+
+def _only_place(setting: str, directory: Path | None, server: str) -> None:
+    """See that a directory, which may hold keys beside servers that the settings name, holds no data of its own."""
+    if directory is not None and (directory / server).is_dir():
+        raise WrongSetting(
+            f"{setting} is set, and {directory} has data of its own: unset the one, or leave out --data."
+        )
 
 
 def _with_data(directory: Path | None) -> Path:

@@ -7,11 +7,10 @@ from uuid import uuid4
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from domain.account import EraseBillingReceiver
 from handlers.commands import handle
-from handlers.console import Data, bar
+from handlers.console import Data, bar, say
 from handlers.keyring import master_key, next_master_key
 from handlers.opening import As, MalformedMessage, Opened, actor_of, house_over, opened_log
 from handlers.places import owner_and_login
@@ -21,7 +20,9 @@ from infra.postgres import owning
 from infra.postgres_recorder import postgres_log
 from infra.settings import settings
 
-app = typer.Typer(help="What people may ask of their data; the keys of these.", no_args_is_help=True)
+app = typer.Typer(
+    help="What people may ask of their data; and the keys that these are sealed with.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -45,7 +46,7 @@ def erase(
         said = f"{person} was erased before, but a key had come back; it is destroyed now."
     else:
         said = f"{person} was erased before; nothing changed."
-    Console(soft_wrap=True).print(said, highlight=False, markup=False)
+    say(said)
 
 
 @app.command("rewrap")
@@ -60,7 +61,7 @@ def rewrap_keys(data: Data = None) -> None:
     ):
         count = rewrap(owner, MasterKeys(keys), told)
     said = f"{_so_many('key', count)} wrapped anew; the new master key alone opens all of them."
-    Console(soft_wrap=True).print(said, highlight=False)
+    say(said)
 
 
 @app.command("delete-documents")
@@ -77,7 +78,7 @@ def delete_old_documents(data: Data = None, actor: As = None) -> None:
         count = delete_documents(owner, house, actor_of(actor, None), given.document_years, told)
     years = "1 year" if given.document_years == 1 else f"{given.document_years} years"
     said = f"{_so_many('document', count)} deleted: each is kept for {years} after the year of its issue."
-    Console(soft_wrap=True).print(said, highlight=False)
+    say(said)
 
 
 def _so_many(what: str, count: int) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from rich.console import Console
 
 from handlers.composition import duties_of, running_health
+from handlers.console import say
 from handlers.contract.page import contract_pages
 from handlers.house import Outside, house_of, mailer_of, provider_of
 from handlers.http import application
@@ -45,7 +45,7 @@ def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False)
         if getattr(given, name) is None:
             raise WrongSetting(f"TRUNKLINE_{name.upper()} is missing: processes of their own have to share it.")
     with parts(given, relays=relays, works=works, serves=serves) as url:
-        Console().print(f"Trunkline {what} at {url}; stop it by Ctrl-C.", highlight=False)
+        say(f"Trunkline {what} at {url}; stop it by Ctrl-C.")
         until_stopped()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,54 +14,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.desk import Role
-from handlers.keyring import master_key
-from handlers.places import database
-from infra.log import Log
+from handlers.console import AsJson, Data, console, print_json, say
+from handlers.opening import As, actor_of, opened_log
 from infra.postgres import connect
-from infra.postgres_recorder import postgres_log
-from infra.settings import settings
 from projections.engine import Projection
 from projections.poison import Skipped, retry, skip
 from projections.rebuild import Rebuilt, Told, Verified, rebuild, verify
 from projections.runner import PROJECTIONS, Status, projection_named, statuses
 
-PIPE_WIDTH = 120
 app = typer.Typer(no_args_is_help=True, help="How the read models stand; retry, skip, rebuild, verify.")
 
-Data = Annotated[
-    Path | None, typer.Option("--data", help="The directory of a demo --keep; else TRUNKLINE_DATABASE_URL is asked.")
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=64, help="How many processes work at it; chosen by itself where not said.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-As = Annotated[str | None, typer.Option("--as", help="Who decides, as role:name; an admin where not said.")]
-Processes = Annotated[int | None, typer.Option(min=1, max=64, help="How many work at it; as it pays, where not said.")]
-
-
-class Nobody(Refusal):
-    """Who decides is not said as role:name."""
 
 
 class NothingNamed(Refusal):
     """No projection is named, or some are although all are meant."""
 
 
-@contextmanager
-def _opened(data: Path | None) -> Iterator[tuple[str, Log]]:
-    given = settings()
-    with (
-        database(given, data) as database_url,
-        postgres_log(database_url, master_key=master_key(given, data)) as log,
-    ):
-        yield database_url, log
-
-
 @app.command("list")
 def list_all(data: Data = None, as_json: AsJson = False) -> None:
     """Where each projection stands, what it halts before, and what it was told to skip."""
-    with _opened(data) as (database_url, _), connect(database_url) as conn:
+    with opened_log(data) as opened, connect(opened.database_url) as conn:
         found = statuses(conn)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table()
     for column in ("projection", "position", "lag", "run", "state", "skipped"):
@@ -77,7 +53,7 @@ def list_all(data: Data = None, as_json: AsJson = False) -> None:
             _state(status),
             f"{len(status.skipped):,}",
         )
-    _console().print(table)
+    console().print(table)
     _print_skipped([skipped for status in found for skipped in status.skipped])
 
 
@@ -85,17 +61,16 @@ def list_all(data: Data = None, as_json: AsJson = False) -> None:
 def show(name: str, data: Data = None, as_json: AsJson = False) -> None:
     """One projection, with the whole of the error that it halts at."""
     projection = projection_named(name)
-    with _opened(data) as (database_url, _), connect(database_url) as conn:
+    with opened_log(data) as opened, connect(opened.database_url) as conn:
         (status,) = (status for status in statuses(conn) if status.name == projection.name)
     if as_json:
-        _print_json(status)
+        print_json(status)
         return
-    console = _console()
-    console.print(f"{status.name}: position {status.position:,}, {status.lag:,} behind the log; {_state(status)}.")
+    say(f"{status.name}: position {status.position:,}, {status.lag:,} behind the log; {_state(status)}.")
     if status.parked:
         event = status.parked
-        console.print(f"{event.topic}, {event.stream} version {event.version}, parked at {event.parked_at:%F %T}:")
-        console.print(event.traceback, markup=False, highlight=False)
+        say(f"{event.topic}, {event.stream} version {event.version}, parked at {event.parked_at:%F %T}:")
+        say(event.traceback)
     _print_skipped(status.skipped)
 
 
@@ -103,9 +78,9 @@ def show(name: str, data: Data = None, as_json: AsJson = False) -> None:
 def retry_parked(name: str, data: Data = None) -> None:
     """Try the event again that a projection halts before. Whoever runs the projection does it, within a second."""
     projection = projection_named(name)
-    with _opened(data) as (database_url, _), connect(database_url) as conn:
+    with opened_log(data) as opened, connect(opened.database_url) as conn:
         position = retry(conn, projection.name)
-    _console().print(f"{name} tries position {position} again.", highlight=False)
+    say(f"{name} tries position {position} again.")
 
 
 @app.command("skip")
@@ -116,10 +91,10 @@ def skip_parked(
     actor: As = None,
 ) -> None:
     """Leave the event out, for good, that a projection halts before."""
-    projection, who = projection_named(name), _actor(actor)
-    with _opened(data) as (database_url, _), connect(database_url) as conn:
+    projection, who = projection_named(name), str(actor_of(actor, None))
+    with opened_log(data) as opened, connect(opened.database_url) as conn:
         position = skip(conn, projection.name, who, reason)
-    _console().print(f"{name} leaves out position {position}.", highlight=False)
+    say(f"{name} leaves out position {position}.")
 
 
 @app.command("rebuild")
@@ -132,10 +107,10 @@ def rebuild_named(
 ) -> None:
     """Make read models anew beside the live ones, and swap them in. Broken off, it goes on where it was."""
     projections = _named(names or [], everything)
-    with _opened(data) as (database_url, log), _progress(quiet=as_json) as told:
-        done = rebuild(database_url, log, projections, told, processes)
+    with opened_log(data) as opened, _progress(quiet=as_json) as told:
+        done = rebuild(opened.database_url, opened.log, projections, told, processes)
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         _print_rebuilt(done)
 
@@ -144,10 +119,10 @@ def rebuild_named(
 def verify_named(name: str, processes: Processes = None, data: Data = None, as_json: AsJson = False) -> None:
     """Replay a read model from nothing, and compare. Exit status 1 where the live one is not what the log says."""
     projection = projection_named(name)
-    with _opened(data) as (database_url, log), _progress(quiet=as_json) as told:
-        found = verify(database_url, log, projection, told, processes)
+    with opened_log(data) as opened, _progress(quiet=as_json) as told:
+        found = verify(opened.database_url, opened.log, projection, told, processes)
     if as_json:
-        _print_json({"ok": found.ok, **vars(found)})
+        print_json({"ok": found.ok, **vars(found)})
     else:
         _print_verified(found)
     if not found.ok:
@@ -160,19 +135,12 @@ def _named(names: Sequence[str], everything: bool) -> Sequence[Projection]:
     return PROJECTIONS if everything else [projection_named(name) for name in dict.fromkeys(names)]
 
 
-def _actor(text: str | None) -> str:
-    role, _, name = (text or f"admin:{getpass.getuser()}").partition(":")
-    if role not in set(Role) or not name:
-        raise Nobody(f"{text} is nobody; write role:name, with one of the roles {', '.join(Role)}.")
-    return f"{role}:{name}"
-
-
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Told]:
     """A bar with an estimate, on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not sys.stderr.isatty()) as progress:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, disable=quiet or not sys.stderr.isatty()) as progress:
         tasks: dict[str, TaskID] = {}
 
         def told(stage: str, done: int, of: int) -> None:
@@ -195,47 +163,31 @@ def _halted(status: Status) -> str:
 
 def _print_skipped(skipped: Sequence[Skipped]) -> None:
     for s in skipped:
-        _console().print(
-            f"{s.name} leaves out position {s.position} ({s.topic}), as {s.actor} decided at {s.skipped_at:%F %T}: "
-            f"{s.reason}",
-            markup=False,
-            highlight=False,
-        )
+        decided = f"as {s.actor} decided at {s.skipped_at:%F %T}"
+        say(f"{s.name} leaves out position {s.position} ({s.topic}), {decided}: {s.reason}")
 
 
 def _print_rebuilt(done: Rebuilt) -> None:
     rows = ", ".join(f"{table} {count:,}" for table, count in done.rows.items())
     began = "went on, and is" if done.resumed else "is"
-    _console().print(
+    say(
         f"The rebuild of {', '.join(done.names)} {began} done after {done.took_s:.1f} s, at position "
-        f"{done.position:,}; rows: {rows}.",
-        highlight=False,
+        f"{done.position:,}; rows: {rows}."
     )
     _print_skipped(done.skipped)
 
 
 def _print_verified(found: Verified) -> None:
-    console = _console()
     for table, (live, replay) in found.checksums.items():
         verdict = "equals its replay" if live == replay else "IS NOT WHAT THE LOG SAYS"
-        console.print(f"{table} {verdict} at position {found.position:,}: {found.rows[table]:,} rows, {live}")
+        say(f"{table} {verdict} at position {found.position:,}: {found.rows[table]:,} rows, {live}")
     for difference in found.differences:
-        console.print(
+        say(
             f"{difference.table} {dict(difference.key)}\n  live:   {_row(difference.live)}\n"
-            f"  replay: {_row(difference.replay)}",
-            markup=False,
-            highlight=False,
+            f"  replay: {_row(difference.replay)}"
         )
     _print_skipped(found.skipped)
 
 
 def _row(row: Any) -> str:  # noqa: ANN401 - JSON
     return "no such row" if row is None else to_json(row).decode()
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(to_json(value, indent=2).decode() + "\n")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from handlers.console import say
 from handlers.contract.events import encoded
 from handlers.keyring import master_key
 from handlers.places import broker_url, database
@@ -65,4 +65,4 @@ def rebuild(
 
         begun = time.monotonic()
         head = asyncio.run(run())
-    Console().print(f"Published {head} events anew in {time.monotonic() - begun:.1f} s.", highlight=False)
+    say(f"Published {head} events anew in {time.monotonic() - begun:.1f} s.")

@@ -255,6 +255,28 @@ def test_a_missing_or_another_master_key_is_named_and_nobody_looks_erased(
     assert missing[2].startswith("TRUNKLINE_MASTER_KEY is missing")
 
 
+@pytest.mark.parametrize(
+    ("named", "server", "command"),
+    [
+        ("TRUNKLINE_DATABASE_URL", "postgres", ("show", "orders", "acme")),
+        ("TRUNKLINE_DATABASE_URL", "postgres", ("privacy", "erase", "acme/wonka")),
+        ("TRUNKLINE_DATABASE_URL", "postgres", ("privacy", "rewrap")),
+        ("TRUNKLINE_DATABASE_URL", "postgres", ("audit", "verify")),
+        ("TRUNKLINE_NATS_URL", "nats", ("dead-letters", "list")),
+    ],
+)
+def test_data_in_two_places_are_not_taken_for_one_another(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str, server: str, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv(named, "postgresql://nobody@127.0.0.1:1/nothing")
+    (tmp_path / server).mkdir()
+    status, _, errors = run(*command, "--data", str(tmp_path))
+    assert (status, errors) == (
+        1,
+        f"{named} is set, and {tmp_path} has data of its own: unset the one, or leave out --data.\n",
+    )
+
+
 def test_without_a_database_the_command_line_asks_where_the_data_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRUNKLINE_DATABASE_URL")
 

@@ -131,8 +131,9 @@ def test_one_that_is_not_there_is_said_so_in_one_sentence(
 
 
 def test_a_table_lists_them(acme: InMemory, broker: Broker, run: Run) -> None:
-    Service(broker.url).tell(create_pbx(colour="red"))
+    Service(broker.url).tell(create_pbx(**{"[/red]": 1}))
     eventually(broker.dead_letters, "the dead letter")
     _, output, _ = run("list")
-    assert "1 dead letters" in output
+    assert "1 dead letter " in output
     assert "commands" in output
+    assert "[/red]" in output
