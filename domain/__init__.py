@@ -1,1 +1,1 @@
-"""What is decided: pure rules over commands and events. No clock, no input or output, no library but pydantic."""
+"""What is decided: pure rules over commands and events; no clock, no input or output; libraries: pydantic and rpds."""

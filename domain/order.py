@@ -1,8 +1,9 @@
 r"""An expansion order, from the request to its fulfilment.
 
-requested -> placed -> paid -> fulfilled -> (partly) refunded
-    |          |  \-> declined -> placed again, or paid after all
-    \----------+---> cancelled, expired
+requested -> placed -> paid -> fulfilled
+    |          |        \---------\----> (partly) refunded
+    |          |\-> declined -> placed again, or paid after all
+    \----------+--> cancelled, expired
 """
 
 from __future__ import annotations

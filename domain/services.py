@@ -17,11 +17,10 @@ ULTIMATE_PLAN = "ultimate_plan"
 """Extensions of the package that are on the Ultimate Plan: a carve-out of `EXTENSIONS`, never added to them."""
 
 RECORDING_MINUTES = "recording_minutes"
-TRANSCRIPTION_MINUTES = "transcription_minutes"
 HIGH_AVAILABILITY = "high_availability"
 
 FREE_RECORDING_MINUTES_PER_PBX = 500
-"""[portal] Only what is assigned beyond these draws on the package's pool."""
+"""Only what is assigned beyond these draws on the package's pool."""
 
 
 class Plan(StrEnum):
@@ -29,10 +28,6 @@ class Plan(StrEnum):
 
     ENTERPRISE = "enterprise"
     ULTIMATE = "ultimate"
-
-
-INCLUDED_TRANSCRIPTION_MINUTES = {Plan.ENTERPRISE: 120, Plan.ULTIMATE: 240}
-"""[portal] Transcription minutes that come with a PBX; they do not draw on the pool."""
 
 
 class Pricing(StrEnum):

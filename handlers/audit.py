@@ -54,7 +54,8 @@ audit = typer.Typer(
     add_completion=False, no_args_is_help=True, help="What happened, why, and that nobody has touched it."
 )
 Keys = Annotated[
-    list[Path] | None, typer.Option("--key", help="The public key that checkpoints were signed with; several, if so.")
+    list[Path] | None,
+    typer.Option("--key", help="A public key that checkpoints were signed with; may be repeated."),
 ]
 AsOf = Annotated[str | None, typer.Option(help="A position of the log, or a moment with its offset.")]
 

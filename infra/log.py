@@ -1,7 +1,7 @@
 """The event log: append to several streams in one commit, load a stream, read on from a position, wait for news.
 
 It stands on a recorder and a mapper behind the eventsourcing library's interfaces: on PostgreSQL
-(`infra.postgres_recorder`) or memory. Nothing else in Trunkline knows the library.
+(`infra.postgres_recorder`) or memory. Nothing above `infra` knows the library.
 """
 
 from __future__ import annotations

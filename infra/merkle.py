@@ -48,22 +48,6 @@ def inclusion_ranges(index: int, size: int) -> list[Range]:
     return path[::-1]
 
 
-def consistency_ranges(old: int, size: int) -> list[Range]:
-    """The nodes that prove that the first ``old`` of ``size`` entries are an older tree: ``PROOF`` of 2.1.4.1."""
-    start, end, path, whole = 0, size, list[Range](), True
-    while old != end:
-        middle = start + _split(end - start)
-        if old <= middle:
-            path.append((middle, end))
-            end = middle
-        else:
-            path.append((start, middle))
-            start, whole = middle, False
-    if not whole:
-        path.append((start, end))
-    return path[::-1]
-
-
 def _perfect(start: int, end: int) -> Iterator[tuple[int, int]]:
     """The perfect subtrees that make up a range, left to right, each as its level and its number on that level."""
     while start < end:
@@ -160,27 +144,3 @@ def root_of(entry: bytes, index: int, size: int, proof: Sequence[bytes]) -> byte
     if last:
         raise NotProven(f"The proof of entry {index} is too short for a tree of {size}.")
     return found
-
-
-def is_consistent(old: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> bool:
-    """Whether the tree of ``size`` entries is the one of ``old`` (at least 1), grown: section 2.1.4.2."""
-    if old == size:
-        return not proof and old_root == root
-    if not 0 < old < size or not proof:
-        return False
-    path = list(proof) if old & (old - 1) else [old_root, *proof]
-    number, last = old - 1, size - 1
-    while number & 1:
-        number, last = number >> 1, last >> 1
-    old_found = found = path[0]
-    for sibling in path[1:]:
-        if last == 0:
-            return False
-        if number & 1 or number == last:
-            old_found, found = node(sibling, old_found), node(sibling, found)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
-            found = node(found, sibling)
-        number, last = number >> 1, last >> 1
-    return (old_found, found, last) == (old_root, root, 0)

@@ -34,11 +34,6 @@ class News:
         with self._condition:
             self._condition.wait_for(lambda: self._count != count, timeout_s)
 
-    def next(self, timeout_s: float) -> None:
-        """Wait for the next piece of news, or until time is up."""
-        with self._condition:
-            self._condition.wait(timeout_s)
-
     def wait(self, timeout_s: float, *, until: Callable[[], bool]) -> bool:
         """Wait until ``until()`` holds: asked at each piece of news and every `POLL_S`. False where time is up."""
         deadline = time.monotonic() + timeout_s

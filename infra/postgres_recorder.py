@@ -284,7 +284,7 @@ class _Subscription(ListenNotifySubscription[PostgresRecorder]):
 
     def _wake(self) -> None:
         while not self._ended.is_set():
-            self._recorder.news.next(timeout_s=0.5)
+            self._recorder.news.beyond(self._recorder.news.count, timeout_s=0.5)
             self._has_been_notified.set()
 
     def stop(self) -> None:

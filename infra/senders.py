@@ -1,8 +1,9 @@
 """Who may send us messages, and how we know that it is they: HMAC-SHA256 (RFC 2104) under a secret that both have.
 
 NATS tells apart who may connect, and not who sent a message. So each message is signed: over its subject, its reply
-subject and its body, line by line. The body has the message's id and time, so a copy does nothing new: within the
-broker's hours the id is known already, and later the time is too old (see `handlers.command_messages`).
+subject and its body, line by line. The body has the message's id and time, so a copy does nothing new: the
+id is known for good once it was dealt with, and after five minutes the time is too old (see
+`handlers.command_messages`).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from domain.order import (
     ExpansionRequested,
     Method,
     OrderCancelled,
+    OrderEvent,
     OrderExpired,
     OrderFulfilled,
     OrderPlaced,
@@ -61,19 +62,7 @@ class OrderRow(Row):
     fulfilled_at: datetime | None = None
 
 
-OrderRowEvent = (
-    ExpansionRequested
-    | BillingContactChosen
-    | OrderPlaced
-    | PaymentCaptured
-    | PaymentDeclined
-    | PaymentSetAside
-    | OrderFulfilled
-    | OrderCancelled
-    | OrderExpired
-    | PaymentRefunded
-    | InvoiceIssued
-)
+OrderRowEvent = OrderEvent | InvoiceIssued
 
 
 def fold(rows: Rows, recorded: Recorded) -> None:

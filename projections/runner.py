@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 
 from domain.messages import Refusal
 from infra.log import Log, LogUnavailable
-from infra.news import News
+from infra.news import POLL_S, News
 from infra.postgres import DatabaseUnavailable, connect, only_one
 from projections import engine
 from projections.allocations import ALLOCATIONS
@@ -29,9 +29,6 @@ from projections.poison import Parked, Skipped, park, parked, passed, said, skip
 from projections.timeline import TIMELINE
 
 PROJECTIONS = (ENTITLEMENTS, ALLOCATIONS, ORDERS, BILLING, INVOICE_LINKS, TIMELINE)
-POLL_S = 0.5
-"""How often a runner looks by itself: notifications are a hint, and hints get lost."""
-
 RETRY_S = 1.0
 LONGEST_RETRY_S = 4.0
 GATHER_S = 0.008

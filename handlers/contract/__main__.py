@@ -1,4 +1,4 @@
-"""``python -m handlers.contract``: write the contract to docs/asyncapi.yaml; where it breaks somebody, say so and not.
+"""``python -m handlers.contract``: write the contract to docs/asyncapi.yaml; only say so, where it breaks somebody.
 
 ``--check FILE`` compares with an older one, and writes nothing; ``--breaking`` writes all the same: for a new version.
 """

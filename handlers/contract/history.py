@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 MOST_AT_ONCE: Final = 1000
 END_HEADER: Final = "Trunkline-History"
-"""In the message that ends a page: ``more``, ``end``, or ``refused``."""
+"""In the message that ends a page: ``more``, ``end``, ``refused``, or ``failed``: ask again."""
 NEXT_HEADER: Final = "Trunkline-Position"
 """There: the position to ask on from. In the messages of events: that of the event."""
 

@@ -1,4 +1,4 @@
-"""The price list of the demonstration: all eight services of the seed page, in euros."""
+"""The price list of the demonstration: all eight services, in euros."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demonstration's scenes: the whole purchase of the seed page, and what may go wrong on the way."""
+"""The demonstration's scenes: the whole purchase, and what may go wrong on the way."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ DISTRIBUTOR = Actor(Role.DISTRIBUTOR, "dora")
 
 
 class Story:
-    """The scenes, in order. Each is a method; together they are the seed page, and what may go wrong on the way."""
+    """The scenes, in order. Each is a method; together, the whole purchase, and what may go wrong on the way."""
 
     def __init__(self, stage: Stage, console: Console) -> None:
         self.account_id = f"acme{stage.suffix}"

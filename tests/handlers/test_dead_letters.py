@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,8 @@ def test_one_that_is_not_there_is_said_so_in_one_sentence(
 
 
 def test_a_table_lists_them(acme: InMemory, broker: Broker, run: Run) -> None:
-    Service(broker.url).tell(create_pbx(**{"[/red]": 1}))
+    brackets: dict[str, Any] = {"[/red]": 1}
+    Service(broker.url).tell(create_pbx(**brackets))
     eventually(broker.dead_letters, "the dead letter")
     _, output, _ = run("list")
     assert "1 dead letter " in output

@@ -1,6 +1,6 @@
 """A person erased, on a real PostgreSQL and a real NATS: then every read model rebuilt, and the database restored.
 
-Row 21 of the faults: plain text nowhere, totals unchanged, and not one byte of the log another.
+Plain text is nowhere, totals are unchanged, and not one byte of the log is another.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Faults, made for real, and what must hold: rows 10, 22 and 23 of the catalogue, and the death of a process.
+"""Faults, made for real, and what must hold: a read model that dies in a batch, slow transactions, a process that dies.
 
-Row 11 is in `test_poison`, row 13 in `test_rebuild`.
+Events that nobody can fold are in `test_poison`, rebuilds under live writes in `test_rebuild`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def conn(database_url: str) -> Iterator[Connection[Any]]:
         yield conn
 
 
-# --- row 10 --------------------------------------------------------------------------------------------------------
+# --- death within a batch -------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -85,7 +85,7 @@ def assert_as_of_shows_the_same(conn: Connection[Any], log: Log, projection: Pro
         assert by_table(projection, as_of.of) == live(conn, projection, account_id=account_id)
 
 
-# --- rows 22 and 23 ------------------------------------------------------------------------------------------------
+# --- slow transactions ----------------------------------------------------------------------------------------------
 
 
 def appended_by_hand(conn: Connection[Any], order_id: str) -> None:

@@ -199,7 +199,7 @@ def meanwhile(does: Callable[[], object]) -> Iterator[list[BaseException]]:
 def test_under_live_writes_readers_see_the_old_view_then_the_new_one_and_no_event_is_missed_or_doubled(
     told: Log, database_url: str, conn: Connection[Any]
 ) -> None:
-    """Faults, row 13. A reader counts orders with their position: it never sees fewer of them than before."""
+    """A reader counts orders with their position: it never sees fewer of them than before."""
     seen: list[tuple[int, int]] = []
     count = 0
     reader = connect(database_url)
