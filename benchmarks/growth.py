@@ -24,9 +24,10 @@ from rich.progress import Progress
 from benchmarks.log import ALONE, AT, CAUSE, OURS_EACH, STATE, TOPIC, appends_of, p99_ms, rate
 from infra.append import Append, appended
 from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.postgres import admit, migrate, program_login
+from infra.logins import admit, program_login
 from infra.postgres_recorder import PostgresRecorder
 from infra.recorder import LogRow
+from infra.schema import migrate
 
 STREAMS = 100
 VERSIONS = 100

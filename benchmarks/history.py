@@ -61,9 +61,11 @@ from infra.append import Append
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.group_commit import MAX_GROUP, GroupCommit
 from infra.log import Log
-from infra.postgres import WRITER, admit, connect, migrate, program_login
+from infra.logins import admit, program_login
+from infra.postgres import WRITER, connect
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
+from infra.schema import migrate
 from infra.settings import decoded_master_key, settings
 
 MASTER_KEY: Final = bytes(32)

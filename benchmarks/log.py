@@ -34,11 +34,12 @@ from handlers.start import settled
 from infra.chain import ChainBroken, Verifier, Walk
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.log import Log
-from infra.postgres import admit, migrate, program_login
+from infra.logins import admit, program_login
 from infra.postgres_auditor import Auditor, auditing
 from infra.postgres_recorder import PostgresRecorder, postgres_log
 from infra.pydantic_mapper import Cause
 from infra.recorder import LogRow, as_notifications, event_id
+from infra.schema import migrate
 from infra.snapshots import IMPERSONAL
 from infra.unit_of_work import UnitOfWork
 

@@ -47,14 +47,16 @@ from infra.cloudevents import CONTENT_TYPE
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.log import Change, Log
+from infra.logins import admit, program_login
 from infra.mail_catcher import HOST, mail_catcher
 from infra.nats import COMMANDS, COMMANDS_CONSUMER, EVENTS, connected, provision, subject_of
 from infra.paypal import PayPal
-from infra.postgres import admit, connect, migrate, program_login
+from infra.postgres import connect
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
 from infra.recorder import Received
 from infra.relay import Relay
+from infra.schema import migrate
 from infra.senders import EVERY_ACCOUNT, SENDER_HEADER, SIGNATURE_HEADER, Sender, signature
 from infra.settings import settings
 from infra.smtp import SmtpMailer

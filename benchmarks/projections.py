@@ -35,9 +35,11 @@ from benchmarks.measure import Measure, Void, absolute, in_turn
 from domain.messages import Event
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.log import Change, Log
-from infra.postgres import admit, connect, migrate, program_login
+from infra.logins import admit, program_login
+from infra.postgres import connect
 from infra.postgres_recorder import PostgresRecorder, postgres_log
 from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
+from infra.schema import migrate
 from projections.engine import catch_up, project, stored
 from projections.entitlements import ENTITLEMENTS, EntitlementRow, entitlements_of
 from projections.rebuild import rebuild, verify

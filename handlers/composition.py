@@ -17,7 +17,8 @@ from handlers.signing import Signer
 from handlers.telemetry import metrics_pages
 from handlers.worker import Duties, Worker, working
 from infra.log import Log
-from infra.postgres import connect, position_of
+from infra.positions import position_of
+from infra.postgres import connect
 from infra.postgres_recorder import postgres_log
 from infra.relay import NAME as RELAY
 from infra.settings import Settings

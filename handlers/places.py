@@ -11,7 +11,9 @@ from pydantic_core import from_json, to_json
 
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres
-from infra.postgres import DatabaseUnavailable, admit, connect, migrate, program_login
+from infra.logins import admit, program_login
+from infra.postgres import DatabaseUnavailable, connect
+from infra.schema import migrate
 from infra.settings import Settings, WrongSetting
 
 RUNNING = "running.json"

@@ -15,7 +15,8 @@ from handlers.contract.events import encoded
 from handlers.keyring import master_key
 from handlers.places import broker_url, database
 from infra.nats import connected, provision
-from infra.postgres import connected_aside, position_of
+from infra.positions import position_of
+from infra.postgres import connected_aside
 from infra.postgres_recorder import postgres_log
 from infra.relay import NAME, Relay, ask_for_rebuild
 from infra.settings import settings

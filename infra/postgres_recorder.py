@@ -30,8 +30,9 @@ from psycopg_pool import ConnectionPool
 from infra.append import Append
 from infra.group_commit import GroupCommit
 from infra.log import Log
+from infra.logins import wary
 from infra.news import News
-from infra.postgres import LINE, WRITER, connect, listening, session, set_right, wary
+from infra.postgres import LINE, WRITER, connect, listening, session, set_right
 from infra.postgres_person_keys import PostgresPersonKeys
 from infra.prepared import Statement, ask
 from infra.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications

@@ -31,7 +31,8 @@ from infra.log import Log
 from infra.metrics import RELAYED
 from infra.nats import DUPLICATES_S, EVENT_SUBJECTS, EVENTS, PUBLISH_S, subject_of
 from infra.news import POLL_S
-from infra.postgres import connected_aside, only_one, position_of
+from infra.positions import move_position, position_of
+from infra.postgres import connected_aside, only_one
 from infra.pydantic_mapper import Recorded, UnreadableEvent
 
 NAME: Final = "relay"
@@ -240,7 +241,7 @@ class Relay:
         saved = await asyncio.to_thread(position_of, conn, NAME)
         if saved == REBUILD:
             await empty(jetstream)
-            await asyncio.to_thread(_forget_position, conn)
+            await asyncio.to_thread(move_position, conn, NAME, 0)
             saved = 0
         state = (await jetstream.stream_info(EVENTS)).state
         if state.last_seq == 0:  # it is new, or was wiped with what was to be done
@@ -282,15 +283,7 @@ def save_position(conn: Connection[DictRow], position: int) -> bool:
 
 def ask_for_rebuild(conn: Connection[DictRow]) -> None:
     """Let whoever relays, now or later, empty the stream and publish the whole log once more."""
-    conn.execute(
-        "INSERT INTO read.positions (name, position) VALUES (%s, %s) "
-        "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
-        (NAME, REBUILD),
-    )
-
-
-def _forget_position(conn: Connection[DictRow]) -> None:
-    conn.execute("UPDATE read.positions SET position = 0 WHERE name = %s", (NAME,))
+    move_position(conn, NAME, REBUILD)
 
 
 async def empty(jetstream: JetStreamContext) -> None:

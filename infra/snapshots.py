@@ -25,7 +25,7 @@ from domain.payment_reference import PAYMENT_REFERENCE
 from domain.price_list import PRICE_LIST
 from domain.subscription import SUBSCRIPTION
 from infra.log import Log
-from infra.postgres import move_position, position_of
+from infra.positions import move_position, position_of
 from infra.recent_states import RecentState
 from infra.recorder import Snapshot
 

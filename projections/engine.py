@@ -22,7 +22,7 @@ from pydantic_core import to_json
 
 from domain.messages import Event
 from infra.log import Log
-from infra.postgres import move_position
+from infra.positions import move_position, position_of
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import LogRow
 from infra.topics import topics
@@ -254,9 +254,7 @@ def _next_rows(
 
 def next_row(conn: Connection[DictRow], projection: Projection) -> LogRow | None:
     """The next event that a projection has to deal with, undecoded."""
-    query = "SELECT position FROM read.positions WHERE name = %s"
-    position = conn.execute(query, (projection.name,)).fetchone()
-    rows = _next_rows(conn, projection, position["position"] if position else 0, LAST, 1)
+    rows = _next_rows(conn, projection, position_of(conn, projection.name), LAST, 1)
     return LogRow(**rows[0]) if rows else None
 
 

@@ -38,7 +38,8 @@ from pydantic_core import to_json
 
 from domain.messages import Event, Refusal
 from infra.log import Log
-from infra.postgres import connect, move_position, only_one, position_of
+from infra.positions import drop_position, move_position, position_of
+from infra.postgres import connect, only_one
 from infra.postgres_recorder import postgres_log
 from infra.recorder import LogRow
 from projections.engine import (
@@ -53,7 +54,7 @@ from projections.engine import (
     locked_position,
     position_name,
 )
-from projections.poison import Skipped, said, skipped, skipped_positions
+from projections.poison import Skipped, passed, said, skipped, skipped_positions
 from projections.runner import LOST, projection_named
 
 SHADOW: Final = "shadow"
@@ -259,7 +260,7 @@ def _forget(conn: Connection[DictRow], place: str, projection: Projection) -> No
         for table in projection.tables:
             conn.execute("SELECT projection.drop_table(%s, %s)", (place, table.TABLE))
         conn.execute("DELETE FROM projection.rebuilds WHERE place = %s AND name = %s", (place, projection.name))
-        conn.execute("DELETE FROM read.positions WHERE name = %s", (position_name(projection, place),))
+        drop_position(conn, position_name(projection, place))
 
 
 # --- part by part
@@ -511,11 +512,9 @@ def _swapped(conn: Connection[DictRow], log: Log, projection: Projection) -> int
         position = position_of(conn, position_name(projection, SHADOW))
         conn.execute("SELECT projection.take_place(%s)", ([table.TABLE for table in projection.tables],))
         move_position(conn, projection.name, position)
-        conn.execute("DELETE FROM read.positions WHERE name = %s", (position_name(projection, SHADOW),))
+        drop_position(conn, position_name(projection, SHADOW))
         conn.execute("DELETE FROM projection.rebuilds WHERE place = %s AND name = %s", (SHADOW, projection.name))
-        conn.execute(
-            "DELETE FROM projection.parked WHERE name = %s AND position <= %s", (projection.name, position)
-        )  # the new tables have come past it
+        passed(conn, projection.name, position)
     return position
 
 
@@ -543,13 +542,12 @@ def _checksum(conn: Connection[DictRow], schema: str, table: type[Row]) -> str:
 
 def _differences(conn: Connection[DictRow], table: type[Row]) -> list[Difference]:
     shape = Shape.of(table)
-    columns = sql.SQL(", ").join(sql.Identifier(column) for column in shape.column_names)
     query = sql.SQL(
         "SELECT to_jsonb(l) AS live, to_jsonb(r) AS replay "
         "FROM (SELECT {columns} FROM {live}) AS l FULL JOIN (SELECT {columns} FROM {replay}) AS r USING ({key}) "
         "WHERE l::text IS DISTINCT FROM r::text ORDER BY {key} LIMIT {most}"
     ).format(
-        columns=columns,
+        columns=shape.columns,
         live=shape.table,
         replay=Shape.of(table, SCRATCH).table,
         key=shape.key,

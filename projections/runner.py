@@ -21,7 +21,7 @@ from infra.postgres import DatabaseUnavailable, connect, only_one
 from projections import engine
 from projections.allocations import ALLOCATIONS
 from projections.billing import BILLING
-from projections.engine import Projection, catch_up, next_row
+from projections.engine import Projection, catch_up, head_of, next_row
 from projections.entitlements import ENTITLEMENTS
 from projections.invoice_links import INVOICE_LINKS
 from projections.orders import ORDERS
@@ -240,14 +240,12 @@ class Status:
 
 def statuses(conn: Connection[Any]) -> list[Status]:
     """How each projection stands, whoever runs it."""
-    halted, reached = parked(conn), positions(conn)
-    row = conn.execute("SELECT position FROM log.head").fetchone()
-    assert row is not None
+    halted, reached, head = parked(conn), positions(conn), head_of(conn)
     return [
         Status(
             name=projection.name,
             position=reached[projection.name],
-            lag=max(0, row["position"] - reached[projection.name]),
+            lag=max(0, head - reached[projection.name]),
             running=_is_run(conn, projection),
             parked=halted.get(projection.name),
             skipped=skipped(conn, projection.name),

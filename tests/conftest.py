@@ -30,9 +30,10 @@ from handlers.demo.story import Story
 from infra.embedded_nats import embedded_nats
 from infra.embedded_postgres import embedded_postgres, temporary_directory
 from infra.log import Log
-from infra.postgres import admit, migrate
+from infra.logins import admit
 from infra.postgres_recorder import postgres_log
 from infra.recorder import MemoryRecorder
+from infra.schema import migrate
 from infra.settings import settings
 from tests.databases import MASTER_KEY, as_program, fresh_database
 from tests.handlers.showing import Showing

@@ -26,7 +26,8 @@ from handlers.worker import working
 from infra.cloudevents import CloudEvent
 from infra.log import Log
 from infra.nats import DEAD_LETTER_SUBJECTS, EVENTS, connected, provision, subject_of
-from infra.postgres import connect, position_of
+from infra.positions import position_of
+from infra.postgres import connect
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Recorded
 from infra.relay import NAME as RELAY

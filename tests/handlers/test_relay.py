@@ -27,7 +27,8 @@ from handlers.contract.events import encoded
 from handlers.worker import working
 from infra.log import Change, Log
 from infra.nats import EVENTS, connected, provision
-from infra.postgres import connect, position_of
+from infra.positions import position_of
+from infra.postgres import connect
 from infra.pydantic_mapper import Cause, Recorded
 from infra.relay import NAME, AnotherLog, Encode, Relay, ask_for_rebuild
 from tests.databases import MASTER_KEY, ServerPlaces, as_owner

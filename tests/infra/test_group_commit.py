@@ -27,9 +27,11 @@ from infra.append import Append, appended
 from infra.embedded_postgres import embedded_postgres
 from infra.group_commit import GroupCommit, _compatible
 from infra.log import Log, LogUnavailable
-from infra.postgres import WRITER, admit, connect, migrate, program_login
+from infra.logins import admit, program_login
+from infra.postgres import WRITER, connect
 from infra.postgres_recorder import PostgresRecorder
 from infra.recorder import AlreadyHandled, MessageIdReused, Received
+from infra.schema import migrate
 from tests.domain.examples import NOW
 from tests.infra.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.projections.given import CAUSE

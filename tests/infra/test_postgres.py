@@ -22,25 +22,17 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import InsufficientPrivilege
 
 import infra.postgres
+import infra.schema
 from infra.chain import Verifier
 from infra.log import Change
-from infra.postgres import (
-    AUDITOR,
-    PROJECTOR,
-    WRITER,
-    DatabaseUnavailable,
-    admit,
-    connect,
-    connected_aside,
-    migrate,
-    move_position,
-    only_one,
-    position_of,
-)
+from infra.logins import admit
+from infra.positions import move_position, position_of
+from infra.postgres import AUDITOR, PROJECTOR, WRITER, DatabaseUnavailable, connect, connected_aside, only_one
 from infra.postgres_auditor import auditing
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause
 from infra.recorder import Kept
+from infra.schema import migrate
 from tests.databases import MASTER_KEY, PROGRAM, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, opened, requested
 
@@ -306,16 +298,16 @@ def test_a_log_that_was_written_before_the_last_change_of_its_function_goes_on(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The chain knows no versions: what another function linked is followed by what this one links."""
-    scripts = infra.postgres._scripts()
+    scripts = infra.schema.scripts()
     older = {name: script for name, script in scripts.items() if name < "0010"}
-    monkeypatch.setattr(infra.postgres, "_scripts", lambda: older)
+    monkeypatch.setattr(infra.schema, "scripts", lambda: older)
     migrate(empty_database)
     with psycopg.connect(empty_database, autocommit=True) as owner:
         owner.execute(
             "SELECT log.append(1, ARRAY[1], ARRAY[ROW('candy-1', 1, true, 'candy.Made.v1', '{}', now(), 'acme', "
             "gen_random_uuid(), 'wish-1', NULL, 'Ömer')::log.new_event], NULL, NULL, NULL)"
         )
-    monkeypatch.setattr(infra.postgres, "_scripts", lambda: scripts)
+    monkeypatch.setattr(infra.schema, "scripts", lambda: scripts)
     assert migrate(empty_database) == [name for name in scripts if name not in older]
     with postgres_log(as_program(empty_database)) as log:
         log._recorder.insert_events([StoredEvent("candy-1", 2, "candy.Made.v1", b"{}")])

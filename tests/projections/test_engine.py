@@ -14,7 +14,8 @@ from psycopg import Connection, Cursor
 from domain.messages import Event
 from domain.order import PaymentSetAside
 from infra.log import Change, Log
-from infra.postgres import connect, move_position, position_of
+from infra.positions import move_position, position_of
+from infra.postgres import connect
 from infra.pydantic_mapper import Recorded
 from infra.topics import topics
 from projections import engine

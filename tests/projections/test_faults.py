@@ -23,7 +23,8 @@ from psycopg import Connection
 
 from infra.append import Append, appended
 from infra.log import Change, Log
-from infra.postgres import PROJECTOR, WRITER, connect, position_of
+from infra.positions import position_of
+from infra.postgres import PROJECTOR, WRITER, connect
 from infra.recorder import LogRow
 from projections.engine import Projection, catch_up, stored
 from projections.orders import OrderRow

@@ -11,7 +11,8 @@ from psycopg import Connection
 
 from domain.messages import Event
 from infra.log import Change, Log
-from infra.postgres import connect, position_of
+from infra.positions import position_of
+from infra.postgres import connect
 from infra.pydantic_mapper import Recorded
 from projections import runner as running_module
 from projections.billing import BILLING

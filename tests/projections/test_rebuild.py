@@ -18,7 +18,8 @@ from psycopg.conninfo import conninfo_to_dict
 from benchmarks.history import history, write
 from domain.messages import Event
 from infra.log import Change, Log
-from infra.postgres import connect, position_of
+from infra.positions import position_of
+from infra.postgres import connect
 from infra.postgres_recorder import postgres_log
 from projections import rebuild as rebuild_module
 from projections.billing import BILLING

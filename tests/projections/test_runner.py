@@ -16,7 +16,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from domain.invoice_link import LinkIssued, LinkRevoked
 from domain.messages import Event
 from infra.log import Change, Log
-from infra.postgres import connect, only_one, position_of
+from infra.positions import position_of
+from infra.postgres import connect, only_one
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Recorded
 from infra.recorder import as_notifications

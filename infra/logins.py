@@ -1,0 +1,100 @@
+"""The program's login, which of itself may do nothing; and the refusal to work with one that may do too much."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from infra.postgres import (
+    AUDITOR,
+    LINE,
+    OWNER_SETTING,
+    PROJECTOR,
+    WRITER,
+    DatabaseUnavailable,
+    connect,
+    named,
+    whereabouts,
+)
+from infra.schema import MIGRATION_LOCK, scripts
+
+NEVER_SET = "POSTGRES_ENABLE_DB_FUNCTIONS"
+"""A setting of the eventsourcing library under which appends take no lock, and readers lose events."""
+
+
+def program_login(owner_url: str) -> str:
+    """An address for the program beside the owner's, with a login of its own and a new password; see `admit`."""
+    at = conninfo_to_dict(owner_url)
+    return f"postgresql://trunkline_service:{secrets.token_hex(24)}@{at['host']}:{at['port']}/{at['dbname']}"
+
+
+def admit(owner_url: str, database_url: str) -> None:
+    """Make the login that ``database_url`` names, with its password, and let it work as the program's roles.
+
+    Of itself it may do nothing: each connection takes on the role of what it is for.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached, its owner may not make logins, or ``database_url`` names
+            none.
+    """
+    with named(database_url):
+        login = conninfo_to_dict(database_url)
+    if not login.get("user"):
+        raise DatabaseUnavailable("TRUNKLINE_DATABASE_URL names no user: it says which login the program is to have.")
+    with named(owner_url, OWNER_SETTING), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        name, given = str(login["user"]), str(login.get("password", ""))
+        known = conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone()
+        # What is sent is the verifier, so that no log of the server's has the password.
+        verifier = conn.pgconn.encrypt_password(given.encode(), name.encode(), b"scram-sha-256").decode()
+        conn.execute(
+            sql.SQL("{} ROLE {} LOGIN NOINHERIT PASSWORD {}").format(
+                sql.SQL("ALTER" if known else "CREATE"), sql.Identifier(name), sql.Literal(verifier)
+            )
+        )
+        for role in (WRITER, PROJECTOR, AUDITOR):
+            conn.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(name)))
+
+
+def wary(database_url: str) -> None:
+    """See that the program can work there, and cannot do what nobody should.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached; or the program's login could change or delete what happened; or the
+            library's unsafe functions are switched on.
+    """
+    if os.environ.get(NEVER_SET):
+        raise DatabaseUnavailable(
+            f"{NEVER_SET} is set: with it appends take no lock, and readers lose events. Unset it, and start again."
+        )
+    with named(database_url), connect(database_url, WRITER) as conn:
+        known = {row["name"] for row in conn.execute("SELECT name FROM public.trunkline_migrations")}
+        if missing := scripts().keys() - known:
+            raise DatabaseUnavailable(
+                f"TRUNKLINE_DATABASE_URL ({whereabouts(database_url)}) lacks {', '.join(sorted(missing))}; set "
+                "TRUNKLINE_OWNER_URL, and run trunkline migrate."
+            )
+        found = conn.execute(_TOO_MUCH).fetchone()
+    if found and found["why"]:
+        raise DatabaseUnavailable(
+            f"TRUNKLINE_DATABASE_URL ({whereabouts(database_url)}) logs in as {found['login']}, who {found['why']}: "
+            "whoever runs the program could rewrite history. Give that address as TRUNKLINE_OWNER_URL, and as "
+            "TRUNKLINE_DATABASE_URL the same server with a login of its own; trunkline migrate makes it."
+        )
+
+
+_TOO_MUCH: LiteralString = """
+    SELECT session_user AS login,
+           CASE WHEN r.rolsuper THEN 'is a superuser'
+                WHEN r.rolreplication THEN 'may replicate'
+                WHEN pg_has_role(session_user, c.relowner, 'MEMBER') THEN 'owns the log'
+                WHEN has_table_privilege(session_user, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+                THEN 'may write to the log past its chain' END AS why
+      FROM pg_roles AS r, pg_class AS c
+     WHERE r.rolname = session_user AND c.oid = 'log.events'::regclass
+"""
