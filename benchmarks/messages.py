@@ -36,9 +36,10 @@ from handlers.commands import handle
 from handlers.contract.commands import REPLY_HEADER
 from handlers.contract.events import encoded
 from handlers.demo.prices import PRICES
-from handlers.desk import Actor, House, Role
-from handlers.house import Outside, house_of
+from handlers.desk import Actor, Role
+from handlers.house import House
 from handlers.messages import consumers
+from handlers.outside import Outside, house_of
 from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
 from handlers.start import settled
 from handlers.worker import Duties, working

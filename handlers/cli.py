@@ -26,9 +26,9 @@ from handlers.commands import COMMANDS, handle
 from handlers.console import AsJson, Data, console, print_json, say
 from handlers.demo.teller import StoryBroken
 from handlers.finding import app as finding
-from handlers.house import Outside, mailer_of, provider_of
 from handlers.keyring import local_senders, secrets_of, signer_of
 from handlers.opening import As, MalformedMessage, actor_of, house_over, opened_log
+from handlers.outside import Outside, mailer_of, provider_of
 from handlers.places import prepared, servers
 from handlers.projections import app as projections
 from handlers.purchase import order_summary

@@ -26,7 +26,8 @@ from handlers.contract.commands import (
     Refused,
     offered,
 )
-from handlers.desk import Actor, House, Role
+from handlers.desk import Actor, Role
+from handlers.house import House
 from infra.payments import Checkout, PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
 from infra.senders import SENDER_HEADER, SIGNATURE_HEADER, Sender, signed_by
 

@@ -21,9 +21,10 @@ from domain.messages import Command, Decider, Message, Refusal
 from domain.order import ExpireOrder
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.subscription import ActivatePackage
-from handlers.desk import Actor, Desk, House, NotPermitted, Role, again
+from handlers.desk import Actor, Desk, NotPermitted, Role, again
 from handlers.erasure import erase_billing_receiver
 from handlers.fulfilment import activate_package, fulfil_order, reverse_refunded_grant
+from handlers.house import House
 from handlers.invoicing import (
     credit_refund,
     invoice_fulfilled_order,

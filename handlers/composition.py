@@ -1,4 +1,4 @@
-"""A whole Trunkline, put together: log, HTTP application, read models, worker."""
+"""A Trunkline, or some of its parts, put together: log, HTTP application, read models, worker."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.contract.page import contract_pages
-from handlers.desk import House
-from handlers.house import Outside, house_of
-from handlers.http import application
+from handlers.house import House
+from handlers.http import application, bare_application, health_pages
 from handlers.keyring import Secrets
+from handlers.outside import Outside, house_of
 from handlers.places import Servers
 from handlers.signing import Signer
 from handlers.telemetry import metrics_pages
@@ -27,28 +27,34 @@ from infra.uvicorn_thread import listening, serving, url_of
 from projections.runner import Runner, running, statuses
 
 
-def duties_of(settings: Settings, *, relays: bool = True, works: bool = True, signer: Signer | None = None) -> Duties:
-    """What a worker is to do under these settings."""
-    return Duties(relays, works, settings.senders, settings.limits, signer)
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of a Trunkline a process has: the relay, what works on events and commands, the pages."""
+
+    relays: bool = True
+    works: bool = True
+    serves: bool = True
+
+
+WHOLE = Parts()
 
 
 @dataclass(frozen=True)
 class Running:
-    """A whole Trunkline at work, and the URL of its HTTP application."""
+    """A Trunkline at work, or some of its parts, and the URL of its HTTP application."""
 
     house: House
     url: str
     database_url: str
     runners: list[Runner]
-    worker: Worker
+    worker: Worker | None
 
     def health(self) -> dict[str, Any]:
-        """See `running_health`."""
-        return running_health(self.database_url, self.house.log, self.worker)
+        """Where the log, each projection and the relay stand, and whether everything in this process works."""
+        return _health(self.database_url, self.house.log, self.worker)
 
 
-def running_health(database_url: str, log: Log, worker: Worker | None) -> dict[str, Any]:
-    """Where the log, each projection and the relay stand, and whether everything in this process works."""
+def _health(database_url: str, log: Log, worker: Worker | None) -> dict[str, Any]:
     with connect(database_url) as conn:
         projections = statuses(conn)
         relayed = max(position_of(conn, RELAY), 0)
@@ -77,9 +83,16 @@ def running_health(database_url: str, log: Log, worker: Worker | None) -> dict[s
 
 @contextmanager
 def trunkline(
-    settings: Settings, servers: Servers, outside: Outside, secrets: Secrets, signer: Signer | None = None
+    settings: Settings,
+    servers: Servers,
+    outside: Outside,
+    secrets: Secrets,
+    signer: Signer | None = None,
+    parts: Parts = WHOLE,
 ) -> Iterator[Running]:
-    """Everything at work on given servers, until the context ends.
+    """Everything, or some parts, at work on given servers, until the context ends.
+
+    A process that does not serve has the pages of its health and its figures alone.
 
     Raises:
         DatabaseUnavailable, BrokerUnavailable, WrongSetting: names the setting.
@@ -90,12 +103,16 @@ def trunkline(
         listener = stack.enter_context(listening(settings.http_port))
         url = url_of(listener)
         house = house_of(settings, log, outside, secrets.link, url)
-        runners = stack.enter_context(running(servers.database_url, log))
-        duties = duties_of(settings, signer=signer)
-        worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties))
-        whole = Running(house, url, servers.database_url, runners, worker)
-        app = application(house, whole.health)
-        app.include_router(contract_pages())
-        app.include_router(metrics_pages(whole.health, servers.database_url))
+        runners = stack.enter_context(running(servers.database_url, log)) if parts.works else []
+        worker = None
+        if parts.relays or parts.works:
+            duties = Duties(parts.relays, parts.works, settings.senders, settings.limits, signer)
+            worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties))
+        at_work = Running(house, url, servers.database_url, runners, worker)
+        app = application(house) if parts.serves else bare_application()
+        if parts.serves:
+            app.include_router(contract_pages())
+        app.include_router(health_pages(at_work.health))
+        app.include_router(metrics_pages(at_work.health, servers.database_url))
         stack.enter_context(serving(app, listener))
-        yield whole
+        yield at_work

@@ -1,41 +1,20 @@
-"""What a handler works with: everything it leans on is handed in, so a whole purchase also runs in memory."""
+"""One request on its way through the handlers: who asks, and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 import tenacity
 
-from domain.invoice import Seller
 from domain.messages import Refusal
-from handlers.numbering import Numbering
-from infra.clock import Clock
-from infra.log import Log, VersionConflict
-from infra.payments import PaymentProvider
+from handlers.house import House
+from infra.log import VersionConflict
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import Received
-from infra.smtp import Mailer
 from infra.unit_of_work import UnitOfWork
-
-
-@dataclass(frozen=True)
-class House:
-    """The world around the handlers: log, clock, provider, mail, and the terms of the seller."""
-
-    log: Log
-    clock: Clock
-    provider: PaymentProvider
-    mailer: Mailer
-    seller: Seller
-    mail_from: str
-    public_url: str
-    link_secret: bytes
-    link_life: timedelta = timedelta(hours=24)
-    order_life: timedelta = timedelta(days=14)
-    numbering: Numbering = field(default_factory=Numbering)
 
 
 class Role(StrEnum):

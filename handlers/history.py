@@ -15,7 +15,7 @@ from domain.messages import Refusal, what_is_wrong
 from handlers.command_messages import FRESH_FOR, UnknownSender
 from handlers.contract.events import encoded
 from handlers.contract.history import END_HEADER, NEXT_HEADER, HistoryRequest
-from handlers.desk import House
+from handlers.house import House
 from infra.clock import SystemClock
 from infra.cloudevents import CONTENT_TYPE
 from infra.nats import HISTORY_SUBJECT, subject_of

@@ -1,51 +1,30 @@
-"""A house as the settings want it: who takes the money, who carries the mail, and its terms."""
+"""What a handler works with: everything it leans on is handed in, so a whole purchase also runs in memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
-from handlers.desk import House
+from domain.invoice import Seller
+from handlers.numbering import Numbering
 from infra.clock import Clock
 from infra.log import Log
 from infra.payments import PaymentProvider
-from infra.paypal import PayPal
-from infra.settings import Settings
-from infra.smtp import Mailer, SmtpMailer
+from infra.smtp import Mailer
 
 
 @dataclass(frozen=True)
-class Outside:
-    """What is handed in from outside the house."""
+class House:
+    """The world around the handlers: log, clock, provider, mail, and the terms of the seller."""
 
+    log: Log
     clock: Clock
     provider: PaymentProvider
     mailer: Mailer
-
-
-def provider_of(settings: Settings) -> PayPal:
-    """The payment provider that the settings name."""
-    secret = settings.paypal_secret.get_secret_value()
-    return PayPal(base_url=settings.paypal_url, client_id=settings.paypal_client_id, client_secret=secret)
-
-
-def mailer_of(settings: Settings) -> SmtpMailer:
-    """The mail server that the settings name."""
-    password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
-    return SmtpMailer(settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password)
-
-
-def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url: str) -> House:
-    """A house with the terms that the settings say."""
-    return House(
-        log=log,
-        clock=outside.clock,
-        provider=outside.provider,
-        mailer=outside.mailer,
-        seller=settings.seller,
-        mail_from=settings.mail_from,
-        public_url=settings.public_url or url,
-        link_secret=secret,
-        link_life=timedelta(hours=settings.link_hours),
-        order_life=timedelta(days=settings.order_days),
-    )
+    seller: Seller
+    mail_from: str
+    public_url: str
+    link_secret: bytes
+    link_life: timedelta = timedelta(hours=24)
+    order_life: timedelta = timedelta(days=14)
+    numbering: Numbering = field(default_factory=Numbering)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from domain.invoice_link import UnknownLink
 from domain.messages import Refusal
 from handlers.commands import handle
-from handlers.desk import SYSTEM, House
+from handlers.desk import SYSTEM
+from handlers.house import House
 from handlers.payment import UnknownPayment
 from handlers.requests import NotePayment, UseInvoiceLink
 from handlers.telemetry import Traced
@@ -52,9 +53,18 @@ def problem(status: int, code: str, detail: str) -> JSONResponse:
     return JSONResponse(body, status, media_type="application/problem+json", headers=SAFE_HEADERS)
 
 
-def application(house: House, health: Callable[[], dict[str, Any]]) -> FastAPI:
-    """The application over a house. ``health`` gives what `/health` reports; ``ok`` in it decides the status."""
+def bare_application() -> FastAPI:
+    """An application without a page, whose errors are told as RFC 9457 wants it."""
     app = FastAPI(title="Trunkline", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(Exception, _unexpected)
+    for kind, responder in RESPONDERS.items():
+        app.add_exception_handler(kind, responder)
+    return app
+
+
+def application(house: House) -> FastAPI:
+    """The application over a house: what customers open, and what the payment provider calls."""
+    app = bare_application()
     app.add_middleware(Traced)
 
     @app.api_route("/invoices/{token}", methods=["GET", "HEAD"])
@@ -89,16 +99,20 @@ def application(house: House, health: Callable[[], dict[str, Any]]) -> FastAPI:
             await run_in_threadpool(handle, hint, house, SYSTEM, correlation_id=new_correlation_id())
         return Response(status_code=204)
 
-    @app.get("/health")
+    return app
+
+
+def health_pages(health: Callable[[], dict[str, Any]]) -> APIRouter:
+    """``/health``: what ``health`` gives; ``ok`` in it decides the status."""
+    router = APIRouter()
+
+    @router.get("/health")
     def report_health() -> JSONResponse:
-        """Whether every part does its work."""
+        """Whether every part of this process does its work."""
         report = health()
         return JSONResponse(report, 200 if report["ok"] else 503)
 
-    app.add_exception_handler(Exception, _unexpected)
-    for kind, responder in RESPONDERS.items():
-        app.add_exception_handler(kind, responder)
-    return app
+    return router
 
 
 def _refused(_request: Request, error: Exception) -> Response:

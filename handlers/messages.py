@@ -27,8 +27,9 @@ from domain.messages import Event
 from handlers.command_messages import Answer, Incoming, Unanswerable, account_named, deal_with
 from handlers.commands import handle
 from handlers.contract.history import END_HEADER
-from handlers.desk import SYSTEM, House
+from handlers.desk import SYSTEM
 from handlers.history import SENTENCE_HEADER, Part, told
+from handlers.house import House
 from handlers.reactions import MAILS, REACTIONS, Reaction
 from infra import tracing
 from infra.cloudevents import CloudEvent

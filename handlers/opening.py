@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 from domain.messages import Refusal
-from handlers.desk import Actor, House, Role
-from handlers.house import Outside, house_of, mailer_of, provider_of
+from handlers.desk import Actor, Role
+from handlers.house import House
 from handlers.keyring import link_secret, master_key
+from handlers.outside import Outside, house_of, mailer_of, provider_of
 from handlers.places import database
 from infra.clock import SystemClock
 from infra.log import Log

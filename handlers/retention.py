@@ -10,7 +10,8 @@ from psycopg import Connection
 
 from domain.invoice import INVOICE, DeleteDocument, let_go_before
 from handlers.commands import SELLERS
-from handlers.desk import Actor, Desk, House, NotPermitted, again
+from handlers.desk import Actor, Desk, NotPermitted, again
+from handlers.house import House
 from infra.documents import delete
 from projections.billing import count_kept, kept
 

@@ -18,7 +18,8 @@ from domain.messages import Refusal
 from domain.order import ExpireOrder
 from handlers.commands import handle
 from handlers.contract.events import encoded
-from handlers.desk import SYSTEM, House
+from handlers.desk import SYSTEM
+from handlers.house import House
 from handlers.messages import REACTIONS_AT_ONCE, Commands, Precedence, See, consumers, reacting, telling_history
 from handlers.reactions import NUMBERED, REACTIONS
 from handlers.signing import Busy, CannotSign, Signer, sign

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from handlers.composition import Running, trunkline
 from handlers.demo.prices import BEGIN
-from handlers.house import Outside
 from handlers.keyring import secrets_of, signer_of
+from handlers.outside import Outside
 from handlers.places import servers
 from infra.clock import ShiftedClock
 from infra.embedded_postgres import temporary_directory

@@ -20,11 +20,13 @@ from domain.order import Method
 from domain.quote import Selection
 from handlers.commands import Outcome, handle
 from handlers.composition import Running, trunkline
-from handlers.desk import Actor, House
-from handlers.house import Outside
+from handlers.desk import Actor
+from handlers.house import House
 from handlers.keyring import Secrets
+from handlers.outside import Outside
 from handlers.places import Servers
 from handlers.requests import CheckOut, CompleteCheckout, OrderExpansion
+from handlers.worker import Worker
 from infra.mail_catcher import Catcher, mail_catcher
 from infra.payment_simulator import GOOD_CARD, SimulatorEndpoint, running_simulator
 from infra.payments import Capture, Checkout
@@ -121,6 +123,11 @@ class AtWork:
     @property
     def url(self) -> str:
         return self.running.url
+
+    @property
+    def worker(self) -> Worker:
+        assert self.running.worker
+        return self.running.worker
 
     def ask(self, message: Message, actor: Actor | None = None) -> Outcome:
         """Ask as somebody who may."""

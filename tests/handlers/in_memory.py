@@ -24,7 +24,8 @@ from domain.order import Method
 from domain.quote import Selection
 from handlers.commands import COMMANDS, Outcome, handle
 from handlers.contract.events import encoded
-from handlers.desk import SYSTEM, Actor, House, Role
+from handlers.desk import SYSTEM, Actor, Role
+from handlers.house import House
 from handlers.invoicing import invoice_id_of
 from handlers.messages import follow
 from handlers.numbering import Numbering

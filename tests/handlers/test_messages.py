@@ -19,7 +19,7 @@ from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.invoice_series import InvoiceNumberAssigned
 from domain.order import ExpansionRequested, Method, OrderFulfilled, OrderPlaced, PaymentCaptured
 from handlers.contract.events import encoded
-from handlers.desk import House
+from handlers.house import House
 from handlers.messages import consumers
 from handlers.reactions import Reaction
 from handlers.worker import working
@@ -271,7 +271,7 @@ def test_while_the_mail_server_fails_the_mail_waits_and_orders_go_on(trunkline: 
     trunkline.until(InvoiceIssued, first)
     second = trunkline.buy()
     trunkline.until(InvoiceIssued, second)
-    mail_invoice = Broker(trunkline.running.worker._nats_url)
+    mail_invoice = Broker(trunkline.worker._nats_url)
     eventually(lambda: mail_invoice.consumer("mail_invoice").num_redelivered, "a second attempt")
     assert trunkline.all(InvoiceEmailed) == []
 

@@ -42,7 +42,8 @@ from domain.payment_reference import PaymentReferenceClaimed
 from domain.quote import Term
 from domain.subscription import SUBSCRIPTION, CapacityExpanded
 from handlers.commands import handle
-from handlers.desk import SYSTEM, House
+from handlers.desk import SYSTEM
+from handlers.house import House
 from handlers.invoicing import credit_note_id_of
 from handlers.messages import UnknownPosition, follow
 from handlers.reactions import REACTIONS

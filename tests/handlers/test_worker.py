@@ -185,7 +185,7 @@ def test_while_its_database_is_away_health_fails_and_says_so_and_later_everythin
         cut_all_lines(owner, name)
         answer = httpx.get(f"{trunkline.url}/health", trust_env=False)
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:trunkline:problem:unavailable")
-        eventually(lambda: trunkline.running.worker.failing, "a worker that says so")
+        eventually(lambda: trunkline.worker.failing, "a worker that says so")
         owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
 
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
