@@ -2,6 +2,7 @@
 """Recompute the log's chain from what psql copies out: nothing but Python's standard library, and none of Trunkline.
 
 Usage:
+    export PGOPTIONS="-c role=trunkline_auditor"
     psql "$AUDITOR_URL" -c "COPY (SELECT position, stream, version, topic, state, recorded_at, account_id, event_id,
         correlation_id, causation_id, actor, hash FROM log.events ORDER BY position) TO STDOUT (FORMAT BINARY)" \
         | python3 docs/recompute_chain.py
@@ -41,4 +42,7 @@ def main(copied: BinaryIO) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(sys.stdin.buffer) + "\n")
+    try:
+        sys.stdout.write(main(sys.stdin.buffer) + "\n")
+    except struct.error:
+        sys.exit("This is no binary COPY of the log, or it was cut off.")

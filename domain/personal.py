@@ -15,10 +15,6 @@ ERASED: Final = "[erased]"
 """What stands where a text of an erased person stood."""
 
 
-SEALED: Final = "[sealed]"
-"""What stands there for whoever may not see it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Personal:
     """Marks a field of an event as personal: ``contact: Annotated[BillingContact, Personal(ERASED_CONTACT)]``.

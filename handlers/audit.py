@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import datetime
 from heapq import merge
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +22,8 @@ from pydantic_core import from_json, to_json
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.console import AsJson, Data, bar, console, print_json, say
-from handlers.explained import Step, aggregate, explanation
+from handlers.console import AsJson, Data, bar, draw, print_json, read_no_more, say
+from handlers.explained import Step, aggregate, explanation, name_of
 from handlers.exporting import Export, export_of
 from handlers.keyring import SIGNING_KEY, checkpoint_file, signer_of
 from handlers.places import Servers, database, database_and_broker
@@ -49,6 +49,7 @@ LINES = 500
 """How many events make a table: a longer answer is several, so that it can be of any length."""
 
 WAIT_S = 10.0
+DIGITS = 19
 INTERRUPTED = 130
 audit = typer.Typer(
     add_completion=False, no_args_is_help=True, help="What happened, why, and that nobody has touched it."
@@ -103,10 +104,10 @@ def verify(
         signed.append(_published(given, data))
     if not keys and (signed or from_checkpoint):
         raise WrongSetting("Give --key PUBLIC.pem, the public half of the key that signed the checkpoints.")
-    verification = _Verification(keys, merge(*signed, key=lambda one: one.position), kept)
+    verification = _Verification(keys, _each_once(merge(*signed, key=lambda one: one.position)), kept)
     with database(given, data) as database_url, auditing(database_url) as auditor:
-        begin = verification.resumed(auditor) if from_checkpoint else Walk()
         try:
+            begin = verification.resumed(auditor) if from_checkpoint else Walk()
             walk = verification.run(auditor, begin)
         except KeyboardInterrupt:
             sys.stderr.write(f"{verification.interrupted()}\n")
@@ -147,13 +148,16 @@ class _Verification:
             if checkpoint.trees and checkpoint.trees.log_root != tree.root().hex():
                 raise NotProven("the tree is not the checkpoint's")  # noqa: TRY301 - one of the ways to be none
         except (ForgedCheckpoint, NotProven) as error:
-            raise NoCheckpoint(f"{self._kept} holds no verification to go on from: {error}.") from None
+            why = str(error).rstrip(".")
+            raise NoCheckpoint(f"{self._kept} holds no verification to go on from: {why}.") from None
         found = auditor.hash_at(checkpoint.position)
-        if found is None or found.hex() != checkpoint.hash:
+        signed = f"the signed checkpoint of {checkpoint.time:%Y-%m-%d %H:%M:%S}"
+        if found is None:
+            missing = min(auditor.end().last + 1, checkpoint.position)
+            raise ChainBroken(missing, f"its row is missing; {signed} says that the log came to {checkpoint.position}")
+        if found.hex() != checkpoint.hash:
             raise ChainBroken(
-                checkpoint.position,
-                f"the signed checkpoint of {checkpoint.time:%Y-%m-%d %H:%M:%S}, from where this was to go on, has "
-                f"another hash of it than its row",
+                checkpoint.position, f"{signed}, from where this was to go on, has another hash of it than its row"
             )
         self._passed, self.begun = passed, checkpoint.position
         return Walk(checkpoint.position, found, tree)
@@ -201,10 +205,10 @@ class _Verification:
         """The result, for people."""
         if not walk.position:
             return "The log is empty."
-        begin = f", positions {self.begun + 1:,} to {walk.position:,}" if self.begun else ""
-        whole = (
-            f"The log is as it was recorded: {walk.position - self.begun:,} events{begin}, to hash {walk.hash.hex()}."
-        )
+        count = walk.position - self.begun
+        begin = f", positions {self.begun + 1:,} to {walk.position:,}" if self.begun and count else ""
+        events = f"{count:,} events{begin}" if count else f"no event since position {self.begun:,}"
+        whole = f"The log is as it was recorded: {events}, to hash {walk.hash.hex()}."
         if self._passed is None:
             return f"{whole}\nNo signed checkpoint was checked, so a tail that was cut off or written anew goes unseen."
         last = self._passed.checkpoint
@@ -214,6 +218,12 @@ class _Verification:
         if last.position < walk.position:
             vouched += " What follows it is vouched for by the chain alone."
         return f"{whole}\n{vouched}"
+
+
+def _each_once(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+    """Checkpoints in the order of positions, without those that stand in the file and on the broker."""
+    for _, at_one_position in groupby(checkpoints, key=lambda one: one.position):
+        yield from {one.signature: one for one in at_one_position}.values()
 
 
 def _keys(given: Settings, data: Path | None, paths: list[Path] | None) -> list[PublicKey]:
@@ -285,14 +295,18 @@ def public_key(file: Annotated[Path | None, typer.Argument()] = None, data: Data
 
 
 def _write(file: Path, text: Iterable[bytes]) -> None:
-    """Write a file: all of it, or nothing."""
-    beside = file.parent / f"{file.name}.{os.getpid()}"
+    """Write a file: all of it, or nothing; where it is a device or a pipe, into it."""
     try:
+        target = file.resolve()
+        if target.exists() and not target.is_file():
+            with target.open("wb") as out:
+                out.writelines(text)
+            return
+        beside = target.parent / f"{target.name}.{os.getpid()}"
         try:
             with beside.open("wb") as out:
-                for piece in text:
-                    out.write(piece)
-            beside.replace(file)
+                out.writelines(text)
+            beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
@@ -345,7 +359,7 @@ def _until_nobody_reads() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        read_no_more()
         raise typer.Exit(0) from None
 
 
@@ -361,8 +375,14 @@ def _print_lines(found: Iterator[dict[str, Any]]) -> None:
 
 
 def _print_tables(found: Iterator[dict[str, Any]]) -> None:
+    if (first := next(found, None)) is None:
+        say("No event is like that.")
+        return
+    found = chain([first], found)
     while rows := list(islice(found, LINES)):
-        drawn = Table("position", "recorded at", "stream", "version", "event", "account", "actor")
+        drawn = Table()
+        for column in ("position", "recorded at", "stream", "version", "event", "account", "actor"):
+            drawn.add_column(column, overflow="fold", no_wrap=column in ("position", "recorded at", "version"))
         for row in rows:
             drawn.add_row(
                 f"{row['position']}",
@@ -373,7 +393,7 @@ def _print_tables(found: Iterator[dict[str, Any]]) -> None:
                 row["account_id"] or "",
                 row["actor"],
             )
-        console().print(drawn)
+        draw(drawn)
 
 
 def _known(auditor: Auditor, kind: str, value: str) -> None:
@@ -383,7 +403,7 @@ def _known(auditor: Auditor, kind: str, value: str) -> None:
 
 def _topics(auditor: Auditor, name: str) -> list[str]:
     """The topics of an event's name, of any version; or a topic itself."""
-    found = [topic for topic in (*topics(), *UPCASTS) if name in (topic, topic.split(".")[1])]
+    found = [topic for topic in (*topics(), *UPCASTS) if name in (topic, name_of(topic))]
     if not found and auditor.knows(Wanted(topics=[name])):
         return [name]  # the library's, or one of a later time
     if not found:
@@ -392,7 +412,7 @@ def _topics(auditor: Auditor, name: str) -> list[str]:
 
 
 def _number(text: str, what: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 2**62:
+    if not text.isascii() or not text.isdecimal() or len(text) > DIGITS or not 0 < int(text) < 2**62:
         raise UnknownPosition(f"{text} is not {what}; write a whole number from 1.")
     return int(text)
 
@@ -446,7 +466,7 @@ def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = F
         drawn.add_row(field, value if isinstance(value, str) else to_json(value, indent=1).decode())
     where = f"{stream} version {found.version}, position {found.position}, {found.recorded_at:%Y-%m-%d %H:%M:%S}"
     say(where)
-    console().print(drawn)
+    draw(drawn)
 
 
 def _in_order(state: Any) -> dict[str, Any]:  # noqa: ANN401 - of any aggregate
@@ -476,7 +496,7 @@ def explain(
         print_json([asdict(step) for step in steps])
         return
     for package_id in dict.fromkeys(step.package_id for step in steps):
-        console().print(_explained(service, package_id, [step for step in steps if step.package_id == package_id]))
+        draw(_explained(service, package_id, [step for step in steps if step.package_id == package_id]))
 
 
 def _explained(service: str, package_id: str, steps: list[Step]) -> Table:
@@ -486,14 +506,14 @@ def _explained(service: str, package_id: str, steps: list[Step]) -> Table:
         title_justify="left",
     )
     for column in ("position", "recorded at", "event", "actor", "cause"):
-        drawn.add_column(column, overflow="fold", no_wrap=column in ("recorded at", "event"))
+        drawn.add_column(column, overflow="fold", no_wrap=column in ("position", "recorded at"))
     for column in ("total", "", "allocated", ""):
-        drawn.add_column(column, justify="right")
+        drawn.add_column(column, justify="right", no_wrap=True)
     for step in steps:
         drawn.add_row(
             f"{step.position}",
             f"{step.recorded_at:%Y-%m-%d %H:%M:%S}",
-            step.topic.split(".")[1],
+            name_of(step.topic),
             step.actor,
             step.cause or "",
             _change(step.total_change),
@@ -543,7 +563,13 @@ def verify_export(file: Path, key: Keys = None, as_json: AsJson = False) -> None
         text = file.read_bytes()
     except OSError as error:
         raise NotProven(f"{file} cannot be read: {error.strerror}.") from error
-    proven = verified(text, keys, str(file))
+    try:
+        proven = verified(text, keys, str(file))
+    except (NotProven, WrongKey) as error:
+        if not as_json:
+            raise
+        print_json({"ok": False, "reason": str(error)})
+        raise typer.Exit(1) from None
     at = proven.checkpoint
     if as_json:
         print_json(

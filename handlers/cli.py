@@ -23,7 +23,7 @@ from domain.quote import Quote, Selection
 from handlers import dead_letters, privacy, relay
 from handlers.audit import AUDIT_SAYS, audit
 from handlers.commands import COMMANDS, handle
-from handlers.console import AsJson, Data, console, print_json, say
+from handlers.console import AsJson, Data, console, draw, print_json, say
 from handlers.demo.teller import StoryBroken
 from handlers.finding import app as finding
 from handlers.keyring import local_senders, secrets_of, signer_of
@@ -166,7 +166,7 @@ def quote(account: str, package: str, selections: list[str], data: Data = None, 
     if as_json:
         print_json(summary)
     else:
-        console().print(summary_table(summary))
+        draw(summary_table(summary))
 
 
 @app.command()
@@ -183,7 +183,7 @@ def order(
     if as_json:
         print_json({"order_id": order_id, "quote": summary})
     else:
-        console().print(summary_table(summary))
+        draw(summary_table(summary))
         say(order_id)
 
 
@@ -220,7 +220,7 @@ def show(
     if as_json:
         print_json(answer)
     else:
-        console().print(table(VIEWS[name].columns, answer))
+        draw(table(VIEWS[name].columns, answer))
 
 
 @app.command()
@@ -292,6 +292,9 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")  # a terminal without our characters gets question marks, no traceback
     try:
         app()
+    except UnicodeEncodeError as error:
+        sys.stderr.write(f"{error.object[:100]!a} is no text in UTF-8.\n")
+        sys.exit(1)
     except SAID as said:
         sys.stderr.write(f"{' '.join(str(said).split())}\n")
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import typer
 from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 PIPE_WIDTH = 120
 Data = Annotated[
@@ -21,16 +23,29 @@ Data = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """The library would end the program, with 1."""
+        read_no_more()
+
+
 def console(*, quiet: bool = False) -> Console:
     """Where people read: as wide as their terminal, or as a page where it is none."""
     # What is shown may hold brackets and colons that people wrote: they are no markup.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(quiet=quiet, width=width, markup=False, emoji=False, highlight=False)
+    return _Output(quiet=quiet, width=width, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str) -> None:
     """Print a sentence; only a terminal breaks it, so that nothing which is copied out of it is cut."""
-    console().print(text, soft_wrap=True)
+    with _though_nobody_reads():
+        console().print(text, soft_wrap=True)
+
+
+def draw(table: Table) -> None:
+    """Print a table."""
+    with _though_nobody_reads():
+        console().print(table)
 
 
 @contextmanager
@@ -45,4 +60,20 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def print_json(value: object) -> None:
     """Print a value as JSON."""
-    sys.stdout.write(to_json(value, indent=2).decode() + "\n")
+    with _though_nobody_reads():
+        sys.stdout.write(to_json(value, indent=2).decode() + "\n")
+
+
+@contextmanager
+def _though_nobody_reads() -> Iterator[None]:
+    """Who pipes into ``head`` has read enough at some point: what comes of the command is the same."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        read_no_more()
+
+
+def read_no_more() -> None:
+    """Let what is printed from now on go nowhere; or the interpreter complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ import typer
 from nats.js import JetStreamContext
 from rich.table import Table
 
-from handlers.console import AsJson, console, print_json, say
+from handlers.console import AsJson, draw, print_json, say
 from handlers.places import broker_url
 from infra.dead_letters import DELIVERIES, STORED_AT, SUBJECT, Letter, drop, letter, letters, replay
 from infra.nats import connected, provision
@@ -50,7 +50,7 @@ def list_letters(
         why = (each.dropped or "") if dropped else each.error
         subject = each.headers.get(SUBJECT, "")
         table.add_row(str(each.number), since, each.consumer, subject, str(len(each.body)), why)
-    console().print(table)
+    draw(table)
 
 
 @app.command()

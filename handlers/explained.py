@@ -22,6 +22,8 @@ from domain.price_list import PRICE_LIST
 from domain.subscription import SUBSCRIPTION
 from infra.postgres_auditor import Auditor, Wanted, log_row
 from infra.pydantic_mapper import PydanticMapper
+from infra.topics import topics
+from infra.upcasts import topic_today
 from projections.engine import PartitionKey, Rows
 from projections.entitlements import ENTITLEMENTS, Entitlement, EntitlementRow, entitlements
 
@@ -40,6 +42,7 @@ DECIDERS: dict[str, Decider[Any, Any, Any]] = {
     )
 }
 READ = ENTITLEMENTS.topics
+CATEGORIES = {topic.partition(".")[0] for topic in READ}
 
 
 class NothingThere(Refusal):
@@ -138,8 +141,9 @@ def _steps(
     places: dict[str, str] = {}
     mapper = PydanticMapper(None)
     for row in auditor.events(Wanted(account=account, to_position=upto)):
-        places[str(row["event_id"])] = f"{row['topic'].split('.')[1]} at {row['position']}"
-        if row["topic"] not in READ:
+        places[str(row["event_id"])] = f"{name_of(row['topic'])} at {row['position']}"
+        known = topic_today(row["topic"]) in topics()
+        if row["topic"] not in READ and (known or row["stream"].partition("-")[0] not in CATEGORIES):
             continue
         recorded = mapper.recorded(log_row(row))
         package = ENTITLEMENTS.partition(recorded)
@@ -148,6 +152,12 @@ def _steps(
         ENTITLEMENTS.fold(rows, recorded)
         after = _figures(rows)
         yield _step(row, places, before, after.get(service)), set(after), package
+
+
+def name_of(topic: str) -> str:
+    """The name of an event, as in ``order.PaymentCaptured.v1``; a topic of another form by itself."""
+    _, _, name = topic.partition(".")
+    return name.partition(".")[0] or topic
 
 
 def _figures(rows: Rows) -> dict[str, Entitlement]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from psycopg import Connection
 
-from handlers.console import AsJson, Data, console, print_json, say
+from handlers.console import AsJson, Data, draw, print_json, say
 from handlers.places import database
 from handlers.views import VIEWS, table
 from infra.clock import SystemClock
@@ -152,4 +152,4 @@ def _print_page(page: Page[Any], columns: Sequence[str], as_json: bool) -> None:
 
 
 def _print_table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    console().print(table(columns, lines))
+    draw(table(columns, lines))

@@ -104,7 +104,7 @@ def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
 
 @contextmanager
 def database(settings: Settings, directory: Path | None) -> Iterator[str]:
-    """The address of a migrated database: the settings', or that of the servers whose data are in ``directory``.
+    """The address of the database: the settings', or that of the servers whose data are in ``directory``; migrated.
 
     Raises:
         WrongSetting: neither is given, or both.
@@ -113,7 +113,7 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
     with ExitStack() as stack:
         if settings.database_url:
             _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
-            database_url = prepared(settings)
+            database_url = settings.database_url
         else:
             running = _running_in(data := _with_data(directory))
             database_url = running.database_url if running else stack.enter_context(_embedded(data))[1]
@@ -132,7 +132,7 @@ def owner_and_login(settings: Settings, directory: Path | None) -> Iterator[tupl
         _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
         if not settings.owner_url:
             raise WrongSetting("TRUNKLINE_OWNER_URL is missing: no other login may do this.")
-        yield settings.owner_url, prepared(settings)
+        yield settings.owner_url, settings.database_url
         return
     data = _with_data(directory)
     if _running_in(data):
@@ -153,7 +153,7 @@ def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[
             _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
             if not settings.nats_url:
                 raise WrongSetting("TRUNKLINE_NATS_URL is missing: signed checkpoints are published there.")
-            places = Servers(prepared(settings), settings.nats_url)
+            places = Servers(settings.database_url, settings.nats_url)
         else:
             data = _with_data(directory)
             places = _running_in(data) or stack.enter_context(servers(settings, data))

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.console import AsJson, Data, console, print_json, say
+from handlers.console import AsJson, Data, draw, print_json, say
 from handlers.opening import As, actor_of, opened_log
 from infra.postgres import connect
 from projections.engine import Projection
@@ -53,7 +53,7 @@ def list_all(data: Data = None, as_json: AsJson = False) -> None:
             _state(status),
             f"{len(status.skipped):,}",
         )
-    console().print(table)
+    draw(table)
     _print_skipped([skipped for status in found for skipped in status.skipped])
 
 

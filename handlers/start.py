@@ -6,7 +6,9 @@ It rests while the program is loaded, which is a fifth of that time.
 from __future__ import annotations
 
 import gc
+import sys
 
+INTERRUPTED = 130
 COLLECT_AFTER = 20_000
 """So many objects more than before; Python's own number is 700. A replay takes a tenth less of time."""
 
@@ -14,8 +16,10 @@ COLLECT_AFTER = 20_000
 def start() -> None:
     """Load the command line, and run it."""
     gc.disable()
-    from handlers.cli import main  # noqa: PLC0415 - not before that
-
+    try:
+        from handlers.cli import main  # noqa: PLC0415 - not before that
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     settled()
     gc.enable()
     main()

@@ -14,6 +14,7 @@ numbers are packed as in `infra.chain.canonical`.
 
 from __future__ import annotations
 
+import json
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -210,8 +211,11 @@ def verified(text: bytes, keys: Collection[PublicKey], where: str) -> Proven:
     """
     try:
         bundle = Bundle.model_validate_json(text)
+        json.loads(text, object_pairs_hook=_each_name_once)
     except ValidationError as error:
         raise NotProven(f"{where} is no export of an account: {what_is_wrong(error)}.") from None
+    except _NameTwice as twice:
+        raise NotProven(f"{where} says {twice} twice in one place; readers would differ in which they take.") from None
     try:
         bundle.checkpoint.check(keys)
     except ForgedCheckpoint as forged:
@@ -232,6 +236,16 @@ def verified(text: bytes, keys: Collection[PublicKey], where: str) -> Proven:
         counted[event.stream] += 1
     _complete(bundle, counted)
     return Proven(bundle.account, len(bundle.events), bundle.streams, bundle.checkpoint)
+
+
+class _NameTwice(Exception):
+    """An object of JSON has two fields of one name (RFC 8259, section 4: what a reader makes of it is not said)."""
+
+
+def _each_name_once(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise _NameTwice(next(name for name in names if names.count(name) > 1))
 
 
 def _streams(bundle: Bundle, trees: Trees) -> None:

@@ -158,7 +158,7 @@ class LogSource(Protocol):
     """Where the rows come from."""
 
     def doubled(self) -> int | None:
-        """The first position that repeats a position, or a version of a stream; none where nothing does."""
+        """The first position that repeats a position, or a version of a stream; 0 where a row has no position."""
 
     def end(self) -> End:
         """Where the log ends now."""
@@ -204,10 +204,13 @@ class Verifier:
             WrongKey: a checkpoint was signed by another key.
         """
         walk = self.walk = self.walk or Walk()
-        begin = self._good = walk.position
+        begin = self._good = self._begun = walk.position
+        self._accounts: tuple[int, int, bytes] | None = None
         self._ahead = (one for one in self.checkpoints if one.position > begin)
         self._next = next(self._ahead, None)
         doubled = self.log.doubled()
+        if doubled == 0:
+            raise ChainBroken(walk.position + 1, "a row stands in the log that has no position")
         while True:
             end = self.log.end()
             for page in self.log.pages(walk.position, end.last):
@@ -254,8 +257,14 @@ class Verifier:
         if trees is None:
             return
         if trees.log_root != walk.tree.root().hex():
-            raise ChainBroken(walk.position, f"{signed} has another root of the tree over the log")
-        accounts, root = self.log.accounts_root(walk.position)
+            raise ChainBroken(
+                walk.position,
+                f"{signed} has another root of the tree over the log"
+                + (", or what this went on from was altered; verify from the beginning" if self._begun else ""),
+            )
+        if self._accounts is None or self._accounts[0] != walk.position:  # it sorts all of the log
+            self._accounts = (walk.position, *self.log.accounts_root(walk.position))
+        _, accounts, root = self._accounts
         if trees != Trees(log_root=trees.log_root, accounts=accounts, accounts_root=root.hex()):
             raise ChainBroken(walk.position, f"{signed} has another root of the tree over the accounts")
 

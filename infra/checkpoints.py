@@ -152,8 +152,11 @@ class Passed(Record):
             OSError: the file cannot be written.
         """
         beside = path.parent / f"{path.name}.{os.getpid()}"
-        beside.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
-        beside.replace(path)
+        try:
+            beside.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def checkpoint_of(line: bytes, where: str) -> Checkpoint:

@@ -52,13 +52,17 @@ _UNIQUE: LiteralString = """
           JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum) AS c ON true
      WHERE i.indrelid = 'log.events'::regclass AND i.indisunique AND i.indisvalid AND i.indisready
        AND i.indpred IS NULL AND i.indexprs IS NULL AND c.columns IN (ARRAY['position'], ARRAY['stream', 'version'])
+       AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = i.indrelid)
+       AND NOT EXISTS (SELECT FROM pg_attribute AS a
+                        WHERE a.attrelid = i.indrelid AND a.attname IN ('position', 'stream', 'version')
+                          AND NOT a.attnotnull)
 """
 _DOUBLED: LiteralString = """
-    SELECT min(position) AS position
+    SELECT min(coalesce(position, 0)) AS position
       FROM (SELECT position, row_number() OVER (PARTITION BY position) AS at_position,
                    row_number() OVER (PARTITION BY stream, version ORDER BY position) AS at_version
               FROM log.events) AS numbered
-     WHERE at_position > 1 OR at_version > 1
+     WHERE at_position > 1 OR at_version > 1 OR position IS NULL
 """
 _SHARES: LiteralString = """
     WITH upto AS MATERIALIZED (SELECT account_id, stream, version FROM log.events WHERE position <= %(upto)s),
@@ -141,7 +145,7 @@ class Auditor:
     # --- what the chain is verified by
 
     def doubled(self) -> int | None:
-        """The first position that repeats a position or a version; looked for where the indexes do not forbid it."""
+        """See `infra.chain.LogSource`; looked for where the indexes, or another table's rows, do not forbid it."""
         if self._one(_UNIQUE)["unique"]:
             return None
         found: int | None = self._one(_DOUBLED)["position"]

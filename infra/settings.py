@@ -63,6 +63,15 @@ def _master_key(text: SecretStr) -> SecretStr:
     return text
 
 
+def _file(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("it names no file")
+    return path
+
+
+File = Annotated[Path, AfterValidator(_file)]
+
+
 class Settings(BaseSettings):
     """Every setting. Servers whose address is not given are started, embedded, where the command supports it."""
 
@@ -94,8 +103,8 @@ class Settings(BaseSettings):
     master_key: Annotated[SecretStr, AfterValidator(_master_key)] | None = Field(
         None, description="base64 of 32 bytes: wraps the keys of personal data; of several, the first wraps, each opens"
     )
-    signing_key: Path | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
-    checkpoint_file: Path | None = Field(None, description="the file that signed checkpoints are added to")
+    signing_key: File | None = Field(None, description="the Ed25519 key that signs checkpoints of the log, a PEM file")
+    checkpoint_file: File | None = Field(None, description="the file that signed checkpoints are added to")
     link_hours: Annotated[int, Field(ge=1, le=720)] = Field(24, description="how long an invoice link lives")
     document_years: Annotated[int, Field(ge=1, le=100)] = Field(
         10, description="for how many years after that of its issue a document is kept, as the law wants it"

@@ -40,6 +40,7 @@ from infra.nats import CHECKPOINT_SUBJECT, CHECKPOINTS, Limits, provision_checkp
 from infra.postgres_auditor import Auditor
 from infra.postgres_recorder import postgres_log
 from infra.pydantic_mapper import Cause, Recorded
+from infra.recorder import as_notifications
 from infra.settings import WrongSetting, settings
 from tests.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.domain.examples import NOW, activated, opened, wonka_added, wonka_default
@@ -187,7 +188,7 @@ def test_checkpoints_of_the_file_and_of_the_broker_are_checked(
 
     status, output, errors = run_at(database_url, "verify", "--published")
     assert (status, errors) == (0, "")
-    assert "4 signed checkpoints agree; the last is at position 2" in output
+    assert "2 signed checkpoints agree; the last is at position 2" in output
     assert "What follows it is vouched for by the chain alone" in output
 
     assert signing.file
@@ -235,6 +236,8 @@ def test_a_verification_goes_on_from_the_last_checkpoint_that_it_passed(
     assert "1 events, positions 3 to 3" in output
     assert "1 signed checkpoint agrees; the last is at position 3" in output
 
+    said = run_at(database_url, "verify", "--from-checkpoint")[1]
+    assert said.startswith("The log is as it was recorded: no event since position 3, to hash ")
     found = json.loads(run_at(database_url, "verify", "--from-checkpoint", "--json")[1])
     assert (found["from_position"], found["to_position"], found["checkpoints"]) == (4, 3, 0)
     whole = json.loads(run_at(database_url, "verify", "--json")[1])
@@ -255,6 +258,7 @@ def test_what_a_verification_goes_on_from_is_checked_itself(
     assert "was not signed as it stands" in run_at(database_url, *again)[2]
     state.write_text(json.dumps({**kept, "peaks": kept["peaks"][:1]}))
     assert "A tree of 3 entries has 2 peaks, and not 1" in run_at(database_url, *again)[2]
+    assert not run_at(database_url, *again)[2].rstrip("\n").endswith("..")
     state.write_text("golden ticket")
     assert "holds no verification to go on from" in run_at(database_url, *again)[2]
 
@@ -262,8 +266,10 @@ def test_what_a_verification_goes_on_from_is_checked_itself(
     tamper(owner_url, "UPDATE log.events SET hash = sha256('forged') WHERE position = 3")
     status, _, errors = run_at(database_url, *again)
     assert (status, "Position 3 is the first that is wrong" in errors) == (1, True)
-    tamper(owner_url, "DELETE FROM log.events WHERE position = 3")
-    assert "Position 3 is the first that is wrong" in run_at(database_url, *again)[2]
+    tamper(owner_url, "DELETE FROM log.events WHERE position >= 2")
+    missing = json.loads(run_at(database_url, *again, "--json")[1])
+    assert (missing["ok"], missing["position"]) == (False, 2)
+    assert missing["reason"].startswith("its row is missing; the signed checkpoint of")
 
 
 def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
@@ -626,8 +632,28 @@ def test_an_export_proves_itself_where_there_is_neither_database_nor_network(
     assert full.trees
     assert on(nats_url, published_checkpoints) == [full]
     assert "1 signed checkpoint agrees" in run_at(history[0], "verify")[1]
-    file.write_text(file.read_text().replace("acme", "acne"))
+    text = file.read_text()
+    file.write_text(text.replace("{", '{"events": [], ', 1))
+    twice = run_at(history[0], "verify-export", str(file), "--key", str(key))
+    assert twice == (1, "", f"{file} says events twice in one place; readers would differ in which they take.\n")
+    file.write_text(text.replace("acme", "acne"))
     assert run_at(history[0], "verify-export", str(file), "--key", str(key))[0] == 1
+    status, output, _ = run_at(history[0], "verify-export", str(file), "--key", str(key), "--json")
+    assert (status, json.loads(output)["ok"]) == (1, False)
+
+
+def test_what_is_no_regular_file_is_written_into_and_not_replaced(run: Run, signing: Signer, tmp_path: Path) -> None:
+    real, link, pipe = tmp_path / "real.pem", tmp_path / "link.pem", tmp_path / "pipe"
+    link.symlink_to(real)
+    os.mkfifo(pipe)
+    assert run("public-key", str(link))[0] == 0
+    assert link.is_symlink()
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    assert run("public-key", str(pipe))[0] == 0
+    with reader:
+        assert reader.stdout
+        assert reader.stdout.read() == real.read_bytes()
+    assert pipe.is_fifo()
 
 
 def test_a_broken_log_is_neither_exported_nor_signed(
@@ -655,6 +681,9 @@ REFUSED = [
     (("events", "--stream", "order-order-4711"), "There is no event of stream order-order-4711"),
     (("events", "--account", "wonka"), "There is no event of account wonka"),
     (("events", "--type", "PaymentForgotten"), "There is no event PaymentForgotten"),
+    (("events", "--limit", 5000 * "9"), "is not a limit; write a whole number from 1."),
+    (("events", "--actor", "\udcff"), "'\\udcff' is no text in UTF-8."),
+    (("show", "order-\udcff"), "'order-\\udcff' is no text in UTF-8."),
     (("events", "--from-time", "tomorrow"), "tomorrow is no moment"),
     (("events", "--to-time", "2026-09-01T12:00:00"), "2026-09-01T12:00:00 is no moment"),
     (("events", "--from-position", "99999999"), "99999999 lies ahead"),
@@ -785,3 +814,71 @@ def test_an_event_is_listed_by_its_name_under_whichever_topic_it_was_stored(
         postgres._recorder.insert_events([StoredEvent(f"invoice_link-{topic}", 1, topic, b"{}")])
     listed = run_at(database_url, "events", "--type", "LinkRevoked", "--json")[1].splitlines()
     assert [json.loads(line)["topic"] for line in listed] == topics
+
+
+def test_an_event_of_a_later_version_is_no_explanation_and_no_silence(
+    run_at: Run, postgres: Log, database_url: str
+) -> None:
+    append(postgres, opened)
+    postgres.append([Change("subscription-pkg-acme", 0, [activated])], account_id="acme", cause=DORA, at=NOW)
+    row = postgres.encoded(Recorded("subscription-pkg-acme", 2, activated, "acme", DORA, NOW))
+    odd = row._replace(originator_id="ticket-1", originator_version=1, topic="nodot")
+    postgres._recorder.insert_events(as_notifications([odd]))
+    assert run_at(database_url, "explain", "acme", "extensions")[0] == 0
+    later = row._replace(topic="subscription.CapacityExpanded.v9")
+    postgres._recorder.insert_events(as_notifications([later]))
+    status, output, errors = run_at(database_url, "explain", "acme", "extensions")
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert "subscription-pkg-acme version 2, at position 4, cannot be read" in errors
+
+
+def test_a_table_cuts_off_no_name_that_one_may_want_to_ask_for(run: Run, history: tuple[str, list[Recorded]]) -> None:
+    order = next(one for one in history[1] if one.stream.startswith("invoice_series-"))
+    cells = "".join(run("events", "--stream", order.stream, "--limit", "1")[1].replace("\u2502", "|").split())
+    assert "\u2026" not in cells
+    assert run("events", "--actor", "admin:nobody")[:2] == (0, "No event is like that.\n")
+
+
+@pytest.mark.parametrize("asked", [("verify",), ("verify", "--json"), ("events",), ("explain", "acme", "extensions")])
+def test_who_reads_no_more_changes_nothing_of_what_comes_of_a_command(
+    auditor_url: str, owner_url: str, asked: tuple[str, ...]
+) -> None:
+    gone, ours = os.pipe()
+    os.close(gone)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("trunkline")), "audit", *asked],
+        stdout=ours,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"TRUNKLINE_DATABASE_URL": auditor_url},
+    )
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_question_gives_its_login_no_more_rights(
+    run: Run, history: tuple[str, list[Recorded]], places: ServerPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUNKLINE_OWNER_URL", make_conninfo(places.database_url))
+    assert run("events", "--limit", "1")[0] == 0
+    with psycopg.connect(os.environ["TRUNKLINE_DATABASE_URL"]) as auditor:
+        roles = auditor.execute(
+            "SELECT array_agg(rolname::text) FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER') "
+            "AND rolname <> session_user"
+        ).fetchone()
+    assert roles == (["trunkline_auditor"],)
+
+
+def test_who_loses_patience_while_the_program_is_loaded_sees_no_traceback() -> None:
+    impatient = """
+import sys, handlers.start
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == "handlers.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Impatient())
+handlers.start.start()
+"""
+    done = subprocess.run([sys.executable, "-c", impatient], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

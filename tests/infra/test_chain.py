@@ -474,6 +474,24 @@ def test_a_position_that_stands_twice_is_found(
     assert broken(auditor).position == 5
 
 
+def test_a_row_of_a_table_that_inherits_the_logs_is_found_also_between_two_pages(
+    auditor: Auditor, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loads its stream would take it for the newest."""
+    monkeypatch.setattr("infra.postgres_auditor.PAGE", 5)
+    inserted = INSERT.format(position=5, hash="hash").replace("log.events\n", "log.more\n", 1)
+    tamper("CREATE TABLE log.more () INHERITS (log.events)", inserted)
+    assert broken(auditor).position == 5
+
+
+def test_a_row_without_a_position_is_found(auditor: Auditor, tamper: Tamper) -> None:
+    tamper(
+        "ALTER TABLE log.events DROP CONSTRAINT events_pkey, ALTER position DROP NOT NULL",
+        INSERT.format(position="NULL", hash="hash"),
+    )
+    assert "a row stands in the log that has no position" in broken(auditor).reason
+
+
 def test_without_its_indexes_a_log_that_nobody_has_touched_is_whole(auditor: Auditor, tamper: Tamper) -> None:
     tamper("ALTER TABLE log.events DROP CONSTRAINT events_pkey, DROP CONSTRAINT events_stream_version_key")
     assert whole(auditor) == []

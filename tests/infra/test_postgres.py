@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.resources import files
 from queue import SimpleQueue
 from threading import Barrier, Event
@@ -209,18 +210,71 @@ def test_neither_side_waits_for_ever_for_one_that_has_lost_its_power(program: Co
 def test_who_may_do_too_much_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"logs in as .*, who is a superuser: .*TRUNKLINE_OWNER_URL"):
         opening(written)
-    owner.execute("CREATE ROLE augustus LOGIN PASSWORD 'gloop'")
-    try:
-        for role in (WRITER, PROJECTOR):
-            owner.execute(f"GRANT {role} TO augustus".encode())
-        augustus = make_conninfo(written, user="augustus", password="gloop")  # noqa: S106 - nobody's
-        opening(augustus)
+    with augustus(written, owner) as url:
+        opening(url)
         owner.execute("GRANT DELETE ON log.events TO augustus")
-        with pytest.raises(DatabaseUnavailable, match="logs in as augustus, who may write to the log past its chain"):
-            opening(augustus)
+        with pytest.raises(
+            DatabaseUnavailable, match=r"logs in as augustus, who may write to log\.events past its functions: whoever"
+        ):
+            opening(url)
+
+
+@contextmanager
+def augustus(written: str, owner: Connection[Any]) -> Iterator[str]:
+    """The address of a login that is admitted, for a while."""
+    owner.execute("CREATE ROLE augustus LOGIN NOINHERIT PASSWORD 'gloop'")
+    owner.execute("CREATE ROLE slugworth")
+    try:
+        for role in (WRITER, PROJECTOR, AUDITOR):
+            owner.execute(f"GRANT {role} TO augustus".encode())
+        yield make_conninfo(written, user="augustus", password="gloop")  # noqa: S106 - nobody's
     finally:
-        owner.execute("DROP OWNED BY augustus")
-        owner.execute("DROP ROLE augustus")
+        owner.execute("DROP OWNED BY augustus, slugworth")
+        owner.execute("DROP ROLE augustus, slugworth")
+
+
+@pytest.mark.parametrize(
+    ("granted", "why"),
+    [
+        ("ALTER ROLE slugworth SUPERUSER; GRANT slugworth TO augustus", "may become slugworth, which is a superuser"),
+        ("ALTER ROLE slugworth CREATEROLE; GRANT slugworth TO augustus", "may become slugworth, which may make roles"),
+        ("ALTER ROLE augustus CREATEROLE", "may make roles and grant them"),
+        ("ALTER ROLE augustus REPLICATION", "may replicate"),
+        ("GRANT pg_write_all_data TO augustus", "may become pg_write_all_data, which may write to log"),
+        ("GRANT pg_execute_server_program TO slugworth; GRANT slugworth TO augustus", "writes files of the server"),
+        ("GRANT UPDATE (actor) ON log.events TO augustus", "may write to log.events past its functions"),
+        (
+            "GRANT INSERT ON log.events TO slugworth; GRANT slugworth TO augustus",
+            "may become slugworth, which may write",
+        ),
+        ("GRANT UPDATE ON log.head TO augustus", "may write to log.head past its functions"),
+        ("GRANT DELETE ON log.person_keys TO augustus", "may write to log.person_keys past its functions"),
+        ("GRANT CREATE ON SCHEMA log TO augustus", "may make tables beside the log"),
+    ],
+)
+def test_whatever_lets_a_login_rewrite_history_is_found_also_behind_other_roles(
+    written: str, owner: Connection[Any], granted: str, why: str
+) -> None:
+    with augustus(written, owner) as url:
+        owner.execute(granted.encode())
+        with pytest.raises(DatabaseUnavailable, match="logs in as augustus, who ") as refused:
+            opening(url)
+    assert why in str(refused.value)
+
+
+def test_the_owner_is_no_login_of_the_program(empty_database: str) -> None:
+    migrate(empty_database)
+    with pytest.raises(DatabaseUnavailable, match=r"names .*, who is (a superuser|the owner); let it name a login"):
+        admit(empty_database, make_conninfo(empty_database, password=""))
+    with psycopg.connect(empty_database) as owner:
+        inherits = owner.execute("SELECT rolinherit FROM pg_roles WHERE rolname = current_user").fetchone()
+    assert inherits == (True,)
+
+
+def test_where_the_address_has_no_password_the_login_keeps_its_own(written: str, owner: Connection[Any]) -> None:
+    with augustus(written, owner) as url:
+        admit(written, make_conninfo(url, password=""))
+        opening(url)
 
 
 def test_with_the_librarys_unsafe_functions_switched_on_nothing_opens(

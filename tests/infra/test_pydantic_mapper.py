@@ -259,7 +259,7 @@ def test_without_keys_what_is_sealed_stays_so_and_nothing_looks_erased() -> None
     event = concealing.recorded(STORED).event
     assert isinstance(event, BillingReceiverAdded)
     assert (event.receiver_id, event.contact.name, event.contact.phone) == ("wonka", "[sealed]", "[sealed]")
-    assert event.contact != ERASED_CONTACT
+    assert "erased" not in event.contact.model_dump_json()
     with pytest.raises(ValueError, match="no keys to seal them"):
         concealing.to_stored_event(WONKA_ADDED)
 

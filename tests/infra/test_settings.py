@@ -89,6 +89,8 @@ def test_the_seller_is_put_together_from_its_settings(monkeypatch: pytest.Monkey
         ("LINK_SECRET", SECRET),
         ("MASTER_KEY", SECRET),
         ("MASTER_KEY", ""),
+        ("SIGNING_KEY", ""),
+        ("CHECKPOINT_FILE", ""),
         ("MASTER_KEY", b64encode(SECRET.encode()).decode()),
         ("MASTER_KEY", b64encode(33 * b"w").decode()),
         ("LINK_HOURS", "0"),
