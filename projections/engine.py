@@ -26,7 +26,7 @@ from infra.positions import move_position, position_of
 from infra.pydantic_mapper import Cause, Recorded
 from infra.recorder import LogRow
 from infra.topics import topics
-from infra.upcasts import stored_topics, topic_today
+from infra.upcasts import UPCASTS, stored_topics, topic_today
 
 BATCH = 5_000
 """How many events that it reads a projection takes into one transaction, at most."""
@@ -138,6 +138,11 @@ class Projection:
         return frozenset(stored_topics(topic for topic, event in topics().items() if issubclass(event, self.events)))
 
     @cached_property
+    def categories(self) -> frozenset[str]:
+        """What its topics begin with. A topic there that this program does not know may be one that it should read."""
+        return frozenset(topic.partition(".")[0] for topic in self.topics)
+
+    @cached_property
     def kinds(self) -> frozenset[type[Event]]:
         """The classes of the events that it reads."""
         return frozenset(event for event in topics().values() if issubclass(event, self.events))
@@ -240,16 +245,31 @@ def _next_rows(
     conn: Connection[DictRow], projection: Projection, after: int, upto: int, limit: int
 ) -> list[dict[str, Any]]:
     """The next rows of the log that a projection reads. What it was told to skip is none of them."""
-    everything = projection.events == (Event,)
+    condition, topics_read = read_by([projection])
     query = (
-        f"SELECT {log_columns(projection)} FROM log.events WHERE position > %s AND position <= %s "  # noqa: S608 - ours
-        + ("" if everything else "AND topic = ANY(%s) ")
-        + "AND position <> ALL (ARRAY(SELECT s.position FROM projection.skipped AS s WHERE s.name = %s)) "
-        "ORDER BY position LIMIT %s"
+        f"SELECT {log_columns(projection)} FROM log.events "  # noqa: S608 - ours
+        f"WHERE position > %(after)s AND position <= %(upto)s AND {condition} "
+        "AND position <> ALL (ARRAY(SELECT s.position FROM projection.skipped AS s WHERE s.name = %(name)s)) "
+        "ORDER BY position LIMIT %(limit)s"
     )
-    topics_read = () if everything else (sorted(projection.topics),)
-    parameters = (after, upto, *topics_read, projection.name, limit)
+    parameters = {"after": after, "upto": upto, "name": projection.name, "limit": limit, **topics_read}
     return conn.cursor(binary=True).execute(query.encode(), parameters, prepare=True).fetchall()
+
+
+def read_by(projections: Sequence[Projection]) -> tuple[str, Mapping[str, list[str]]]:
+    """The condition on rows of the log that one of these has to deal with, and its parameters.
+
+    Those of a topic that nobody here knows are among them, where it may be theirs: a later version wrote it, and who
+    went past it would be wrong from then on.
+    """
+    if any(projection.events == (Event,) for projection in projections):
+        return "true", {}
+    condition = "(topic = ANY(%(read)s) OR topic <> ALL(%(known)s) AND split_part(topic, '.', 1) = ANY(%(categories)s))"
+    return condition, {
+        "read": sorted(frozenset[str]().union(*(projection.topics for projection in projections))),
+        "known": sorted([*topics(), *UPCASTS]),
+        "categories": sorted(frozenset[str]().union(*(projection.categories for projection in projections))),
+    }
 
 
 def next_row(conn: Connection[DictRow], projection: Projection) -> LogRow | None:

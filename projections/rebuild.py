@@ -36,7 +36,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from pydantic_core import to_json
 
-from domain.messages import Event, Refusal
+from domain.messages import Refusal
 from infra.log import Log
 from infra.positions import drop_position, move_position, position_of
 from infra.postgres import connect, only_one
@@ -53,6 +53,7 @@ from projections.engine import (
     head_of,
     locked_position,
     position_name,
+    read_by,
 )
 from projections.poison import Skipped, passed, said, skipped, skipped_positions
 from projections.runner import LOST, projection_named
@@ -380,7 +381,8 @@ def _rows_of_part(
             except LOST:
                 raise
             except Exception as error:
-                names = reading or ", ".join(p.name for p in projections if row["topic"] in p.topics or not p.bodies)
+                category = row["topic"].partition(".")[0]
+                names = reading or ", ".join(p.name for p in projections if category in p.categories)
                 raise CannotRebuild(f"{names} cannot be replayed past position {position}: {said(error)}") from error
         for projection in projections:
             for partition in folded[projection.name].values():
@@ -397,19 +399,17 @@ def _events(
     conn: Connection[DictRow], projections: Sequence[Projection], part: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The events of a part's accounts that one of the projections reads; bodies where one of them asks for them."""
-    everything = any(projection.events == (Event,) for projection in projections)
-    read = frozenset[str]().union(*(projection.topics for projection in projections))
+    condition, topics_read = read_by(projections)
     query = (
         "SELECT stream AS originator_id, version AS originator_version, topic, "  # noqa: S608 - constants of ours
         "CASE WHEN topic = ANY(%(bodies)s) THEN state ELSE '' END AS state, position AS id, recorded_at, account_id, "
         "correlation_id, causation_id, actor FROM log.events WHERE position <= %(upto)s AND "
         + ("account_id IS NULL " if part["first_account"] is None else "account_id BETWEEN %(first)s AND %(last)s ")
-        + ("" if everything else "AND topic = ANY(%(topics)s) ")
-        + "ORDER BY account_id, position"
+        + f"AND {condition} ORDER BY account_id, position"
     )
     parameters = {
         "bodies": sorted(_read_with_bodies(projections)),
-        "topics": sorted(read),
+        **topics_read,
         "upto": part["upto"],
         "first": part["first_account"],
         "last": part["last_account"],

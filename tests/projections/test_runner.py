@@ -25,6 +25,7 @@ from projections.billing import BILLING
 from projections.engine import Projection, stored
 from projections.orders import ORDERS, OrderRow
 from projections.poison import parked
+from projections.rebuild import CannotRebuild, rebuild
 from projections.runner import PROJECTIONS, Runner, bring_up_to_date, positions, running, wait
 from projections.timeline import TimelineRow
 from tests.databases import MASTER_KEY
@@ -238,6 +239,26 @@ def test_an_event_that_cannot_be_folded_halts_whoever_reads_it_and_nobody_else(
         assert {positions(conn)[name] for name in halted} == {1}
         assert not wait(conn, 3, timeout_s=0)
     assert [(row.order_id, row.state) for row in stored(conn, OrderRow)] == [("order-1", "requested")]
+
+
+def test_an_event_of_a_later_version_halts_whoever_might_have_to_read_it_and_is_never_gone_past(
+    postgres: Log, database_url: str, conn: Connection[Any]
+) -> None:
+    append(postgres, "order-1", requested)
+    row = postgres.encoded(Recorded("order-1", 2, placed, "acme", CAUSE, NOW))
+    later = row._replace(topic="order.OrderPlaced.v9")
+    of_the_librarys_tools = row._replace(originator_id="ticket-1", originator_version=1, topic="ticket.Found.v1")
+    postgres._recorder.insert_events(as_notifications([of_the_librarys_tools]))
+    assert bring_up_to_date(database_url, postgres, timeout_s=WELL_S)
+    assert set(parked(conn)) == {"timeline"}, "which lists whatever happens"
+    postgres._recorder.insert_events(as_notifications([later]))
+    bring_up_to_date(database_url, postgres, timeout_s=WELL_S)
+    halted = parked(conn)
+    assert set(halted) == {"timeline", "orders", "billing"}
+    assert halted["orders"].position == 3
+    assert "'order.OrderPlaced.v9' is not one that this version of Trunkline knows" in halted["orders"].error
+    with pytest.raises(CannotRebuild, match=r"orders cannot be replayed past position 3: .*OrderPlaced\.v9"):
+        rebuild(database_url, postgres, [ORDERS])
 
 
 def test_an_event_that_a_table_refuses_halts_its_projection_and_is_not_tried_for_ever(
