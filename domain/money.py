@@ -28,6 +28,11 @@ class Money(Message):
     currency: Currency
 
     def __add__(self, other: Money) -> Money:
+        """The sum.
+
+        Raises:
+            CurrenciesDiffer: of two currencies.
+        """
         if other.currency != self.currency:
             raise CurrenciesDiffer(f"{other.currency} cannot be added to {self.currency}; convert it first.")
         return Money(amount_minor=self.amount_minor + other.amount_minor, currency=self.currency)
@@ -40,7 +45,11 @@ class Money(Message):
 
     @classmethod
     def total(cls, amounts: Iterable[Money], currency: str) -> Money:
-        """The sum of ``amounts``, all of ``currency``; zero where there is none."""
+        """The sum of ``amounts``, all of ``currency``; zero where there is none.
+
+        Raises:
+            CurrenciesDiffer: one is of another.
+        """
         return sum(amounts, start=cls(amount_minor=0, currency=currency))
 
 

@@ -109,7 +109,12 @@ class PriceListAmbiguous(Refusal):
 
 
 def decide(command: PriceListCommand, price_list: PriceList) -> list[PriceListEvent]:
-    """The version published, or nothing where it stands already."""
+    """The version published, or nothing where it stands already.
+
+    Raises:
+        Refusal: another list has this version, or it leaves a gap; it is valid from before the last one; a service, or
+            a tax rule, stands twice.
+    """
     published = PriceListPublished.model_validate(command.model_dump(exclude={"at"}))
     if published in price_list.versions:
         return []

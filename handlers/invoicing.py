@@ -167,6 +167,10 @@ def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
     """Mail the order summary and the link; recorded once the mail server has taken it, and then never sent again.
 
     Nothing, where the contact was erased: the invoice is on the portal.
+
+    Raises:
+        UnknownInvoice, UnknownLink: there is none with this id.
+        MailNotSent: the mail server does not take it.
     """
     work, house = desk.work(), desk.house
     issued = _issued_invoice(work, request.invoice_id)
@@ -312,7 +316,12 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
 
 
 def mail_credit_note(request: MailCreditNote, desk: Desk) -> None:
-    """Mail a credit note, with its document, to the billing contact; to nobody, where that one was erased."""
+    """Mail a credit note, with its document, to the billing contact; to nobody, where that one was erased.
+
+    Raises:
+        UnknownInvoice: there is no such credit note.
+        MailNotSent: the mail server does not take it.
+    """
     credit_note = desk.work().state(INVOICE, request.credit_note_id)
     issued = credit_note.issued
     if not isinstance(issued, CreditNoteIssued):

@@ -282,7 +282,11 @@ def _reacting(
 
 
 def follow(message: CloudEvent, reaction: Reaction, house: House) -> None:
-    """Do what follows from the event that a message names."""
+    """Do what follows from the event that a message names.
+
+    Raises:
+        UnknownPosition: the log has no such event there.
+    """
     found = house.log.read(message.position - 1, limit=1)
     if not found or str(found[0].event_id) != message.id:
         raise UnknownPosition(f"the log has no event {message.id} at position {message.position}")

@@ -75,6 +75,9 @@ def confirm_offline_payment(request: ConfirmOfflinePayment, desk: Desk) -> None:
     """Record the money that an account manager or a distributor collected.
 
     An amount that is not the order's is set aside under an id of its own, so that the right one can follow.
+
+    Raises:
+        NotAnOfflineOrder: its payment comes from the provider.
     """
     work = desk.work()
     order = work.state(ORDER, request.order_id)

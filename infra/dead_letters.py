@@ -115,7 +115,7 @@ async def letter(jetstream: JetStreamContext, number: int) -> Letter:
     """A dead letter.
 
     Raises:
-        NoSuchLetter: see there.
+        NoSuchLetter: there is none with this number.
     """
     try:
         kept = await jetstream.get_msg(DEAD_LETTERS, number)
@@ -128,7 +128,7 @@ async def replay(jetstream: JetStreamContext, number: int) -> Letter:
     """Put a dead letter back for the consumer that had it, and for no other; then it is none any longer.
 
     Raises:
-        NoSuchLetter: see there.
+        NoSuchLetter: there is none with this number, or it was not kept whole, or was dropped.
     """
     found = await letter(jetstream, number)
     if found.dropped is not None or TRUNCATED in found.headers or STREAM not in found.headers:
@@ -146,7 +146,7 @@ async def drop(jetstream: JetStreamContext, number: int, *, reason: str, by: str
     """Give a dead letter up. That it was, by whom and why, is kept; its body, which may be personal, is not.
 
     Raises:
-        NoSuchLetter: see there.
+        NoSuchLetter: there is none with this number, or it was dropped already.
     """
     found = await letter(jetstream, number)
     if found.dropped is not None:

@@ -82,7 +82,7 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
             async with asyncio.timeout(CONNECT_S):
                 await client.connect(urls, max_reconnect_attempts=-1, error_cb=broken)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
-            reason = str(error) or f"there is no answer in {CONNECT_S} s"
+            reason = str(client.last_error or error) or f"there is no answer in {CONNECT_S} s"
             raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
         yield client
     finally:

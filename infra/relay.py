@@ -122,7 +122,7 @@ class Relay:
 
         Raises:
             OutOfStep, TimeoutError: JetStream takes nothing, however often it is tried.
-            AnotherLog: see there.
+            AnotherLog: the stream ends with an event that this log does not have there.
         """
         async with connected_aside(self._database_url) as conn:
             try:

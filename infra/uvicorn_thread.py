@@ -32,7 +32,11 @@ class _Server(uvicorn.Server):
 
 
 def listening(port: int = 0) -> socket.socket:
-    """A socket on a port of 127.0.0.1 (a free one where 0), bound already, so that its URL is known."""
+    """A socket on a port of 127.0.0.1 (a free one where 0), bound already, so that its URL is known.
+
+    Raises:
+        ServerDidNotStart: the port is taken.
+    """
     # asyncio turns Nagle's algorithm off where the protocol is named; else every answer waits 40 ms for an ACK.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -542,6 +542,16 @@ def test_the_trees_of_a_full_checkpoint_are_computed_again(auditor: Auditor) -> 
         return Checkpoint.signed(KEY, 9, walk.hash, NOW, right.model_copy(update=changes))
 
     assert whole(auditor, [full()]) == [9]
+    asked: list[int] = []
+
+    def once(upto: int) -> tuple[int, bytes]:
+        asked.append(upto)
+        return accounts, root
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auditor, "accounts_root", once)
+        assert whole(auditor, [full(), full()]) == [9, 9]
+    assert asked == [9], "it sorts all of the log"
     assert "tree over the log" in broken(auditor, [full(log_root=64 * "0")]).reason
     assert "tree over the accounts" in broken(auditor, [full(accounts_root=64 * "0")]).reason
     assert "tree over the accounts" in broken(auditor, [full(accounts=2)]).reason
