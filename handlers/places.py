@@ -162,6 +162,8 @@ def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[
 
 def _only_place(setting: str, directory: Path | None, server: str) -> None:
     """See that a directory, which may hold keys beside servers that the settings name, holds no data of its own."""
+    if directory is not None and not directory.is_dir():
+        raise WrongSetting(f"There is no directory {directory}.")
     if directory is not None and (directory / server).is_dir():
         raise WrongSetting(
             f"{setting} is set, and {directory} has data of its own: unset the one, or leave out --data."

@@ -275,7 +275,10 @@ def _stands(event: ProvenEvent, bundle: Bundle, trees: Trees) -> None:
         raise NotProven(f"{where} cannot be read: {error}.") from None
     if found.hex() != event.hash:
         raise NotProven(f"{where} was altered: its hash does not follow from what stands there.")
-    root = root_of(found, event.position - 1, bundle.checkpoint.position, _hashes(event.proof))
+    try:
+        root = root_of(found, event.position - 1, bundle.checkpoint.position, _hashes(event.proof))
+    except NotProven as why:
+        raise NotProven(f"{where} does not stand in the log: {str(why)[:1].lower()}{str(why)[1:]}") from None
     if root.hex() != trees.log_root:
         raise NotProven(f"{where} does not stand in the log: its proof does not lead to the signed root.")
 

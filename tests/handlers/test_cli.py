@@ -270,6 +270,7 @@ def test_data_in_two_places_are_not_taken_for_one_another(
 ) -> None:
     monkeypatch.setenv(named, "postgresql://nobody@127.0.0.1:1/nothing")
     (tmp_path / server).mkdir()
+    assert run(*command, "--data", "/nowhere/at/all") == (1, "", "There is no directory /nowhere/at/all.\n")
     status, _, errors = run(*command, "--data", str(tmp_path))
     assert (status, errors) == (
         1,
