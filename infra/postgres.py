@@ -32,9 +32,11 @@ LINE: Final[dict[str, str | int]] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
 }
 """What holds on every connection, as libpq's parameters: the encoding, for we pack texts ourselves, and whatever the
-environment says; and what tells our side, in seconds, that there is nobody any more."""
+environment says; and what tells our side, in seconds, that there is nobody any more - in milliseconds, where something
+was sent that nobody confirms, for then nothing asks whether the other side is there."""
 
 OWNER_SETTING: Final = "TRUNKLINE_OWNER_URL"
 CHANNEL = "events"
@@ -56,7 +58,7 @@ def session(role: str) -> str:
     return (
         f"-c role={role} -c timezone=UTC -c lock_timeout=5s -c statement_timeout=60s "
         "-c idle_in_transaction_session_timeout=30s "
-        "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+        "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=25s"
     )
 
 

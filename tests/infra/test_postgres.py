@@ -199,12 +199,12 @@ def test_who_connects_has_the_role_and_our_limits(program: Connection[Any], requ
 
 
 def test_neither_side_waits_for_ever_for_one_that_has_lost_its_power(program: Connection[Any]) -> None:
-    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
     theirs = [program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
-    assert [found and found["it"] for found in theirs] == ["10", "5", "3"]
-    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    assert [found and found["it"] for found in theirs] == ["10", "5", "3", "25000"]
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
     with socket.socket(fileno=os.dup(program.fileno())) as ours:
-        assert [ours.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3]
+        assert [ours.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3, 25_000]
 
 
 def test_who_may_do_too_much_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
