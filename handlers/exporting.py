@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from infra.bundle import AccountTree, written
-from infra.chain import ChainBroken, Walk
+from infra.chain import TWICE, ChainBroken, Walk, doubled_in
 from infra.checkpoints import Checkpoint, Trees
 from infra.merkle import MerkleTree
 from infra.postgres_auditor import Auditor, Wanted
@@ -43,6 +43,8 @@ def export_of(auditor: Auditor, account: str, at: Callable[[int, int], None] = l
     Raises:
         ChainBroken: the log is not what was recorded; nothing of it is exported.
     """
+    if (doubled := doubled_in(auditor, 0)) is not None:
+        raise ChainBroken(doubled, TWICE)
     end = auditor.end()
     wanted = (position - 1 for position in auditor.positions_of(account, end.last))
     walk = Walk(tree=MerkleTree.proving(wanted, end.last))

@@ -27,6 +27,9 @@ from infra.prepared import Statement, ask
 from infra.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_bytes, expected_versions
 from infra.turns import Waiter
 
+MOST_BYTES: Final = 256 * 2**20
+"""So much can be appended at once; PostgreSQL takes no statement of more than 1 GB."""
+
 _APPEND: Final = Statement(
     b"append", b"SELECT before, outcomes, firsts, lasts FROM log.append($1, $2, $3, $4, $5, $6, $7)", binary=True
 )
@@ -82,6 +85,11 @@ class Append:
             self.documents = [_packed_document(document) for document in documents]
         except (UnicodeEncodeError, struct.error) as error:
             raise DataError(f"An event holds what the log cannot: {error}") from error
+        self.tracking = tracking
+        self.size = sum(map(len, self.events)) + sum(map(len, self.documents))
+        """In bytes."""
+        if self.size > MOST_BYTES:
+            raise DataError(f"What is to be appended at once has {self.size:,} bytes; {MOST_BYTES:,} are possible.")
         self.waiter = Waiter()
         self.said: Said | Exception = ("", 0, 0)
 

@@ -104,6 +104,9 @@ def _text(value: bytes | None) -> str:
     return "nothing" if value is None else value.decode(errors="replace")
 
 
+TWICE: Final = "its position, or its version of its stream, stands twice"
+
+
 class Walk:
     """A walk along the log, row by row: where it is, the hash there, and the Merkle tree of the hashes so far."""
 
@@ -157,6 +160,9 @@ class End:
 class LogSource(Protocol):
     """Where the rows come from."""
 
+    def shows_all(self) -> bool:
+        """Whether all who read see the same rows: no view stands in the log's place, no rule, no security by rows."""
+
     def doubled(self) -> int | None:
         """The first position that repeats a position, or a version of a stream; 0 where a row has no position."""
 
@@ -171,6 +177,20 @@ class LogSource(Protocol):
 
     def accounts_root(self, upto: int) -> tuple[int, bytes]:
         """How many accounts there are up to and with a position, and the root of their tree: see `infra.bundle`."""
+
+
+def doubled_in(log: LogSource, behind: int) -> int | None:
+    """See that the rows are all that anybody reads; gives what `LogSource.doubled` does.
+
+    Raises:
+        ChainBroken: they are not, or one of them is at no position.
+    """
+    if not log.shows_all():
+        raise ChainBroken(behind + 1, "log.events is no plain table, so that others may read other rows in it")
+    doubled = log.doubled()
+    if doubled == 0:
+        raise ChainBroken(behind + 1, "a row stands in the log that has no position")
+    return doubled
 
 
 @dataclass
@@ -208,9 +228,7 @@ class Verifier:
         self._accounts: tuple[int, int, bytes] | None = None
         self._ahead = (one for one in self.checkpoints if one.position > begin)
         self._next = next(self._ahead, None)
-        doubled = self.log.doubled()
-        if doubled == 0:
-            raise ChainBroken(walk.position + 1, "a row stands in the log that has no position")
+        doubled = doubled_in(self.log, walk.position)
         while True:
             end = self.log.end()
             for page in self.log.pages(walk.position, end.last):
@@ -231,7 +249,7 @@ class Verifier:
     def _through(self, page: Sequence[Raw], walk: Walk, doubled: int | None) -> None:
         for row in page:
             if doubled is not None and number(row[0]) == doubled:
-                raise ChainBroken(doubled, "its position, or its version of its stream, stands twice")
+                raise ChainBroken(doubled, TWICE)
             walk.step(row)
             while self._next is not None and self._next.position == walk.position:
                 self._agrees(self._next, walk)

@@ -17,22 +17,36 @@ from typing import Any, Final
 import psycopg
 from eventsourcing.persistence import DataError, OperationalError
 from psycopg import Connection
+from psycopg.errors import ProgramLimitExceeded
 
 from infra.append import Append, Said, appended
 from infra.metrics import APPENDED, APPENDS, GROUP
+from infra.recorder import LogRow
 from infra.turns import Turns
 
 MAX_GROUP: Final = 256
 """How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
 
+MAX_GROUP_BYTES: Final = 16 * 2**20
+"""So much is a group, and then one more append: a statement has 1 GB at most."""
+
+_REFUSED: Final = (psycopg.DataError, psycopg.IntegrityError, psycopg.InternalError, ProgramLimitExceeded)
+"""What the database says where it is for the values, and not for itself, that it does not take them."""
+
 _FIRST_VERSIONS: Final = "events_stream_version_key"
 """The constraint that refuses the first version of a stream which has begun before."""
 _STALE: Final = ("stale", 0, 0)
+_AHEAD: Final = ("tracked", 0, 0)
 
+_CLOSED: Final = "The log was closed."
 _STANDING = b"""
-    SELECT position, stream, version, topic, state, correlation_id, causation_id, actor
-      FROM log.events WHERE stream = %b AND version = %b
+    SELECT e.stream, e.version, e.topic, e.state, e.position, e.recorded_at, e.account_id, e.correlation_id,
+           e.causation_id, e.actor
+      FROM log.events AS first JOIN log.events AS e ON e.position >= first.position AND e.position < first.position + %b
+     WHERE first.stream = %b AND first.version = %b
+     ORDER BY e.position
 """
+_TRACKED = b"SELECT notification_id FROM log.tracking WHERE application_name = %b"
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +72,10 @@ class GroupCommit:
     """Whether the last group was of one."""
     _turns: Turns = field(default_factory=Turns)
     _conn: Connection[Any] | None = None
-    _closed: bool = False
+    _closed: threading.Event = field(default_factory=threading.Event)
+    """Whether nothing more may be asked."""
+    _ended: bool = False
+    """Whether nothing more is written."""
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._write_on, name="log-writer", daemon=True)
@@ -72,10 +89,9 @@ class GroupCommit:
             AlreadyHandled, MessageIdReused: see `infra.recorder.Recorder`.
             OperationalError: the database does not answer; what was to be appended may stand there.
         """
-        if self._closed:
-            raise OperationalError("The log was closed.")
-        self._asked.put(append)
-        self._see_to_it()
+        if threading.current_thread() is threading.main_thread():
+            append.waiter.unattended = True  # an interrupt may come there, while it had a turn that others wait for
+        self._ask([append])
         self._turns.wait(append.waiter)
         return append.outcome()
 
@@ -87,8 +103,7 @@ class GroupCommit:
         """
         for append in appends:
             append.waiter.unattended = True  # one thread waits for all, and would keep turns of later ones
-            self._asked.put(append)
-        self._see_to_it()
+        self._ask(appends)
         for append in appends:
             self._turns.wait(append.waiter)
         for append in appends:
@@ -96,14 +111,27 @@ class GroupCommit:
 
     def close(self) -> None:
         """End, after what was asked before."""
-        self._closed = True
+        self._closed.set()
         self._more.put(False)
         self._thread.join()
+
+    def _ask(self, appends: Sequence[Append]) -> None:
+        """Ask for them to be written.
+
+        Raises:
+            OperationalError: the log was closed.
+        """
+        if self._closed.is_set():
+            raise OperationalError(_CLOSED)
+        for append in appends:
+            self._asked.put(append)
+        if not self._closed.is_set():
+            self._see_to_it()
+            return
+        self._thread.join()  # it was closed meanwhile: what was asked too late is still there
         with self._writing:
             while group := self._gathered():
-                self._write(group)
-            if self._conn is not None:
-                self._conn.close()
+                self._end(group, [OperationalError(_CLOSED) for _ in group])
 
     def _see_to_it(self) -> None:
         """Let what was asked be written: here where nobody else seems to append, by the thread where others do.
@@ -119,6 +147,12 @@ class GroupCommit:
         while self._more.get():
             while self._write_next():
                 pass
+        with self._writing:
+            while group := self._gathered():
+                self._write(group)
+            self._ended = True
+            if self._conn is not None:
+                self._conn.close()
 
     def _write_next(self) -> bool:
         """Write what is asked, unless somebody else writes. True where more was asked meanwhile, which nobody sees to.
@@ -138,9 +172,11 @@ class GroupCommit:
     def _gathered(self) -> Sequence[Append]:
         """The next group, of what is asked by now."""
         waiting = self._later
+        size = sum(append.size for append in waiting)
         try:
-            while len(waiting) < MAX_GROUP:
+            while len(waiting) < MAX_GROUP and size < MAX_GROUP_BYTES:
                 waiting.append(self._asked.get_nowait())
+                size += waiting[-1].size
         except Empty:
             pass
         group, self._later = _compatible(waiting)
@@ -153,13 +189,17 @@ class GroupCommit:
         try:
             of_each = self._sent(group)
         except Exception as error:  # noqa: BLE001 - each of the callers raises it
-            of_each = [OperationalError(f"{type(error).__name__}: {error}")] * len(group)
+            of_each = [OperationalError(f"{type(error).__name__}: {error}") for _ in group]
         else:
             self.told()
             written = [one[2] - one[1] for one in of_each if not isinstance(one, Exception) and one[0] == "appended"]
             GROUP.observe(len(group))
             APPENDS.inc(len(written))
             APPENDED.inc(sum(written))
+        self._end(group, of_each)
+
+    def _end(self, group: Sequence[Append], of_each: Sequence[Said | Exception]) -> None:
+        """Say to each what became of it."""
         for append, one in zip(group, of_each, strict=True):
             append.said = one
         self._turns.call([append.waiter for append in group])
@@ -176,33 +216,41 @@ class GroupCommit:
 
     def _said(self, group: Sequence[Append]) -> Sequence[Said | Exception]:
         """What the database says of each append; where it refuses one, of each by itself, so that no other fails."""
+        if self._ended:
+            raise OperationalError(_CLOSED)
         if self._conn is None or self._conn.closed:
             self._conn = self.connect()
         try:
             return appended(self._conn, group)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except _REFUSED as error:
             if len(group) > 1:
                 return [said for append in group for said in self._said([append])]
-            return [_STALE if error.diag.constraint_name == _FIRST_VERSIONS else DataError(str(error))]
+            if error.diag.constraint_name == _FIRST_VERSIONS:
+                return [_STALE]
+            return [DataError(error.diag.message_primary or str(error))]
 
     def _recognised(self, append: Append, said: Said | Exception) -> Said | Exception:
         """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.
 
         The inbox says so itself; where there was no message, the rows do.
         """
-        if said == _STALE and (position := self._standing(append)):
-            return "appended", position, position + len(append.rows)
+        if said in {_STALE, _AHEAD} and (positions := self._standing(append)) is not None:
+            return "appended", positions.start, positions.stop
         return said
 
-    def _standing(self, append: Append) -> int | None:
-        """The position of an append's first event, where what stands at its place is that very event."""
-        row = append.rows[0]
+    def _standing(self, append: Append) -> range | None:
+        """Where an append's events stand, where all that stands there are these very events, one after the other."""
         assert self._conn is not None
-        found = self._conn.execute(_STANDING, (row.originator_id, row.originator_version)).fetchone()
-        columns = ("topic", "state", "correlation_id", "causation_id", "actor")
-        if found is None or any(found[column] != getattr(row, column) for column in columns):
+        if not append.rows:
+            tracking = append.tracking
+            found = tracking and self._conn.execute(_TRACKED, (tracking.application_name,)).fetchone()
+            return range(0) if found and tracking and found["notification_id"] == tracking.notification_id else None
+        begins = append.rows[0]
+        asked = (len(append.rows), begins.originator_id, begins.originator_version)
+        stand = [LogRow(*row.values()) for row in self._conn.execute(_STANDING, asked).fetchall()]
+        if [row._replace(id=0) for row in stand] != [row._replace(id=0) for row in append.rows]:
             return None
-        return int(found["position"])
+        return range(stand[0].id, stand[-1].id + 1)
 
 
 def _compatible(waiting: Sequence[Append]) -> tuple[list[Append], list[Append]]:

@@ -50,13 +50,16 @@ class DatabaseUnavailable(Exception):
 
 
 def session(role: str) -> str:
-    """The options of a connection that works as ``role``: its limits, so that nobody holds up the others for long.
+    """The options of a connection that works as ``role``, whatever the database's own defaults are.
+
+    What is acknowledged is on the disk. And its limits, so that nobody holds up the others for long.
 
     Nor does who has lost its power, or its network, and so never closed its connection: what it was the only one to
     do is somebody else's after 25 s.
     """
     return (
-        f"-c role={role} -c timezone=UTC -c lock_timeout=5s -c statement_timeout=60s "
+        f"-c role={role} -c timezone=UTC -c synchronous_commit=on -c default_transaction_read_only=off "
+        r"-c default_transaction_isolation=read\ committed -c lock_timeout=5s -c statement_timeout=60s "
         "-c idle_in_transaction_session_timeout=30s "
         "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=25s"
     )

@@ -53,16 +53,18 @@ _UNIQUE: LiteralString = """
      WHERE i.indrelid = 'log.events'::regclass AND i.indisunique AND i.indisvalid AND i.indisready
        AND i.indpred IS NULL AND i.indexprs IS NULL AND c.columns IN (ARRAY['position'], ARRAY['stream', 'version'])
        AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = i.indrelid)
-       AND NOT EXISTS (SELECT FROM pg_attribute AS a
-                        WHERE a.attrelid = i.indrelid AND a.attname IN ('position', 'stream', 'version')
-                          AND NOT a.attnotnull)
 """
+_UNLIKE_A_TABLE: LiteralString = """
+    SELECT c.relkind <> 'r' OR c.relrowsecurity OR c.relhasrules AS unlike
+      FROM pg_class AS c WHERE c.oid = 'log.events'::regclass
+"""
+_NOWHERE: LiteralString = "SELECT EXISTS (SELECT FROM log.events WHERE position IS NULL) AS nowhere"
 _DOUBLED: LiteralString = """
-    SELECT min(coalesce(position, 0)) AS position
+    SELECT min(position) AS position
       FROM (SELECT position, row_number() OVER (PARTITION BY position) AS at_position,
                    row_number() OVER (PARTITION BY stream, version ORDER BY position) AS at_version
               FROM log.events) AS numbered
-     WHERE at_position > 1 OR at_version > 1 OR position IS NULL
+     WHERE at_position > 1 OR at_version > 1
 """
 _SHARES: LiteralString = """
     WITH upto AS MATERIALIZED (SELECT account_id, stream, version FROM log.events WHERE position <= %(upto)s),
@@ -146,10 +148,16 @@ class Auditor:
 
     def doubled(self) -> int | None:
         """See `infra.chain.LogSource`; looked for where the indexes, or another table's rows, do not forbid it."""
+        if self._one(_NOWHERE)["nowhere"]:
+            return 0
         if self._one(_UNIQUE)["unique"]:
             return None
         found: int | None = self._one(_DOUBLED)["position"]
         return found
+
+    def shows_all(self) -> bool:
+        """See `infra.chain.LogSource`."""
+        return not self._one(_UNLIKE_A_TABLE)["unlike"]
 
     def end(self) -> End:
         """Where the log ends, by its head and by its rows."""
@@ -266,4 +274,5 @@ def auditing(database_url: str) -> Iterator[Auditor]:
     with connect(database_url, AUDITOR) as conn:
         with _answering():
             conn.execute(f"SET statement_timeout = '{LONGEST_S}s'")
+            conn.execute("SET search_path = pg_catalog")
         yield Auditor(conn)

@@ -13,8 +13,8 @@ from infra.master_keys import MasterKeys
 from infra.person_keys import KEY_BYTES, PersonKeys
 
 CACHED_S: float = 5.0
-"""How long an unwrapped key is believed in without a look into the table. So long, at most, does an erased person's key
-live on in another process."""
+"""How long an unwrapped key is believed in without a look into the table. So long, at most, is an erased person's key
+used in another process; it is forgotten there when any key is asked for after that."""
 MOST_CACHED: Final = 10_000
 
 Ask = Callable[[str, dict[str, Any]], Sequence[Mapping[str, Any]]]
@@ -79,6 +79,7 @@ class PostgresPersonKeys(PersonKeys):
         known: dict[str, bytes | None] = {}
         unknown: list[str] = []
         with self._lock:
+            self._forget(now)
             for person in persons:
                 until, key = self._cache.get(person, (0.0, None))
                 if until > now:
@@ -100,6 +101,11 @@ class PostgresPersonKeys(PersonKeys):
                 self._cache.move_to_end(person)
             while len(self._cache) > MOST_CACHED:
                 self._cache.popitem(last=False)
+
+    def _forget(self, now: float) -> None:
+        """Forget what is believed in no longer. The oldest stand first."""
+        while self._cache and next(iter(self._cache.values()))[0] <= now:
+            self._cache.popitem(last=False)
 
     def _unwrapped(self, person: str, wrapped: bytes) -> bytes:
         key = self._masters.unwrapped(person, wrapped)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import sys
 from functools import cache
 from typing import Any, Final
@@ -26,6 +27,7 @@ from domain.price_list import PRICE_LIST
 from domain.subscription import SUBSCRIPTION
 from infra.log import Log
 from infra.positions import move_position, position_of
+from infra.pydantic_mapper import UnreadableEvent
 from infra.recent_states import RecentState
 from infra.recorder import Snapshot
 
@@ -44,6 +46,7 @@ IMPERSONAL: Final[tuple[AnyDecider, ...]] = (
     INVOICE_LINK,
 )
 _BY_CATEGORY = {decider.category: decider for decider in IMPERSONAL}
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -103,8 +106,13 @@ def take_snapshots(conn: Connection[DictRow], log: Log) -> int:
         ).fetchall()
         for stream in (row["stream"] for row in due):
             decider = _BY_CATEGORY.get(stream.partition("-")[0])
-            if decider is not None:
+            if decider is None:
+                continue
+            try:
                 log.keep_snapshot(snapshot_of(decider, stream, folded(decider, stream, log)))
+            except UnreadableEvent as error:  # who loads the stream is told; no other stream is to suffer
+                logger.warning("there is no snapshot of %s: %s", stream, error)
+            else:
                 taken += 1
         move_position(conn, NAME, upto)
         before = upto

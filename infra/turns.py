@@ -23,7 +23,7 @@ LATE_S: Final = 2 * sys.getswitchinterval()
 
 
 class Waiter:
-    """One thread's waiting. Where no thread waits for just this one, it is ``unattended``, and keeps no turn."""
+    """One thread's waiting; ``unattended``, without a turn, where it waits for more, or may be interrupted."""
 
     def __init__(self) -> None:
         self.unattended = False
@@ -55,10 +55,8 @@ class Turns:
 
     def wait(self, waiter: Waiter) -> None:
         """Wait until it is called, and let the next go on."""
-        try:
-            waiter.called.acquire()
-        finally:
-            waiter.unattended = True  # where an interrupt came before its turn did
+        waiter.called.acquire()
+        if not waiter.unattended:
             self._give_back(waiter)
             self._go_on()
 

@@ -667,6 +667,22 @@ def test_a_broken_log_is_neither_exported_nor_signed(
     assert in_file(signing) == []
 
 
+def test_a_log_in_which_a_row_has_no_position_is_not_exported(
+    run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer, tmp_path: Path
+) -> None:
+    append(postgres, opened, wonka_added)
+    tamper(
+        owner_url,
+        "ALTER TABLE log.events DROP CONSTRAINT events_pkey, ALTER position DROP NOT NULL",
+        "CREATE TEMPORARY TABLE forged AS SELECT * FROM log.events WHERE position = 2",
+        "UPDATE forged SET position = NULL, version = 3",
+        "INSERT INTO log.events SELECT * FROM forged",
+    )
+    status, _, errors = run_at(database_url, "export", "acme", str(tmp_path / "acme.json"))
+    assert (status, "a row stands in the log that has no position" in errors) == (1, True)
+    assert in_file(signing) == []
+
+
 # --- what cannot be done -------------------------------------------------------------------------------------------
 
 REFUSED = [

@@ -492,6 +492,30 @@ def test_a_row_without_a_position_is_found(auditor: Auditor, tamper: Tamper) -> 
     assert "a row stands in the log that has no position" in broken(auditor).reason
 
 
+def test_a_row_without_a_position_is_found_also_where_none_may_come_any_more(auditor: Auditor, tamper: Tamper) -> None:
+    tamper(
+        "ALTER TABLE log.events DROP CONSTRAINT events_pkey, ALTER position DROP NOT NULL",
+        "ALTER TABLE log.events ADD CONSTRAINT events_pkey UNIQUE (position)",
+        INSERT.format(position="NULL", hash="hash"),
+        "ALTER TABLE log.events ADD CONSTRAINT from_now_on NOT NULL position NOT VALID",
+    )
+    assert "a row stands in the log that has no position" in broken(auditor).reason
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("ALTER TABLE log.events ENABLE ROW LEVEL SECURITY", "CREATE POLICY all_of_it ON log.events USING (true)"),
+        ("CREATE RULE more AS ON UPDATE TO log.events DO ALSO NOTHING",),
+    ],
+)
+def test_a_log_of_which_others_may_read_other_rows_is_none(
+    auditor: Auditor, tamper: Tamper, statements: tuple[str, ...]
+) -> None:
+    tamper(*statements)
+    assert broken(auditor).reason == "log.events is no plain table, so that others may read other rows in it"
+
+
 def test_without_its_indexes_a_log_that_nobody_has_touched_is_whole(auditor: Auditor, tamper: Tamper) -> None:
     tamper("ALTER TABLE log.events DROP CONSTRAINT events_pkey, DROP CONSTRAINT events_stream_version_key")
     assert whole(auditor) == []
@@ -635,6 +659,9 @@ class MadeUp:
 
     def hash_at(self, position: int) -> bytes | None:
         raise NotImplementedError
+
+    def shows_all(self) -> bool:
+        return True
 
     def accounts_root(self, upto: int) -> tuple[int, bytes]:
         raise NotImplementedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,14 +15,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread, current_thread
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
-from eventsourcing.persistence import DataError, IntegrityError, OperationalError, StoredEvent
+from eventsourcing.persistence import DataError, IntegrityError, OperationalError, StoredEvent, Tracking
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+import infra.group_commit
 import infra.postgres_recorder
 from infra.append import Append, appended
 from infra.embedded_postgres import embedded_postgres
@@ -139,6 +142,41 @@ def test_of_a_group_in_which_several_fail_each_has_its_own_reason_and_the_others
         assert [asked[n].result() for n in (1, 3)] == [[3], [4]]
 
 
+def test_of_a_group_a_name_that_is_too_long_for_an_index_fails_and_nobody_else(
+    recorder: PostgresRecorder, database_url: str
+) -> None:
+    long = "".join(secrets.token_hex(8000))
+    with ThreadPoolExecutor(3) as pool:
+        with held(recorder, database_url) as first:
+            good, bad = (pool.submit(recorder.insert_events, stored(name, 1)) for name in ("candy-good", long))
+            until_asked(recorder, 2)
+        with pytest.raises(DataError, match="index row requires"):
+            bad.result()
+        assert sorted([*first.result(), *good.result()]) == [1, 2]
+
+
+def test_a_group_is_no_larger_than_a_statement_can_be(
+    recorder: PostgresRecorder, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.group_commit.MAX_GROUP_BYTES", 1000)
+    wrote: list[int] = []
+
+    def counted(conn: Connection[Any], group: Sequence[Append]) -> Any:  # noqa: ANN401 - as it is
+        wrote.append(len(group))
+        return appended(conn, group)
+
+    monkeypatch.setattr("infra.group_commit.appended", counted)
+    with ThreadPoolExecutor(4) as pool:
+        with held(recorder, database_url):
+            asked = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1, state=bytes(600))) for n in range(4)]
+            until_asked(recorder, 4)
+        assert sorted(position for future in asked for position in future.result()) == [2, 3, 4, 5]
+    assert wrote[-2:] == [2, 2]
+    monkeypatch.setattr("infra.append.MOST_BYTES", 1000)
+    with pytest.raises(DataError, match=r"has 1,\d\d\d bytes; 1,000 are possible"):
+        recorder.insert_events(stored("candy-large", 1, state=bytes(1000)))
+
+
 def test_what_cannot_be_packed_fails_before_it_joins_a_group(recorder: PostgresRecorder) -> None:
     with pytest.raises(DataError, match="surrogates"):
         recorder.insert_events(stored("candy-\ud800", 1))
@@ -170,6 +208,30 @@ def test_after_the_end_nothing_is_appended(database_url: str) -> None:
         recorder.insert_events(stored("candy-1", 1))
     with pytest.raises(OperationalError, match="closed"):
         recorder.insert_events(stored("candy-1", 2))
+
+
+def test_what_is_asked_in_the_moment_of_the_end_is_refused_and_waits_for_nobody(database_url: str) -> None:
+    made: list[Connection[Any]] = []
+
+    def connected() -> Connection[Any]:
+        made.append(connect(database_url, WRITER))
+        return made[-1]
+
+    writer = GroupCommit(connected, lambda: None)
+    writer.append(Append(stored("candy-1", 1)))
+    put = writer._asked.put
+
+    def put_too_late(append: Append) -> None:
+        writer.close()
+        put(append)
+
+    writer._asked = SimpleNamespace(put=put_too_late, get_nowait=writer._asked.get_nowait, empty=writer._asked.empty)  # type: ignore[assignment]
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(OperationalError, match="closed"):
+            pool.submit(writer.append, Append(stored("candy-2", 1))).result(timeout=10)
+        with pytest.raises(OperationalError, match="closed"):
+            pool.submit(writer.append_all, [Append(stored("candy-3", 1))]).result(timeout=10)
+    assert [conn.closed for conn in made] == [True]
 
 
 # --- the inbox -----------------------------------------------------------------------------------------------------
@@ -293,6 +355,41 @@ def test_what_another_wrote_in_our_place_is_not_taken_for_ours(
     conn.pgconn.finish()  # the line is gone before anything was sent
     with pytest.raises(IntegrityError):
         recorder.insert_events(stored("candy-1", 2))
+
+
+def test_of_several_events_all_have_to_be_ours(
+    proxied: tuple[PostgresRecorder, CuttingProxy], database_url: str
+) -> None:
+    """The first alone proves nothing: another may have wished for the same, and for something else besides."""
+    recorder, _ = proxied
+    recorder.insert_events(stored("claim-1", 1))
+    first = stored("claim-1", 2)
+    ours, theirs = Append([*first, *stored("ours-1", 1)]), Append([*first, *stored("theirs-1", 1)])
+    theirs.rows[0] = ours.rows[0]
+    theirs = Append([ours.rows[0], *stored("theirs-1", 1)])
+    with connect(database_url, WRITER) as other:
+        append_in(other, theirs)
+    conn = recorder._writer._conn
+    assert conn is not None
+    conn.pgconn.finish()
+    with pytest.raises(IntegrityError):
+        recorder._writer.append(ours)
+    assert recorder.max_notification_id() == 3
+
+
+def test_a_tracking_whose_acknowledgement_was_lost_is_no_failure(
+    proxied: tuple[PostgresRecorder, CuttingProxy],
+) -> None:
+    recorder, proxy = proxied
+    recorder.insert_events(stored("candy-1", 1))
+    _cut_the_writers_line(recorder, proxy)
+    assert recorder.insert_events(stored("candy-1", 2), tracking=Tracking("sweets", 21)) == [2]
+    assert proxy.cuts == 1
+    proxy.cut_next.set()
+    assert recorder.insert_events([], tracking=Tracking("sweets", 22)) == []
+    assert proxy.cuts == 2
+    with pytest.raises(IntegrityError):
+        recorder.insert_events([], tracking=Tracking("sweets", 22))
 
 
 # --- somebody holds the head ---------------------------------------------------------------------------------------
@@ -474,6 +571,12 @@ def test_who_appends_alone_waits_for_no_other_thread_but_the_main_one_does_for_i
         writer.append(Append(stored("candy-1", 4)))
         (caller,) = pool._threads
     assert wrote == [writer._thread, caller, caller, writer._thread]
+
+
+def test_in_the_main_thread_nobody_has_a_turn_that_an_interrupt_could_take_away(recorder: PostgresRecorder) -> None:
+    append = Append(stored("candy-1", 1))
+    recorder._writer.append(append)
+    assert append.waiter.unattended
 
 
 def test_what_is_asked_while_somebody_writes_for_himself_alone_is_written_when_he_has(

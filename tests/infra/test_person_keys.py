@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from domain.messages import Event
 from infra.log import Change, Log, LogUnavailable, VersionConflict
 from infra.person_keys import MemoryPersonKeys, PersonKeys
 from infra.postgres import AUDITOR, PROJECTOR, WRITER, connect
-from infra.postgres_person_keys import PostgresPersonKeys
+from infra.postgres_person_keys import CACHED_S, PostgresPersonKeys
 from infra.postgres_recorder import PostgresRecorder, postgres_log
 from infra.pydantic_mapper import Cause
 from infra.settings import WrongSetting
@@ -303,6 +304,18 @@ def test_who_has_no_key_yet_is_not_remembered_as_erased(recorder: PostgresRecord
     assert elsewhere.standing([WILLY]) == {}
     key = recorder.keys.made(WILLY)
     assert elsewhere.standing([WILLY]) == {WILLY: key}
+
+
+def test_a_key_is_forgotten_when_it_is_believed_in_no_longer(
+    recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for person in ("acme/wonka", "acme/bucket"):
+        recorder.keys.made(person)
+    assert set(recorder.keys._cache) == {"acme/wonka", "acme/bucket"}
+    later = time.monotonic() + CACHED_S
+    monkeypatch.setattr("infra.postgres_person_keys.monotonic", lambda: later)
+    recorder.keys.standing(["acme/bucket"])
+    assert set(recorder.keys._cache) == {"acme/bucket"}
 
 
 def test_the_cache_does_not_grow_without_bounds(recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,17 @@ def test_neither_side_waits_for_ever_for_one_that_has_lost_its_power(program: Co
         assert [ours.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3, 25_000]
 
 
+@pytest.mark.parametrize("role", [WRITER, PROJECTOR, AUDITOR])
+def test_what_is_acknowledged_is_on_the_disk_whatever_the_database_usually_does(owner_url: str, role: str) -> None:
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        for setting in ("synchronous_commit TO off", "default_transaction_isolation TO serializable"):
+            owner.execute(f"ALTER DATABASE {owner.info.dbname} SET {setting}".encode())
+    with connect(as_program(owner_url), role) as conn:
+        names = ("synchronous_commit", "transaction_isolation", "transaction_read_only")
+        asked = [conn.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
+    assert [found and found["it"] for found in asked] == ["on", "read committed", "off"]
+
+
 def test_who_may_do_too_much_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"logs in as .*, who is a superuser: .*TRUNKLINE_OWNER_URL"):
         opening(written)

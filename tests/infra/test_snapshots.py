@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import hypothesis
 import pytest
+from eventsourcing.persistence import StoredEvent
 from hypothesis import strategies as st
 
 import infra.snapshots
@@ -146,3 +147,16 @@ def test_whatever_state_there_is_comes_back_from_a_snapshot_as_it_was(life: Aggr
     recent = RecentState(8, outcome.state, "acme")
     log.keep_snapshot(snapshot_of(life.decider, "it-1", recent))
     assert from_snapshot(life.decider, "it-1", log) == recent
+
+
+def test_one_stream_that_nobody_can_read_keeps_no_other_from_its_snapshot(
+    postgres: Log, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A later version wrote it, as in the midst of an update; the worker goes on."""
+    a_pool(postgres, 10)
+    every = infra.snapshots.EVERY
+    later = [StoredEvent("allocation-later", n, "allocation.Later.v9", b"{}") for n in range(1, every + 1)]
+    postgres._recorder.insert_events(later)
+    with connect(database_url) as conn:
+        assert take_snapshots(conn, postgres) == 1
+    assert "there is no snapshot of allocation-later" in caplog.text
