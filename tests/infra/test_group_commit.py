@@ -218,7 +218,7 @@ def test_what_is_asked_in_the_moment_of_the_end_is_refused_and_waits_for_nobody(
         return made[-1]
 
     writer = GroupCommit(connected, lambda: None)
-    writer.append(Append(stored("candy-1", 1)))
+    writer.append_all([Append(stored("candy-1", 1)), Append(stored("candy-0", 1))])  # the next is left to the thread
     put = writer._asked.put
 
     def put_too_late(append: Append) -> None:
@@ -343,35 +343,37 @@ def test_a_message_whose_acknowledgement_was_lost_is_answered_out_of_the_inbox(
     assert recorder.max_notification_id() == 2
 
 
+def cut_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next group's line breaks in such a way that nobody knows whether the group was written; and it was not."""
+
+    def cut(conn: Connection[Any], _group: Sequence[Append]) -> Any:  # noqa: ANN401 - it raises
+        monkeypatch.setattr("infra.group_commit.appended", appended)
+        conn.pgconn.finish()
+        raise psycopg.OperationalError("the line is cut")
+
+    monkeypatch.setattr("infra.group_commit.appended", cut)
+
+
 def test_what_another_wrote_in_our_place_is_not_taken_for_ours(
-    proxied: tuple[PostgresRecorder, CuttingProxy], database_url: str
+    recorder: PostgresRecorder, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder, _ = proxied
     recorder.insert_events(stored("candy-1", 1))
     with PostgresRecorder(database_url) as other:
         other.insert_events(stored("candy-1", 2, state=b'{"by": "slugworth"}'))
-    conn = recorder._writer._conn
-    assert conn is not None
-    conn.pgconn.finish()  # the line is gone before anything was sent
+    cut_before_anything_is_sent(monkeypatch)
     with pytest.raises(IntegrityError):
         recorder.insert_events(stored("candy-1", 2))
 
 
 def test_of_several_events_all_have_to_be_ours(
-    proxied: tuple[PostgresRecorder, CuttingProxy], database_url: str
+    recorder: PostgresRecorder, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first alone proves nothing: another may have wished for the same, and for something else besides."""
-    recorder, _ = proxied
     recorder.insert_events(stored("claim-1", 1))
-    first = stored("claim-1", 2)
-    ours, theirs = Append([*first, *stored("ours-1", 1)]), Append([*first, *stored("theirs-1", 1)])
-    theirs.rows[0] = ours.rows[0]
-    theirs = Append([ours.rows[0], *stored("theirs-1", 1)])
+    ours = Append([*stored("claim-1", 2), *stored("ours-1", 1)])
     with connect(database_url, WRITER) as other:
-        append_in(other, theirs)
-    conn = recorder._writer._conn
-    assert conn is not None
-    conn.pgconn.finish()
+        append_in(other, Append([ours.rows[0], *stored("theirs-1", 1)]))
+    cut_before_anything_is_sent(monkeypatch)
     with pytest.raises(IntegrityError):
         recorder._writer.append(ours)
     assert recorder.max_notification_id() == 3

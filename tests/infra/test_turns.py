@@ -98,6 +98,14 @@ def test_who_may_be_interrupted_has_no_turn_to_lose(before_its_turn: bool) -> No
     assert called(waiters) == list(range(AT_ONCE))
 
 
+def test_who_may_be_interrupted_calls_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, waiter = Turns(), Waiter()
+    waiter.unattended = True
+    turns.call([waiter])
+    monkeypatch.setattr(turns, "_go_on", Interrupted().acquire)
+    turns.wait(waiter)
+
+
 def test_nobody_is_forgotten_however_they_race() -> None:
     turns, asked = Turns(), SimpleQueue[Waiter | None]()
 
