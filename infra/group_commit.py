@@ -72,7 +72,7 @@ class GroupCommit:
     """Whether the last group was of one."""
     _turns: Turns = field(default_factory=Turns)
     _conn: Connection[Any] | None = None
-    _closed: threading.Event = field(default_factory=threading.Event)
+    _closed: bool = False
     """Whether nothing more may be asked."""
     _ended: bool = False
     """Whether nothing more is written."""
@@ -111,24 +111,18 @@ class GroupCommit:
 
     def close(self) -> None:
         """End, after what was asked before."""
-        self._closed.set()
+        self._closed = True
         self._more.put(False)
         self._thread.join()
 
     def _ask(self, appends: Sequence[Append]) -> None:
-        """Ask for them to be written.
-
-        Raises:
-            OperationalError: the log was closed.
-        """
-        if self._closed.is_set():
-            raise OperationalError(_CLOSED)
+        """Ask for them to be written; where the log was closed, they end at once, and say so."""
         for append in appends:
             self._asked.put(append)
-        if not self._closed.is_set():
+        if not self._closed:
             self._see_to_it()
             return
-        self._thread.join()  # it was closed meanwhile: what was asked too late is still there
+        self._thread.join()  # what it has left was asked too late
         with self._writing:
             while group := self._gathered():
                 self._end(group, [OperationalError(_CLOSED) for _ in group])
