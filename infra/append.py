@@ -86,7 +86,7 @@ class Append:
         except (UnicodeEncodeError, struct.error) as error:
             raise DataError(f"An event holds what the log cannot: {error}") from error
         self.tracking = tracking
-        self.size = sum(map(len, self.events)) + sum(map(len, self.documents))
+        self.size = sum(map(len, self.events)) + (sum(map(len, self.documents)) if documents else 0)
         """In bytes."""
         if self.size > MOST_BYTES:
             raise DataError(f"What is to be appended at once has {self.size:,} bytes; {MOST_BYTES:,} are possible.")

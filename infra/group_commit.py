@@ -39,6 +39,7 @@ _STALE: Final = ("stale", 0, 0)
 _AHEAD: Final = ("tracked", 0, 0)
 
 _CLOSED: Final = "The log was closed."
+_MAIN_THREAD: Final = threading.main_thread().ident
 _STANDING = b"""
     SELECT e.stream, e.version, e.topic, e.state, e.position, e.recorded_at, e.account_id, e.correlation_id,
            e.causation_id, e.actor
@@ -89,7 +90,7 @@ class GroupCommit:
             AlreadyHandled, MessageIdReused: see `infra.recorder.Recorder`.
             OperationalError: the database does not answer; what was to be appended may stand there.
         """
-        if threading.current_thread() is threading.main_thread():
+        if threading.get_ident() == _MAIN_THREAD:
             append.waiter.unattended = True  # an interrupt may come there, while it had a turn that others wait for
         self._ask([append])
         self._turns.wait(append.waiter)
@@ -134,7 +135,7 @@ class GroupCommit:
         """
         if self._writing.locked():
             return  # who writes looks again
-        if not self._alone or threading.current_thread() is threading.main_thread() or self._write_next():
+        if not self._alone or threading.get_ident() == _MAIN_THREAD or self._write_next():
             self._more.put(True)
 
     def _write_on(self) -> None:
