@@ -9,7 +9,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import datetime
 from heapq import merge
@@ -22,7 +21,7 @@ from pydantic_core import from_json, to_json
 from rich.table import Table
 
 from domain.messages import Refusal
-from handlers.console import AsJson, Data, bar, draw, print_json, read_no_more, say
+from handlers.console import AsJson, Data, bar, console, draw, print_json, say, until_nobody_reads
 from handlers.explained import Step, aggregate, explanation, name_of
 from handlers.exporting import Export, export_of
 from handlers.keyring import SIGNING_KEY, checkpoint_file, signer_of
@@ -348,19 +347,8 @@ def events(  # noqa: PLR0913 - one argument a filter
             if value is not None:
                 _known(auditor, kind, value)
         found = auditor.events(wanted, most)
-        with _until_nobody_reads():
+        with until_nobody_reads():
             (_print_lines if as_json else _print_tables)(found)
-
-
-@contextmanager
-def _until_nobody_reads() -> Iterator[None]:
-    """Who pipes into ``head`` has read enough at some point: that is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        read_no_more()
-        raise typer.Exit(0) from None
 
 
 def _print_lines(found: Iterator[dict[str, Any]]) -> None:
@@ -393,7 +381,7 @@ def _print_tables(found: Iterator[dict[str, Any]]) -> None:
                 row["account_id"] or "",
                 row["actor"],
             )
-        draw(drawn)
+        console().print(drawn)
 
 
 def _known(auditor: Auditor, kind: str, value: str) -> None:

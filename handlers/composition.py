@@ -16,7 +16,6 @@ from handlers.places import Servers
 from handlers.signing import Signer
 from handlers.telemetry import metrics_pages
 from handlers.worker import Duties, Worker, working
-from infra.log import Log
 from infra.positions import position_of
 from infra.postgres import connect
 from infra.postgres_recorder import postgres_log
@@ -51,34 +50,31 @@ class Running:
 
     def health(self) -> dict[str, Any]:
         """Where the log, each projection and the relay stand, and whether everything in this process works."""
-        return _health(self.database_url, self.house.log, self.worker)
-
-
-def _health(database_url: str, log: Log, worker: Worker | None) -> dict[str, Any]:
-    with connect(database_url) as conn:
-        projections = statuses(conn)
-        relayed = max(position_of(conn, RELAY), 0)
-    halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
-    failing = worker.failing if worker else None
-    blocked = worker.relay.blocked if worker else None
-    head = log.head()
-    return {
-        "ok": not halted and failing is None and blocked is None,
-        "head": head,
-        "projections": {s.name: s.position for s in projections},
-        "lag": {s.name: s.lag for s in projections},
-        "halted": halted,
-        "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
-        "worker": failing or ("working" if worker else "elsewhere"),
-        "relay": {
-            "position": relayed,
-            "lag": max(head - relayed, 0),
-            "active": bool(worker and worker.relay.active),
-            "blocked": blocked,
-        },
-        "dead_letters": worker.dead_letters if worker else None,
-        "checkpoints": (worker.unsigned or "working") if worker else "elsewhere",
-    }
+        with connect(self.database_url) as conn:
+            projections = statuses(conn)
+            relayed = max(position_of(conn, RELAY), 0)
+        worker = self.worker
+        halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
+        failing = worker.failing if worker else None
+        blocked = worker.relay.blocked if worker else None
+        head = self.house.log.head()
+        return {
+            "ok": not halted and failing is None and blocked is None,
+            "head": head,
+            "projections": {s.name: s.position for s in projections},
+            "lag": {s.name: s.lag for s in projections},
+            "halted": halted,
+            "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
+            "worker": failing or ("working" if worker else "elsewhere"),
+            "relay": {
+                "position": relayed,
+                "lag": max(head - relayed, 0),
+                "active": bool(worker and worker.relay.active),
+                "blocked": blocked,
+            },
+            "dead_letters": worker.dead_letters if worker else None,
+            "checkpoints": (worker.unsigned or "working") if worker else "elsewhere",
+        }
 
 
 @contextmanager

@@ -25,8 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 class _Output(Console):
     def on_broken_pipe(self) -> None:
-        """The library would end the program, with 1."""
-        read_no_more()
+        """Leave it to `until_nobody_reads`; the library would end the program, with 1."""
+        raise  # noqa: PLE0704 - what the library has just caught
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -38,13 +38,13 @@ def console(*, quiet: bool = False) -> Console:
 
 def say(text: str) -> None:
     """Print a sentence; only a terminal breaks it, so that nothing which is copied out of it is cut."""
-    with _though_nobody_reads():
+    with until_nobody_reads():
         console().print(text, soft_wrap=True)
 
 
 def draw(table: Table) -> None:
     """Print a table."""
-    with _though_nobody_reads():
+    with until_nobody_reads():
         console().print(table)
 
 
@@ -60,20 +60,18 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def print_json(value: object) -> None:
     """Print a value as JSON."""
-    with _though_nobody_reads():
+    with until_nobody_reads():
         sys.stdout.write(to_json(value, indent=2).decode() + "\n")
 
 
 @contextmanager
-def _though_nobody_reads() -> Iterator[None]:
-    """Who pipes into ``head`` has read enough at some point: what comes of the command is the same."""
+def until_nobody_reads() -> Iterator[None]:
+    """Print until whoever reads has read enough, as ``head`` has at some point: that is no error, and ends it.
+
+    What is printed after that goes nowhere; or the interpreter complains at its end.
+    """
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        read_no_more()
-
-
-def read_no_more() -> None:
-    """Let what is printed from now on go nowhere; or the interpreter complains at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

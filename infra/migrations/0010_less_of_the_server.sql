@@ -4,9 +4,9 @@
 -- And the inbox is asked by its index from the beginning: OFFSET 0 leaves the planner no other way. A plan that was made
 -- while it was empty read all of it, until autovacuum had seen it grow: for a minute, with every append.
 
-CREATE TYPE log.expected_version AS (stream text, version bigint, command int);
-
 DROP FUNCTION log.append;
+DROP TYPE IF EXISTS log.expected_version;  -- where this file was applied under an earlier name
+CREATE TYPE log.expected_version AS (stream text, version bigint, command int);
 DROP TYPE log.new_event;
 CREATE TYPE log.new_event AS (  -- what has a fixed length comes first: the caller packs that in one
   version        bigint,

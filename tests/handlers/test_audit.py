@@ -873,6 +873,32 @@ def test_who_reads_no_more_changes_nothing_of_what_comes_of_a_command(
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_an_endless_list_that_nobody_reads_any_more_ends(auditor_url: str, form: tuple[str, ...]) -> None:
+    endless = """
+import sys
+from itertools import cycle
+from infra.postgres_auditor import Auditor
+events = Auditor.events
+Auditor.events = lambda auditor, wanted, limit=None: cycle(list(events(auditor, wanted, 3)))
+from handlers.cli import main
+main()
+"""
+    gone, ours = os.pipe()
+    os.close(gone)
+    done = subprocess.run(
+        [sys.executable, "-c", endless, "audit", "events", *form],
+        stdout=ours,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"TRUNKLINE_DATABASE_URL": auditor_url},
+        timeout=30,
+    )
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_question_gives_its_login_no_more_rights(
     run: Run, history: tuple[str, list[Recorded]], places: ServerPlaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
