@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.log import ALONE, AT, CAUSE, OURS_EACH, STATE, TOPIC, appends_of, p99_ms, rate
-from infra.append import Append, appended
-from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.logins import admit, program_login
-from infra.postgres_recorder import PostgresRecorder
-from infra.recorder import LogRow
-from infra.schema import migrate
+from infra.event_log.append import Append, appended
+from infra.event_log.postgres_recorder import PostgresRecorder
+from infra.event_log.recorder import LogRow
+from infra.postgres.migrate import migrate
+from infra.postgres.roles import admit, program_login
+from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 
 STREAMS = 100
 VERSIONS = 100

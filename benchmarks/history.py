@@ -57,15 +57,15 @@ from domain.price_list import PRICE_LIST, Offer, PriceList, PriceListPublished, 
 from domain.quote import Quote, Selection, Term, quote
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ActivatePackage, ExpandPackage, ReverseGrant
-from infra.append import Append
-from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.group_commit import MAX_GROUP, GroupCommit
-from infra.log import Log
-from infra.logins import admit, program_login
-from infra.postgres import WRITER, connect
-from infra.postgres_recorder import postgres_log
-from infra.pydantic_mapper import Cause, Recorded
-from infra.schema import migrate
+from infra.event_log.append import Append
+from infra.event_log.group_commit import MAX_GROUP, GroupCommit
+from infra.event_log.log import Log
+from infra.event_log.mapper import Cause, Recorded
+from infra.event_log.postgres_recorder import postgres_log
+from infra.postgres.connections import WRITER, connect
+from infra.postgres.migrate import migrate
+from infra.postgres.roles import admit, program_login
+from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 from infra.settings import decoded_master_key, settings
 
 MASTER_KEY: Final = bytes(32)

@@ -30,18 +30,18 @@ from benchmarks.measure import Measure, Void, in_turn
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
 from domain.messages import Decider
 from domain.services import Plan
-from handlers.start import settled
-from infra.chain import ChainBroken, Verifier, Walk
-from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.log import Log
-from infra.logins import admit, program_login
-from infra.postgres_auditor import Auditor, auditing
-from infra.postgres_recorder import PostgresRecorder, postgres_log
-from infra.pydantic_mapper import Cause
-from infra.recorder import LogRow, as_notifications, event_id
-from infra.schema import migrate
-from infra.snapshots import IMPERSONAL
-from infra.unit_of_work import UnitOfWork
+from handlers.cli.start import settled
+from infra.audit.auditor import Auditor, auditing
+from infra.audit.hash_chain import ChainBroken, Verifier, Walk
+from infra.event_log.log import Log
+from infra.event_log.mapper import Cause
+from infra.event_log.postgres_recorder import PostgresRecorder, postgres_log
+from infra.event_log.recorder import LogRow, as_notifications, event_id
+from infra.event_log.snapshots import IMPERSONAL
+from infra.event_log.unit_of_work import UnitOfWork
+from infra.postgres.migrate import migrate
+from infra.postgres.roles import admit, program_login
+from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 
 WRITERS = 64
 OURS_EACH = 400

@@ -32,36 +32,36 @@ from domain.order import ExpansionRequested, Method
 from domain.payment_reference import PaymentReferenceClaimed
 from domain.quote import Selection, Term
 from domain.subscription import ActivatePackage
+from handlers.cli.start import settled
 from handlers.commands import handle
+from handlers.context import Actor, Role
 from handlers.contract.commands import REPLY_HEADER
 from handlers.contract.events import encoded
 from handlers.demo.prices import PRICES
-from handlers.desk import Actor, Role
-from handlers.house import House
-from handlers.messages import consumers
-from handlers.outside import Outside, house_of
+from handlers.dependencies import House
+from handlers.messaging.consumers import consumers
 from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
-from handlers.start import settled
-from handlers.worker import Duties, working
+from handlers.runtime.adapters import Outside, house_of
+from handlers.runtime.worker import Duties, working
+from infra.broker.cloudevents import CONTENT_TYPE
+from infra.broker.nats import COMMANDS, COMMANDS_CONSUMER, EVENTS, connected, provision, subject_of
+from infra.broker.relay import Relay
+from infra.broker.signatures import EVERY_ACCOUNT, SENDER_HEADER, SIGNATURE_HEADER, Sender, signature
 from infra.clock import SystemClock
-from infra.cloudevents import CONTENT_TYPE
-from infra.embedded_nats import embedded_nats
-from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.log import Change, Log
-from infra.logins import admit, program_login
-from infra.mail_catcher import HOST, mail_catcher
-from infra.nats import COMMANDS, COMMANDS_CONSUMER, EVENTS, connected, provision, subject_of
-from infra.paypal import PayPal
-from infra.postgres import connect
-from infra.postgres_recorder import postgres_log
-from infra.pydantic_mapper import Cause
-from infra.recorder import Received
-from infra.relay import Relay
-from infra.schema import migrate
-from infra.senders import EVERY_ACCOUNT, SENDER_HEADER, SIGNATURE_HEADER, Sender, signature
+from infra.event_log.log import Change, Log
+from infra.event_log.mapper import Cause
+from infra.event_log.postgres_recorder import postgres_log
+from infra.event_log.recorder import Received
+from infra.event_log.unit_of_work import UnitOfWork
+from infra.mail.smtp import SmtpMailer
+from infra.payments.paypal import PayPal
+from infra.postgres.connections import connect
+from infra.postgres.migrate import migrate
+from infra.postgres.roles import admit, program_login
+from infra.servers.embedded_nats import embedded_nats
+from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 from infra.settings import settings
-from infra.smtp import SmtpMailer
-from infra.unit_of_work import UnitOfWork
+from infra.simulators.mail_catcher import HOST, mail_catcher
 
 EVENT_COUNT = 4000
 COMMAND_COUNT = 1500

@@ -33,17 +33,17 @@ from psycopg.conninfo import conninfo_to_dict
 from benchmarks.history import MASTER_KEY, history, write
 from benchmarks.measure import Measure, Void, absolute, in_turn
 from domain.messages import Event
-from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.log import Change, Log
-from infra.logins import admit, program_login
-from infra.postgres import connect
-from infra.postgres_recorder import PostgresRecorder, postgres_log
-from infra.pydantic_mapper import Cause, PydanticMapper, Recorded
-from infra.schema import migrate
-from projections.engine import catch_up, project, stored
+from infra.event_log.log import Change, Log
+from infra.event_log.mapper import Cause, PydanticMapper, Recorded
+from infra.event_log.postgres_recorder import PostgresRecorder, postgres_log
+from infra.postgres.connections import connect
+from infra.postgres.migrate import migrate
+from infra.postgres.roles import admit, program_login
+from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
+from projections.engine.projection import catch_up, project, stored
 from projections.entitlements import ENTITLEMENTS, EntitlementRow, entitlements_of
-from projections.rebuild import rebuild, verify
-from projections.runner import PROJECTIONS, positions, running, wait
+from projections.maintenance.rebuild import rebuild, verify
+from projections.maintenance.runner import PROJECTIONS, positions, running, wait
 
 ACCOUNTS_CAUGHT_UP: Final = 120
 ACCOUNTS_REBUILT: Final = 1_000

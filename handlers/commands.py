@@ -21,21 +21,8 @@ from domain.messages import Command, Decider, Message, Refusal
 from domain.order import ExpireOrder
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.subscription import ActivatePackage
-from handlers.desk import Actor, Desk, NotPermitted, Role, again
-from handlers.erasure import erase_billing_receiver
-from handlers.fulfilment import activate_package, fulfil_order, reverse_refunded_grant
-from handlers.house import House
-from handlers.invoicing import (
-    credit_refund,
-    invoice_fulfilled_order,
-    mail_credit_note,
-    mail_invoice_link,
-    renew_invoice_link,
-    tell_account_manager,
-    use_invoice_link,
-)
-from handlers.payment import complete_checkout, confirm_offline_payment, note_payment, refund_order
-from handlers.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion, withdraw_order
+from handlers.context import Actor, Desk, NotPermitted, Role, again
+from handlers.dependencies import House
 from handlers.requests import (
     BillTo,
     CheckOut,
@@ -55,9 +42,22 @@ from handlers.requests import (
     UseInvoiceLink,
     WithdrawOrder,
 )
+from handlers.use_cases.erasure import erase_billing_receiver
+from handlers.use_cases.fulfilment import activate_package, fulfil_order, reverse_refunded_grant
+from handlers.use_cases.invoicing import (
+    credit_refund,
+    invoice_fulfilled_order,
+    mail_credit_note,
+    mail_invoice_link,
+    renew_invoice_link,
+    tell_account_manager,
+    use_invoice_link,
+)
+from handlers.use_cases.payment import complete_checkout, confirm_offline_payment, note_payment, refund_order
+from handlers.use_cases.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion, withdraw_order
 from infra import tracing
-from infra.log import VersionConflict
-from infra.recorder import AlreadyHandled, Received
+from infra.event_log.log import VersionConflict
+from infra.event_log.recorder import AlreadyHandled, Received
 
 Handler = Callable[[Any, Desk], Any]
 

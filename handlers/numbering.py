@@ -16,9 +16,9 @@ from datetime import datetime
 
 from domain.invoice_series import INVOICE_SERIES, AssignInvoiceNumber, series_id
 from infra.clock import Clock
-from infra.log import VersionConflict
-from infra.recent_states import RecentState
-from infra.unit_of_work import UnitOfWork
+from infra.event_log.log import VersionConflict
+from infra.event_log.state_cache import RecentState
+from infra.event_log.unit_of_work import UnitOfWork
 
 
 @dataclass(eq=False)

@@ -14,9 +14,9 @@ from domain.account import Email
 from domain.invoice import Seller
 from domain.messages import Text
 from domain.price_list import Country, SellerCode
-from infra.nats import Limits
-from infra.senders import Sender
-from infra.smtp import Security
+from infra.broker.nats import Limits
+from infra.broker.signatures import Sender
+from infra.mail.smtp import Security
 
 WebAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
 """Where something is served over HTTP, without a query: paths are added to it."""

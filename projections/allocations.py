@@ -9,9 +9,9 @@ from psycopg import Connection
 
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, Plan
-from infra.pydantic_mapper import Recorded
-from projections.engine import Projection, Row, Rows
-from projections.pages import PAGE, Condition, Page, page
+from infra.event_log.mapper import Recorded
+from projections.engine.pages import PAGE, Condition, Page, page
+from projections.engine.projection import Projection, Row, Rows
 
 
 @dataclass

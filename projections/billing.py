@@ -24,9 +24,9 @@ from domain.order import (
     PaymentSetAside,
 )
 from domain.services import ServiceCode
-from infra.pydantic_mapper import Recorded
-from projections.engine import Projection, Row, Rows
-from projections.pages import PAGE, Condition, FilterCannotBe, Page, page
+from infra.event_log.mapper import Recorded
+from projections.engine.pages import PAGE, Condition, FilterCannotBe, Page, page
+from projections.engine.projection import Projection, Row, Rows
 
 
 @dataclass

@@ -10,9 +10,9 @@ from psycopg import Connection
 
 from domain.invoice import InvoiceEmailed
 from domain.invoice_link import LinkConsumed, LinkIssued, LinkRefused, LinkRevoked
-from infra.pydantic_mapper import Recorded
-from projections.engine import Projection, Row, Rows
-from projections.pages import PAGE, Condition, Page, page
+from infra.event_log.mapper import Recorded
+from projections.engine.pages import PAGE, Condition, Page, page
+from projections.engine.projection import Projection, Row, Rows
 
 
 @dataclass

@@ -27,18 +27,18 @@ from rich.console import Console
 
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
-from infra.embedded_nats import embedded_nats
-from infra.embedded_postgres import embedded_postgres, temporary_directory
-from infra.log import Log
-from infra.logins import admit
-from infra.postgres_recorder import postgres_log
-from infra.recorder import MemoryRecorder
-from infra.schema import migrate
+from infra.event_log.log import Log
+from infra.event_log.postgres_recorder import postgres_log
+from infra.event_log.recorder import MemoryRecorder
+from infra.postgres.migrate import migrate
+from infra.postgres.roles import admit
+from infra.servers.embedded_nats import embedded_nats
+from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 from infra.settings import settings
-from tests.databases import MASTER_KEY, as_program, fresh_database
-from tests.handlers.showing import Showing
+from tests.support.databases import MASTER_KEY, as_program, fresh_database
+from tests.support.showing import Showing
 
-pytest.register_assert_rewrite("tests.projections.given")  # here, for tests of other folders take it too
+pytest.register_assert_rewrite("tests.support.given_projection")  # here, for tests of other folders take it too
 SERVERS = ("TRUNKLINE_DATABASE_URL", "TRUNKLINE_NATS_URL")
 MEMORY = Path("/dev/shm")  # noqa: S108 - every name below it is a fresh one
 ROOM_BYTES = 8 * 2**30  # a run takes at most a third of that

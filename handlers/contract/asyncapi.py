@@ -11,10 +11,10 @@ from domain.messages import Command
 from handlers.contract.commands import AnswerEvent, CommandEvent, offered
 from handlers.contract.events import EVENTS
 from handlers.contract.history import HistoryRequest
-from infra.cloudevents import CONTENT_TYPE, CloudEvent
-from infra.nats import COMMANDS, HISTORY_SUBJECT, subject_of
-from infra.nats import EVENTS as EVENT_STREAM
-from infra.senders import SENDER_HEADER, SIGNATURE_HEADER
+from infra.broker.cloudevents import CONTENT_TYPE, CloudEvent
+from infra.broker.nats import COMMANDS, HISTORY_SUBJECT, subject_of
+from infra.broker.nats import EVENTS as EVENT_STREAM
+from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER
 
 VERSION: Final = "1.0.0"
 SCHEMAS: Final = "#/components/schemas/"

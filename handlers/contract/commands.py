@@ -12,8 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from domain.messages import Message
 from handlers.commands import COMMANDS
-from handlers.desk import Role
-from infra.nats import COMMAND_SUBJECTS
+from handlers.context import Role
+from infra.broker.nats import COMMAND_SUBJECTS
 
 REPLY_HEADER = "Trunkline-Reply"
 MESSAGE_IDS = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]

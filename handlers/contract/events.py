@@ -51,9 +51,9 @@ from domain.payment_reference import PaymentReferenceClaimed
 from domain.price_list import PriceListPublished
 from domain.services import Plan, Pricing
 from domain.subscription import CapacityExpanded, GrantReversed, PackageActivated, ServiceSubscribed
-from infra.cloudevents import CloudEvent
-from infra.nats import subject_of
-from infra.pydantic_mapper import Recorded
+from infra.broker.cloudevents import CloudEvent
+from infra.broker.nats import subject_of
+from infra.event_log.mapper import Recorded
 
 Quantities = Annotated[dict[str, int], Field(description="Units by the code of a service.")]
 

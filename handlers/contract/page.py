@@ -30,7 +30,7 @@ def as_yaml(contract: dict[str, Any]) -> str:
 def page() -> str:
     """The page."""
     contract = document()
-    text = files("handlers").joinpath("templates/contract.html").read_text(encoding="utf-8")
+    text = files("handlers.http").joinpath("templates/contract.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
     shapes = [(name, as_yaml(schema)) for name, schema in contract["components"]["schemas"].items()]
     return template.render(info=contract["info"], entries=_entries(contract), shapes=shapes)

@@ -8,18 +8,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.composition import Running, trunkline
 from handlers.demo.prices import BEGIN
-from handlers.keyring import secrets_of, signer_of
-from handlers.outside import Outside
-from handlers.places import servers
+from handlers.runtime.adapters import Outside
+from handlers.runtime.composition import Running, trunkline
+from handlers.runtime.secrets import secrets_of, signer_of
+from handlers.runtime.servers import servers
 from infra.clock import ShiftedClock
-from infra.embedded_postgres import temporary_directory
-from infra.mail_catcher import Catcher, mail_catcher
-from infra.payment_simulator import SimulatorEndpoint, running_simulator
-from infra.paypal import PayPal
+from infra.mail.smtp import SmtpMailer
+from infra.payments.paypal import PayPal
+from infra.servers.embedded_postgres import temporary_directory
 from infra.settings import Settings
-from infra.smtp import SmtpMailer
+from infra.simulators.mail_catcher import Catcher, mail_catcher
+from infra.simulators.payment_simulator import SimulatorEndpoint, running_simulator
 
 PROVIDER_TIMEOUT_S = 2.0
 AS_TOLD = {"http_port": 0, "public_url": None, "link_hours": 24, "order_days": 14}

@@ -22,11 +22,10 @@ from domain.quote import Quote, Selection, Term
 from domain.services import Plan
 from domain.subscription import ActivatePackage
 from handlers.commands import Outcome, handle
+from handlers.context import Actor, Role
 from handlers.demo.prices import BEGIN, PRICES
 from handlers.demo.stage import Stage
 from handlers.demo.teller import WAIT_S, StoryBroken, Teller
-from handlers.desk import Actor, Role
-from handlers.invoicing import invoice_id_of
 from handlers.requests import (
     BillTo,
     CheckOut,
@@ -36,17 +35,18 @@ from handlers.requests import (
     RenewInvoiceLink,
     WithdrawOrder,
 )
+from handlers.use_cases.invoicing import invoice_id_of
 from infra.currencies import format_money, format_rate
-from infra.payment_simulator import DECLINED_CARD, GOOD_CARD, Faults
-from infra.payments import Capture, Checkout, Decline, PaymentProviderUnavailable
-from infra.postgres import connect
+from infra.payments.provider import Capture, Checkout, Decline, PaymentProviderUnavailable
+from infra.postgres.connections import connect
+from infra.simulators.payment_simulator import DECLINED_CARD, GOOD_CARD, Faults
 from projections.allocations import AllocationRow
 from projections.billing import BillingDocumentRow, PaymentRow, ReceivableRow, owed, revenue
-from projections.engine import Row, stored
+from projections.engine.projection import Row, stored
 from projections.entitlements import ENTITLEMENTS, Entitlement, EntitlementRow, entitlements
 from projections.invoice_links import InvoiceLinkAttemptRow, InvoiceLinkRow
+from projections.maintenance.runner import PROJECTIONS
 from projections.orders import OrderRow
-from projections.runner import PROJECTIONS
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Row)

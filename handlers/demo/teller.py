@@ -11,14 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from infra.postgres import connect
-from infra.pydantic_mapper import Recorded
-from projections.engine import Row, stored
-from projections.runner import PROJECTIONS, wait
+from infra.event_log.mapper import Recorded
+from infra.postgres.connections import connect
+from projections.engine.projection import Row, stored
+from projections.maintenance.runner import PROJECTIONS, wait
 from projections.timeline import TIMELINE
 
 if TYPE_CHECKING:
-    from handlers.composition import Running  # the command line knows what may go wrong here, and loads no more
+    from handlers.runtime.composition import Running  # the command line knows what may go wrong here, and loads no more
 
 Snapshot = Mapping[tuple[str, tuple[object, ...]], Mapping[str, Any]]
 TABLES: Sequence[type[Row]] = [

@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.domain.given")
+pytest.register_assert_rewrite("tests.support.given_domain")
 
 settings.register_profile(
     "trunkline",

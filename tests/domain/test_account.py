@@ -11,7 +11,7 @@ from domain.account import (
     UnknownAccount,
     UnknownBillingReceiver,
 )
-from tests.domain.examples import (
+from tests.support.examples import (
     BUCKET,
     WONKA,
     add_receiver,
@@ -27,7 +27,7 @@ from tests.domain.examples import (
     wonka_default,
     wonka_erased,
 )
-from tests.domain.given import but, given
+from tests.support.given_domain import but, given
 
 HISTORY = (opened, wonka_added, wonka_default)
 

@@ -23,7 +23,7 @@ from domain.allocation import (
 )
 from domain.messages import Refusal
 from domain.services import Plan
-from tests.domain.examples import (
+from tests.support.examples import (
     allocate,
     allocated,
     create_factory,
@@ -41,7 +41,7 @@ from tests.domain.examples import (
     withdraw,
     withdrawn,
 )
-from tests.domain.given import but, given
+from tests.support.given_domain import but, given
 
 BUILT = (granted, factory_created, shop_created)
 

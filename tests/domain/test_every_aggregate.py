@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from domain.invoice_link import ConsumeLink
-from tests.domain.given import When, given
-from tests.domain.strategies import AGGREGATES, Aggregate
+from tests.support.given_domain import When, given
+from tests.support.strategies import AGGREGATES, Aggregate
 
 some_sequences = hypothesis.settings(max_examples=40)
 each_aggregate = pytest.mark.parametrize("aggregate", AGGREGATES.values(), ids=AGGREGATES)

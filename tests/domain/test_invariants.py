@@ -32,9 +32,9 @@ from domain.order import (
 from domain.quote import Quote
 from domain.services import Plan
 from domain.subscription import SUBSCRIPTION, SubscriptionCommand
-from tests.domain import strategies as some
-from tests.domain.examples import assign, granted, reverse
-from tests.domain.given import but, given
+from tests.support import strategies as some
+from tests.support.examples import assign, granted, reverse
+from tests.support.given_domain import but, given
 
 # --- the package ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from domain.invoice import INVOICE, StillKept, UnknownInvoice, credit_of, kept_until, let_go_before
 from domain.quote import TaxTotal
-from tests.domain.examples import (
+from tests.support.examples import (
     LATER,
     NOW,
     ORDERED,
@@ -23,7 +23,7 @@ from tests.domain.examples import (
     quoted,
     record_emailed,
 )
-from tests.domain.given import but, given
+from tests.support.given_domain import but, given
 
 
 def test_an_invoice_is_issued() -> None:

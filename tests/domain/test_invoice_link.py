@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from domain.invoice_link import INVOICE_LINK, LinkRefused, RefusalReason, RevokeLink, UnknownLink
-from tests.domain.examples import (
+from tests.support.examples import (
     LATER,
     NOW,
     consume,
@@ -13,7 +13,7 @@ from tests.domain.examples import (
     revoke,
     revoked,
 )
-from tests.domain.given import but, given
+from tests.support.given_domain import but, given
 
 TOMORROW = NOW + timedelta(hours=24)
 

@@ -1,8 +1,8 @@
 import pytest
 
 from domain.invoice_series import INVOICE_SERIES, invoice_number, series_id
-from tests.domain.examples import assign, assigned
-from tests.domain.given import but, given
+from tests.support.examples import assign, assigned
+from tests.support.given_domain import but, given
 
 assign_2 = but(assign, document_id="credit-note-1")
 assigned_2 = but(assigned, document_id="credit-note-1", sequence=2)

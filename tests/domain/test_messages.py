@@ -12,8 +12,8 @@ from pydantic import ValidationError
 import domain
 from domain.messages import Command, Decider, Event, Message, Refusal, what_is_wrong
 from domain.order import NotPaid, PaymentCaptured
-from tests.domain.examples import capture, captured, decline, place
-from tests.domain.given import but
+from tests.support.examples import capture, captured, decline, place
+from tests.support.given_domain import but
 
 MODULES = {name: import_module(f"domain.{name}") for _, name, _ in pkgutil.iter_modules(domain.__path__)}
 DECIDERS = {

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from domain.money import CurrenciesDiffer, Money, round_half_up
-from tests.domain.examples import eur
+from tests.support.examples import eur
 
 YEN = Money(amount_minor=500, currency="JPY")
 

@@ -33,7 +33,7 @@ from domain.order import (
 )
 from domain.price_list import PriceList
 from domain.quote import Selection, quote
-from tests.domain.examples import (
+from tests.support.examples import (
     BUCKET,
     DEADLINE,
     LATER,
@@ -67,7 +67,7 @@ from tests.domain.examples import (
     requested,
     set_aside,
 )
-from tests.domain.given import but, given
+from tests.support.given_domain import but, given
 
 READY = (requested, contact_chosen)
 PLACED = (*READY, placed)

@@ -6,8 +6,8 @@ from domain.payment_reference import (
     capture_reference,
     pi_reference,
 )
-from tests.domain.examples import claim, claimed, place_offline
-from tests.domain.given import but, given
+from tests.support.examples import claim, claimed, place_offline
+from tests.support.given_domain import but, given
 
 
 def test_a_number_is_claimed_for_an_order() -> None:

@@ -12,8 +12,8 @@ from domain.account import ERASED_CONTACT, AccountOpened, BillingContact, Email
 from domain.invoice import CreditNoteIssued, InvoiceEmailed, InvoiceIssued
 from domain.messages import Event
 from domain.personal import ERASED, person_id, personal_fields
-from tests.domain.examples import WONKA
 from tests.domain.test_messages import EVENTS
+from tests.support.examples import WONKA
 
 OTHERS = {
     (AccountOpened, "manager_email"),  # of the seller's house, or the distributor's: who collects, and no customer

@@ -11,8 +11,8 @@ from domain.price_list import (
     PublishPriceList,
     price_list_id,
 )
-from tests.domain.examples import OFFERS, TAXES, publish, published
-from tests.domain.given import but, given
+from tests.support.examples import OFFERS, TAXES, publish, published
+from tests.support.given_domain import but, given
 
 CHEAPER = (but(OFFERS[0], unit_price_minor=30_00), *OFFERS[1:])
 publish_2 = but(publish, version=2, valid_from=date(2026, 7, 1), offers=CHEAPER)

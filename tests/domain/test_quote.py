@@ -22,8 +22,8 @@ from domain.quote import (
     UnknownService,
     quote,
 )
-from tests.domain.examples import OFFERS, PRICES, TAXES, TODAY, YEAR, eur, offer, published, quoted
-from tests.domain.given import but
+from tests.support.examples import OFFERS, PRICES, TAXES, TODAY, YEAR, eur, offer, published, quoted
+from tests.support.given_domain import but
 
 LEAP_YEAR = Term(starts_on=date(2028, 1, 1), ends_on=date(2029, 1, 1))
 

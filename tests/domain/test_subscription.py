@@ -15,7 +15,7 @@ from domain.subscription import (
     UltimateExceedsExtensions,
     UnknownPackage,
 )
-from tests.domain.examples import (
+from tests.support.examples import (
     TODAY,
     YEAR,
     activate,
@@ -27,7 +27,7 @@ from tests.domain.examples import (
     reversed_,
     subscribed,
 )
-from tests.domain.given import but, given
+from tests.support.given_domain import but, given
 
 EXPANDED = (expanded("extensions", 50), expanded("ultimate_plan", 20), subscribed("custom_domain"))
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.databases import ServerPlaces, as_program, fresh_database
-from tests.handlers.at_work import AtWork, at_work, without_streams
-from tests.handlers.command_line import Run, runner
-from tests.handlers.in_memory import InMemory
+from tests.support.at_work import AtWork, at_work, without_streams
+from tests.support.command_line import Run, runner
+from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.in_memory import InMemory
 
 
 @pytest.fixture

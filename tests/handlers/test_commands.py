@@ -143,9 +143,7 @@ from domain.subscription import (
     UnknownPackage,
 )
 from handlers.commands import COMMANDS, handle
-from handlers.desk import SYSTEM, Actor, Desk, NotPermitted, Role, again
-from handlers.invoicing import NotFulfilled, credit_note_id_of
-from handlers.payment import NotAnOfflineOrder, UnknownPayment
+from handlers.context import SYSTEM, Actor, Desk, NotPermitted, Role, again
 from handlers.requests import (
     BillTo,
     CreditRefund,
@@ -160,10 +158,12 @@ from handlers.requests import (
     TellAccountManager,
     UseInvoiceLink,
 )
-from handlers.retention import give_up
-from infra.log import VersionConflict
-from infra.payments import PaymentNotApproved
-from tests.domain.examples import (
+from handlers.use_cases.invoicing import NotFulfilled, credit_note_id_of
+from handlers.use_cases.payment import NotAnOfflineOrder, UnknownPayment
+from handlers.use_cases.retention import give_up
+from infra.event_log.log import VersionConflict
+from infra.payments.provider import PaymentNotApproved
+from tests.support.examples import (
     BUCKET,
     DEADLINE,
     NOW,
@@ -187,8 +187,8 @@ from tests.domain.examples import (
     remove,
     upgrade,
 )
-from tests.domain.given import but
-from tests.handlers.in_memory import (
+from tests.support.given_domain import but
+from tests.support.in_memory import (
     ACTORS,
     ARTHUR,
     PORTAL,

@@ -13,17 +13,17 @@ import pytest
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import Method
 from handlers.requests import CheckOut, ConfirmOfflinePayment
-from infra.postgres import connect
+from infra.postgres.connections import connect
 from projections.billing import BillingDocumentRow, PaymentRow, ReceivableRow
-from projections.engine import Row, stored
+from projections.engine.projection import Row, stored
 from projections.entitlements import EntitlementRow, entitlements
 from projections.invoice_links import InvoiceLinkAttemptRow, InvoiceLinkRow
+from projections.maintenance.runner import wait
 from projections.orders import OrderRow
-from projections.runner import wait
 from projections.timeline import TimelineRow
-from tests.domain.examples import NOW, eur
-from tests.handlers.at_work import SOON_S, AtWork, eventually, link_in
-from tests.handlers.in_memory import DORA
+from tests.support.at_work import SOON_S, AtWork, eventually, link_in
+from tests.support.examples import NOW, eur
+from tests.support.in_memory import DORA
 
 
 @dataclass(frozen=True)

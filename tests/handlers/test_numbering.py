@@ -10,11 +10,11 @@ import pytest
 
 from domain.invoice_series import INVOICE_SERIES, InvoiceNumberAssigned
 from handlers.numbering import Numbering
-from infra.log import Log, VersionConflict
-from infra.pydantic_mapper import Cause
-from infra.unit_of_work import UnitOfWork
-from tests.domain.examples import NOW
-from tests.handlers.in_memory import SettableClock
+from infra.event_log.log import Log, VersionConflict
+from infra.event_log.mapper import Cause
+from infra.event_log.unit_of_work import UnitOfWork
+from tests.support.examples import NOW
+from tests.support.in_memory import SettableClock
 
 CAUSE = Cause("system:test", "numbering")
 SOON_S = 30.0

@@ -10,10 +10,10 @@ import pytest
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 
-from infra.log import Log
-from infra.postgres import connect
-from infra.recorder import event_id
-from tests.databases import ServerPlaces, as_program, fresh_database
+from infra.event_log.log import Log
+from infra.event_log.recorder import event_id
+from infra.postgres.connections import connect
+from tests.support.databases import ServerPlaces, as_program, fresh_database
 
 Lay = Callable[[Log], Log]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from projections.allocations import ALLOCATIONS, AllocationRow
-from tests.domain.examples import (
+from tests.support.examples import (
     activated,
     allocated,
     factory_created,
@@ -13,8 +13,8 @@ from tests.domain.examples import (
     released,
     shop_created,
 )
-from tests.domain.given import but
-from tests.projections.given import given
+from tests.support.given_domain import but
+from tests.support.given_projection import given
 
 FACTORY = "pkg-acme/pbx-factory"
 minutes_allocated = but(allocated, allocation_id="allocation-2", service="recording_minutes", quantity=700, drawn=200)

@@ -17,7 +17,7 @@ from projections.billing import (
     owed,
     revenue,
 )
-from tests.domain.examples import (
+from tests.support.examples import (
     DEADLINE,
     LATER,
     NOW,
@@ -37,8 +37,8 @@ from tests.domain.examples import (
     refunded,
     requested,
 )
-from tests.domain.given import but
-from tests.projections.given import Given, given
+from tests.support.given_domain import but
+from tests.support.given_projection import Given, given
 
 offline_captured = but(captured, method=Method.OFFLINE, capture_id="offline:PI-2026-7")
 OWED = given(BILLING, requested, placed_offline)

@@ -7,7 +7,7 @@ from datetime import date
 from domain.allocation import CapacityAllocated
 from domain.services import Plan
 from projections.entitlements import ENTITLEMENTS, Entitlement, EntitlementRow, entitlements
-from tests.domain.examples import (
+from tests.support.examples import (
     activated,
     allocated,
     expanded,
@@ -21,8 +21,8 @@ from tests.domain.examples import (
     subscribed,
     withdrawn,
 )
-from tests.domain.given import but
-from tests.projections.given import Given, given, recorded
+from tests.support.given_domain import but
+from tests.support.given_projection import Given, given, recorded
 
 YEARS_END = date(2027, 1, 1)
 PACKAGE = given(ENTITLEMENTS, activated)

@@ -6,7 +6,7 @@ import pytest
 
 from domain.invoice_link import LinkRefused, RefusalReason
 from projections.invoice_links import INVOICE_LINKS, InvoiceLinkAttemptRow, InvoiceLinkRow
-from tests.domain.examples import (
+from tests.support.examples import (
     DEADLINE,
     LATER,
     NOW,
@@ -16,8 +16,8 @@ from tests.domain.examples import (
     link_issued,
     revoked,
 )
-from tests.domain.given import but
-from tests.projections.given import given
+from tests.support.given_domain import but
+from tests.support.given_projection import given
 
 
 def refused(reason: RefusalReason) -> LinkRefused:

@@ -9,10 +9,10 @@ from psycopg import Connection
 
 from domain.messages import Event
 from domain.order import AsideReason, Method
-from infra.pydantic_mapper import Recorded
-from projections.engine import project
+from infra.event_log.mapper import Recorded
+from projections.engine.projection import project
 from projections.orders import ORDERS, OrderRow, unpaid_in_time
-from tests.domain.examples import (
+from tests.support.examples import (
     DEADLINE,
     LATER,
     NOW,
@@ -32,8 +32,8 @@ from tests.domain.examples import (
     refunded,
     requested,
 )
-from tests.domain.given import but
-from tests.projections.given import given, recorded
+from tests.support.given_domain import but
+from tests.support.given_projection import given, recorded
 
 PAID = given(ORDERS, requested, contact_chosen, placed, captured)
 

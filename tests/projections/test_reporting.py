@@ -12,19 +12,19 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from infra.postgres import AUDITOR, connect
+from infra.postgres.connections import AUDITOR, connect
 from projections.billing import BillingDocumentRow, revenue
-from projections.engine import stored
+from projections.engine.projection import stored
 from projections.entitlements import entitlements_of
+from projections.maintenance.runner import PROJECTIONS
 from projections.orders import OrderRow
-from projections.runner import PROJECTIONS
 from projections.timeline import TimelineRow
-from tests.databases import ServerPlaces, as_program, fresh_database
-from tests.domain.examples import NOW, no_longer_fits
-from tests.domain.given import but
 from tests.projections.conftest import laid
-from tests.projections.histories import ACCOUNTS, told
-from tests.projections.test_engine import projected
+from tests.projections.engine.test_projection import projected
+from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.examples import NOW, no_longer_fits
+from tests.support.given_domain import but
+from tests.support.histories import ACCOUNTS, told
 
 VIEWS = {
     "allocations",

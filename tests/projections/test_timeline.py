@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from infra.pydantic_mapper import Cause, Recorded
+from infra.event_log.mapper import Cause, Recorded
 from projections.timeline import TIMELINE, TimelineRow
-from tests.domain.examples import LATER, NOW, captured, opened, placed, published, requested
-from tests.projections.given import given, recorded
+from tests.support.examples import LATER, NOW, captured, opened, placed, published, requested
+from tests.support.given_projection import given, recorded
 
 
 def test_every_event_is_a_line_with_its_place_who_caused_it_and_why() -> None:

@@ -1,0 +1,305 @@
+"""The command line. Whatever goes wrong is said in one sentence, with exit status 1, and nothing is half-written."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from uuid import uuid4
+
+import typer
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from domain.invoice import INVOICE
+from domain.messages import Command, Message, Refusal, what_is_wrong
+from domain.quote import Quote, Selection
+from handlers.cli import dead_letters, privacy, relay
+from handlers.cli.audit import AUDIT_SAYS, audit
+from handlers.cli.console import AsJson, Data, console, draw, print_json, say
+from handlers.cli.find import app as finding
+from handlers.cli.projections import app as projections
+from handlers.cli.session import As, MalformedMessage, actor_of, house_over, opened_log
+from handlers.cli.views import VIEWS, shown, summary_table, table
+from handlers.commands import COMMANDS, handle
+from handlers.demo.teller import StoryBroken
+from handlers.requests import OrderExpansion
+from handlers.runtime.adapters import Outside, mailer_of, provider_of
+from handlers.runtime.secrets import local_senders, secrets_of, signer_of
+from handlers.runtime.servers import prepared, servers
+from handlers.use_cases.purchase import order_summary
+from infra.broker.dead_letters import NoSuchLetter
+from infra.broker.nats import BrokerUnavailable
+from infra.broker.relay import AnotherLog, OutOfStep
+from infra.clock import SystemClock
+from infra.event_log.log import LogUnavailable
+from infra.event_log.unit_of_work import UnitOfWork
+from infra.mail.smtp import MailNotSent
+from infra.payments.provider import PaymentProviderError
+from infra.postgres.connections import DatabaseUnavailable, connect
+from infra.servers.supervisor import ServerDidNotStart
+from infra.settings import WrongSetting, settings
+from projections.billing import BillingDocumentRow
+from projections.engine.projection import stored
+from projections.maintenance.runner import bring_up_to_date
+
+SAID = (
+    Refusal,
+    WrongSetting,
+    DatabaseUnavailable,
+    BrokerUnavailable,
+    LogUnavailable,
+    ServerDidNotStart,
+    PaymentProviderError,
+    MailNotSent,
+    StoryBroken,
+    *AUDIT_SAYS,
+    NoSuchLetter,
+    OutOfStep,
+    AnotherLog,
+)
+M = TypeVar("M", bound=Message)
+CATCH_UP_S = 60.0
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(privacy.app, name="privacy")
+app.add_typer(projections, name="projections")
+app.add_typer(finding, name="find")
+app.add_typer(relay.app, name="relay")
+app.add_typer(dead_letters.app, name="dead-letters")
+
+app.add_typer(audit, name="audit")
+
+
+class UnknownCommand(Refusal):
+    """The command line was asked for something that it does not have."""
+
+
+class UnusablePlace(Refusal):
+    """A file or a directory that the command line was given cannot be used."""
+
+
+@app.callback()
+def trunkline() -> None:
+    """Trunkline, the order backend for sellers of hosted telephone systems."""
+
+
+@app.command()
+def demo(
+    as_json: AsJson = False,
+    keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
+) -> None:
+    """Tell the whole purchase, step by step, on real servers."""
+    from handlers.demo.stage import staged  # noqa: PLC0415 - a third of what is loaded, and most commands need none
+    from handlers.demo.story import Story  # noqa: PLC0415 - as above
+
+    given = settings()
+    if keep:
+        _make("--keep", keep)
+    with staged(given, keep) as stage:
+        story = Story(stage, console(quiet=as_json))
+        end = story.tell()
+    if as_json:
+        print_json(end)
+    elif keep:
+        look = f"trunkline show entitlements {story.account_id} --data {keep}"
+        say(f"The data stay in {keep}: {look}")
+
+
+@app.command()
+def up(
+    data: Annotated[Path, typer.Option("--data", help="Where embedded servers keep their data.")],
+) -> None:
+    """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
+    from handlers.cli.processes import until_stopped  # noqa: PLC0415 - as above
+    from handlers.runtime.composition import trunkline as whole  # noqa: PLC0415 - as above
+
+    _make("--data", data)
+    given = local_senders(settings(), data)
+    with servers(given, data) as places, provider_of(given) as provider, mailer_of(given) as mailer:
+        outside = Outside(SystemClock(), provider, mailer)
+        with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
+            say(f"Trunkline serves at {running.url}; stop it by Ctrl-C.")
+            until_stopped()
+
+
+@app.command()
+def serve() -> None:
+    """Run the HTTP application alone, until it is stopped; as many of these as there are requests for."""
+    from handlers.cli.processes import running_alone  # noqa: PLC0415 - as above
+
+    running_alone("serves", relays=False, works=False, serves=True)
+
+
+@app.command()
+def work() -> None:
+    """Run reactions, commands and read models alone, until it is stopped; several share the load."""
+    from handlers.cli.processes import running_alone  # noqa: PLC0415 - as above
+
+    running_alone("works", relays=False, works=True)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database of TRUNKLINE_OWNER_URL up to date, and make the login of TRUNKLINE_DATABASE_URL there."""
+    given = settings()
+    if not (given.owner_url and given.database_url):
+        raise WrongSetting(
+            "Set TRUNKLINE_OWNER_URL to the database as its owner, and TRUNKLINE_DATABASE_URL to the same with the "
+            "login that the program is to have."
+        )
+    prepared(given)
+
+
+@app.command()
+def quote(account: str, package: str, selections: list[str], data: Data = None, as_json: AsJson = False) -> None:
+    """Show what an expansion would cost today: trunkline quote ACCOUNT PACKAGE extensions=25 custom_domain=1."""
+    with opened_log(data) as opened:
+        work, today = UnitOfWork(opened.log), SystemClock().now().date()
+        summary = order_summary(work, today, account, package, _selections(selections))
+    if as_json:
+        print_json(summary)
+    else:
+        draw(summary_table(summary))
+
+
+@app.command()
+def order(
+    account: str, package: str, selections: list[str], data: Data = None, actor: As = None, as_json: AsJson = False
+) -> None:
+    """Order an expansion at today's prices: trunkline order ACCOUNT PACKAGE extensions=25. Prints the order's id."""
+    order_id = f"order-{uuid4()}"
+    fields = {"order_id": order_id, "account_id": account, "package_id": package}
+    expansion = _message(OrderExpansion, fields | {"selections": _selections(selections)})
+    with opened_log(data) as opened, house_over(opened) as house:
+        outcome = handle(expansion, house, actor_of(actor, account), correlation_id=str(uuid4()))
+    summary = Quote.model_validate(outcome.desk.recorded[0].event.model_dump()["quote"])
+    if as_json:
+        print_json({"order_id": order_id, "quote": summary})
+    else:
+        draw(summary_table(summary))
+        say(order_id)
+
+
+@app.command()
+def send(name: str, message: str, data: Data = None, actor: As = None) -> None:
+    """Send any command, as JSON (- reads it from standard input): trunkline send UpgradePbx '{"account_id": ...}'."""
+    kinds = {kind.__name__: kind for kind in COMMANDS}
+    if name not in kinds:
+        raise UnknownCommand(f"There is no command {name}; the commands are {', '.join(sorted(kinds))}.")
+    with opened_log(data) as opened, house_over(opened) as house:
+        fields = _fields(sys.stdin.read() if message == "-" else message)
+        if issubclass(kinds[name], Command):
+            fields["at"] = house.clock.now()
+        wish = _message(kinds[name], fields)
+        outcome = handle(wish, house, actor_of(actor, fields.get("account_id")), correlation_id=str(uuid4()))
+    for recorded in outcome.desk.recorded:
+        say(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}")
+
+
+@app.command()
+def show(
+    name: str,
+    account: str,
+    data: Data = None,
+    as_of: Annotated[str | None, typer.Option(help="A position of the log, or a moment with its offset.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a read model of an account, now or as of any moment: trunkline show entitlements ACCOUNT."""
+    if name not in VIEWS:
+        raise UnknownCommand(f"There is no view {name}; the views are {', '.join(VIEWS)}.")
+    with opened_log(data) as opened:
+        bring_up_to_date(opened.database_url, opened.log, CATCH_UP_S)
+        answer = shown(VIEWS[name], account, opened.log, opened.database_url, as_of)
+    if as_json:
+        print_json(answer)
+    else:
+        draw(table(VIEWS[name].columns, answer))
+
+
+@app.command()
+def invoice(number: str, file: Path, data: Data = None) -> None:
+    """Write an invoice, or a credit note, as it was issued, to a file. Looking at it uses no link up."""
+    with opened_log(data) as opened:
+        bring_up_to_date(opened.database_url, opened.log, CATCH_UP_S)
+        with connect(opened.database_url) as conn:
+            found = stored(conn, BillingDocumentRow, number=number)
+        document = opened.log.document(found[0].sha256) if found else None
+    if not found:
+        raise UnknownCommand(f"There is no invoice {number}; trunkline show billing ACCOUNT lists them.")
+    if document is None:
+        stream = INVOICE.stream(found[0].document_id)
+        raise UnknownCommand(f"{number} is kept no longer; trunkline audit events --stream {stream} says since when.")
+    with _usable("FILE", file):
+        file.write_bytes(document.content)
+
+
+def _make(option: str, directory: Path) -> None:
+    with _usable(option, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()  # whether we may write there, the operating system knows
+
+
+@contextmanager
+def _usable(option: str, place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        sentence = f"{option} {place} cannot be used, {reason}; name a place that you may write to."
+        raise UnusablePlace(sentence) from error
+
+
+def _selections(texts: list[str]) -> tuple[Selection, ...]:
+    selections = []
+    for text in texts:
+        service, equals, quantity = text.partition("=")
+        if equals and not WHOLE_NUMBER.fullmatch(quantity):
+            raise MalformedMessage(f"{text} is no selection; write a service and a whole number, as in extensions=25.")
+        selections.append(Selection(service=service, quantity=int(quantity) if equals else 1))
+    return tuple(selections)
+
+
+def _message(kind: type[M], fields: dict[str, Any]) -> M:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise MalformedMessage(f"{kind.__name__} cannot be read: {what_is_wrong(error)}.") from error
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = from_json(text.encode(errors="surrogateescape"))  # the bytes as they came, UTF-8 or not
+    except ValueError as error:
+        raise MalformedMessage(f"This is no JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise MalformedMessage("A command is a JSON object with its fields.")
+    if "at" in fields:
+        raise MalformedMessage("The time of a command is when it arrives; leave out its field at.")
+    return fields
+
+
+def main() -> None:
+    """Run the command line."""
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without our characters gets question marks, no traceback
+    try:
+        app()
+    except UnicodeEncodeError as error:
+        sys.stderr.write(f"{error.object[:100]!a} is no text in UTF-8.\n")
+        sys.exit(1)
+    except SAID as said:
+        sys.stderr.write(f"{' '.join(str(said).split())}\n")
+        sys.exit(1)
+    except OSError as error:  # of a file or a socket: what Python says of it names it
+        sys.stderr.write(f"The operating system refuses: {' '.join(str(error).split())}.\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,583 @@
+"""``trunkline audit``: what happened, what was true when, and why; and that nobody has touched any of it.
+
+All of it but checkpoints and exports, which are signed, works with a login that has no other role than the auditor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from datetime import datetime
+from heapq import merge
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import from_json, to_json
+from rich.table import Table
+
+from domain.messages import Refusal
+from handlers.cli.console import AsJson, Data, bar, console, draw, print_json, say, until_nobody_reads
+from handlers.cli.explain import Step, aggregate, explanation, name_of
+from handlers.cli.export import Export, export_of
+from handlers.cli.views import UnknownPosition
+from handlers.runtime.checkpoint_signing import CannotSign, Signer, alone, sign, sign_fully
+from handlers.runtime.secrets import SIGNING_KEY, checkpoint_file, signer_of
+from handlers.runtime.servers import Servers, database, database_and_broker
+from infra.audit.auditor import Auditor, Wanted, auditing
+from infra.audit.checkpoints import Checkpoint, ForgedCheckpoint, NoCheckpoint, Passed, checkpoints_in
+from infra.audit.ed25519 import PublicKey, SigningKey, WrongKey
+from infra.audit.export_bundle import verified
+from infra.audit.hash_chain import ChainBroken, Verifier, Walk
+from infra.audit.merkle import MerkleTree, NotProven
+from infra.broker.nats import checkpoints_at, provision_checkpoints, published_checkpoints
+from infra.clock import SystemClock
+from infra.event_log.mapper import UnreadableEvent
+from infra.event_log.topics import topics
+from infra.event_log.upcasts import UPCASTS
+from infra.settings import Settings, WrongSetting, settings
+
+AUDIT_SAYS = (ChainBroken, NotProven, NoCheckpoint, WrongKey, CannotSign, UnreadableEvent)
+"""What this part of the command line says in one sentence, beside what all of it says."""
+
+LINES = 500
+"""How many events make a table: a longer answer is several, so that it can be of any length."""
+
+WAIT_S = 10.0
+DIGITS = 19
+INTERRUPTED = 130
+audit = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="What happened, why, and that nobody has touched it."
+)
+Keys = Annotated[
+    list[Path] | None,
+    typer.Option("--key", help="A public key that checkpoints were signed with; may be repeated."),
+]
+AsOf = Annotated[str | None, typer.Option(help="A position of the log, or a moment with its offset.")]
+
+
+class NotWritten(Refusal):
+    """A file cannot be written."""
+
+
+class UnknownQuestion(Refusal):
+    """It asks for something that the log does not have, or cannot have."""
+
+
+# --- the log as a whole
+
+
+@audit.command()
+def verify(
+    *,
+    data: Data = None,
+    key: Keys = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="The file of signed checkpoints; else that of the settings, or of --data.")
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Check those on the broker too.")] = False,
+    from_checkpoint: Annotated[
+        bool,
+        typer.Option("--from-checkpoint", help="Go on from the last checkpoint that an earlier verification passed."),
+    ] = False,
+    state: Annotated[
+        Path | None, typer.Option(help="Where a verification keeps how far it came; else beside the checkpoints.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the log, and check every row, hash, version and checkpoint. Exit status 1 names the first wrong position."""
+    given = settings()
+    file = checkpoints or checkpoint_file(given, data)
+    if file and not file.exists() and not (checkpoints or given.checkpoint_file):
+        file = None  # nobody has said that there is one
+    kept = state or (file.parent / f"{file.name}.verified" if file else None)
+    if from_checkpoint and kept is None:
+        raise NoCheckpoint("There is no checkpoint to go on from; give --checkpoints FILE, or --state FILE.")
+    keys = _keys(given, data, key)
+    signed: list[Iterable[Checkpoint]] = [checkpoints_in(file)] if file else []
+    if published:
+        signed.append(_published(given, data))
+    if not keys and (signed or from_checkpoint):
+        raise WrongSetting("Give --key PUBLIC.pem, the public half of the key that signed the checkpoints.")
+    verification = _Verification(keys, _each_once(merge(*signed, key=lambda one: one.position)), kept)
+    with database(given, data) as database_url, auditing(database_url) as auditor:
+        try:
+            begin = verification.resumed(auditor) if from_checkpoint else Walk()
+            walk = verification.run(auditor, begin)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{verification.interrupted()}\n")
+            raise typer.Exit(INTERRUPTED) from None
+        except ChainBroken as broken:
+            if not as_json:
+                raise
+            print_json({"ok": False, "position": broken.position, "reason": broken.reason})
+            raise typer.Exit(1) from None
+        finally:
+            verification.keep()
+    if as_json:
+        print_json(verification.result(begin_at=verification.begun, walk=walk))
+    else:
+        say(verification.said(walk))
+
+
+class _Verification:
+    """One run of `verify`: what it has passed so far, and where that is kept."""
+
+    def __init__(self, keys: list[PublicKey], checkpoints: Iterable[Checkpoint], kept: Path | None) -> None:
+        self._keys = keys
+        self._checkpoints = checkpoints
+        self._kept = kept
+        self._passed: Passed | None = None
+        self._walk = Walk()
+        self._count = 0
+        self.begun = 0
+
+    def resumed(self, auditor: Auditor) -> Walk:
+        """A walk from a checkpoint that an earlier one passed, if it is signed and the row there has that hash."""
+        assert self._kept is not None
+        passed = Passed.read(self._kept)
+        checkpoint = passed.checkpoint
+        try:
+            checkpoint.check(self._keys)
+            tree = MerkleTree(size=checkpoint.position, peaks=[bytes.fromhex(peak) for peak in passed.peaks])
+            if checkpoint.trees and checkpoint.trees.log_root != tree.root().hex():
+                raise NotProven("the tree is not the checkpoint's")  # noqa: TRY301 - one of the ways to be none
+        except (ForgedCheckpoint, NotProven) as error:
+            why = str(error).rstrip(".")
+            raise NoCheckpoint(f"{self._kept} holds no verification to go on from: {why}.") from None
+        found = auditor.hash_at(checkpoint.position)
+        signed = f"the signed checkpoint of {checkpoint.time:%Y-%m-%d %H:%M:%S}"
+        if found is None:
+            missing = min(auditor.end().last + 1, checkpoint.position)
+            raise ChainBroken(missing, f"its row is missing; {signed} says that the log came to {checkpoint.position}")
+        if found.hex() != checkpoint.hash:
+            raise ChainBroken(
+                checkpoint.position, f"{signed}, from where this was to go on, has another hash of it than its row"
+            )
+        self._passed, self.begun = passed, checkpoint.position
+        return Walk(checkpoint.position, found, tree)
+
+    def run(self, auditor: Auditor, walk: Walk) -> Walk:
+        """Verify, with a bar on a terminal."""
+        self._walk = walk
+        with bar("verified") as at:
+            verifier = Verifier(auditor, self._checkpoints, self._keys, walk, self._pass, at)
+            return verifier.verify()
+
+    def _pass(self, checkpoint: Checkpoint, walk: Walk) -> None:
+        self._count += 1
+        self._passed = Passed(checkpoint=checkpoint, peaks=tuple(peak.hex() for peak in walk.tree.peaks))
+
+    def keep(self) -> None:
+        """Keep how far it has come, for the next time."""
+        if self._passed and self._kept:
+            try:
+                self._passed.write(self._kept)
+            except OSError as error:
+                sys.stderr.write(f"How far this came cannot be kept in {self._kept}: {error.strerror}.\n")
+
+    def interrupted(self) -> str:
+        """What is said to who interrupts it."""
+        stop = f"Interrupted at position {self._walk.position}; so far all is as it was recorded."
+        if self._passed and self._kept:
+            return f"{stop} --from-checkpoint goes on behind position {self._passed.checkpoint.position}."
+        return f"{stop} No signed checkpoint was passed yet, so the next time begins from the beginning."
+
+    def result(self, begin_at: int, walk: Walk) -> dict[str, Any]:
+        """The result, for machines."""
+        last = self._passed.checkpoint if self._passed else None
+        return {
+            "ok": True,
+            "from_position": begin_at + 1,
+            "to_position": walk.position,
+            "hash": walk.hash.hex(),
+            "log_root": walk.tree.root().hex(),
+            "checkpoints": self._count,
+            "last_checkpoint": last.model_dump(mode="json", exclude_none=True) if last else None,
+        }
+
+    def said(self, walk: Walk) -> str:
+        """The result, for people."""
+        if not walk.position:
+            return "The log is empty."
+        count = walk.position - self.begun
+        begin = f", positions {self.begun + 1:,} to {walk.position:,}" if self.begun and count else ""
+        events = f"{count:,} events{begin}" if count else f"no event since position {self.begun:,}"
+        whole = f"The log is as it was recorded: {events}, to hash {walk.hash.hex()}."
+        if self._passed is None:
+            return f"{whole}\nNo signed checkpoint was checked, so a tail that was cut off or written anew goes unseen."
+        last = self._passed.checkpoint
+        agree = "1 signed checkpoint agrees" if self._count == 1 else f"{self._count:,} signed checkpoints agree"
+        checked = agree if self._count else "No signed checkpoint came since"
+        vouched = f"{checked}; the last is at position {last.position:,}, of {last.time:%Y-%m-%d %H:%M:%S}."
+        if last.position < walk.position:
+            vouched += " What follows it is vouched for by the chain alone."
+        return f"{whole}\n{vouched}"
+
+
+def _each_once(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+    """Checkpoints in the order of positions, without those that stand in the file and on the broker."""
+    for _, at_one_position in groupby(checkpoints, key=lambda one: one.position):
+        yield from {one.signature: one for one in at_one_position}.values()
+
+
+def _keys(given: Settings, data: Path | None, paths: list[Path] | None) -> list[PublicKey]:
+    """The public keys that are given; else the one of the settings, or of the data."""
+    if paths:
+        return [PublicKey.read(path) for path in paths]
+    beside = data / SIGNING_KEY if data and not given.database_url else None
+    path = given.signing_key or (beside if beside and beside.exists() else None)
+    return [SigningKey.read(path).public] if path else []
+
+
+def _published(given: Settings, data: Path | None) -> list[Checkpoint]:
+    async def read(nats_url: str) -> list[Checkpoint]:
+        async with checkpoints_at(nats_url) as jetstream:
+            return await published_checkpoints(jetstream)
+
+    if given.nats_url:
+        return asyncio.run(read(given.nats_url))
+    with database_and_broker(given, data) as places:
+        return asyncio.run(read(places.nats_url))
+
+
+@audit.command()
+def checkpoint(data: Data = None, as_json: AsJson = False) -> None:
+    """Sign where the log has come to, publish that, and add it to the file of checkpoints."""
+    given = settings()
+    signer = _signer(given, data)
+
+    async def make(places: Servers) -> Checkpoint | None:
+        async with checkpoints_at(places.nats_url) as jetstream:
+            await provision_checkpoints(jetstream, given.limits)
+            return await sign(signer, places.database_url, jetstream, SystemClock().now(), WAIT_S)
+
+    with database_and_broker(given, data) as places:
+        made = asyncio.run(make(places))
+    if made is None:
+        raise UnknownQuestion("The log is empty; there is nothing to sign.")
+    if as_json:
+        print_json(made.model_dump(mode="json", exclude_none=True))
+    else:
+        say(_signed(made))
+
+
+def _signed(made: Checkpoint) -> str:
+    return (
+        f"Position {made.position:,} is signed: hash {made.hash}, {made.time:%Y-%m-%d %H:%M:%S}, key {made.key[:16]}..."
+    )
+
+
+def _signer(given: Settings, data: Path | None) -> Signer:
+    if data is not None and not given.database_url and not (data / "postgres").is_dir():
+        raise WrongSetting(f"There are no data of Trunkline in {data}; make some: trunkline demo --keep {data}.")
+    signer = signer_of(given, data)
+    if signer is None:
+        raise WrongSetting(
+            "TRUNKLINE_SIGNING_KEY is missing: a PEM file, as openssl genpkey -algorithm ed25519 -out FILE makes one."
+        )
+    return signer
+
+
+@audit.command(name="public-key")
+def public_key(file: Annotated[Path | None, typer.Argument()] = None, data: Data = None) -> None:
+    """Print, or write to a file, the public half of the key that signs checkpoints."""
+    pem = _signer(settings(), data).key.public.pem()
+    if file is None:
+        sys.stdout.write(pem.decode())
+    else:
+        _write(file, [pem])
+
+
+def _write(file: Path, text: Iterable[bytes]) -> None:
+    """Write a file: all of it, or nothing; where it is a device or a pipe, into it."""
+    try:
+        target = file.resolve()
+        if target.exists() and not target.is_file():
+            with target.open("wb") as out:
+                out.writelines(text)
+            return
+        beside = target.parent / f"{target.name}.{os.getpid()}"
+        try:
+            with beside.open("wb") as out:
+                out.writelines(text)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise NotWritten(f"{file} cannot be written: {error.strerror}.") from error
+
+
+# --- what happened
+
+
+@audit.command()
+def events(  # noqa: PLR0913 - one argument a filter
+    *,
+    stream: Annotated[str | None, typer.Option(help="Of this stream: order-order-1.")] = None,
+    account: Annotated[str | None, typer.Option(help="Of this account.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Of this name, or topic: PaymentCaptured.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Caused by this actor: distributor:dora.")] = None,
+    from_time: Annotated[str | None, typer.Option(help="Recorded at this moment, or later.")] = None,
+    to_time: Annotated[str | None, typer.Option(help="Recorded at this moment, or before.")] = None,
+    from_position: Annotated[str | None, typer.Option(help="At this position, or behind it.")] = None,
+    to_position: Annotated[str | None, typer.Option(help="At this position, or before it.")] = None,
+    limit: Annotated[str | None, typer.Option(help="At most so many.")] = None,
+    data: Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each.")] = False,
+) -> None:
+    """List events in the order of positions, as they are stored: personal fields are ciphertext."""
+    times = {name: _moment(text) for name, text in (("from_time", from_time), ("to_time", to_time)) if text is not None}
+    most = None if limit is None else _number(limit, "a limit")
+    with database(settings(), data) as database_url, auditing(database_url) as auditor:
+        wanted = Wanted(
+            stream=stream,
+            account=account,
+            topics=None if type_ is None else _topics(auditor, type_),
+            actor=actor,
+            from_position=None if from_position is None else _position(from_position, auditor),
+            to_position=None if to_position is None else _position(to_position, auditor),
+            **times,
+        )
+        for kind, value in (("stream", stream), ("account", account)):
+            if value is not None:
+                _known(auditor, kind, value)
+        found = auditor.events(wanted, most)
+        with until_nobody_reads():
+            (_print_lines if as_json else _print_tables)(found)
+
+
+def _print_lines(found: Iterator[dict[str, Any]]) -> None:
+    for row in found:
+        shown = {name: value for name, value in row.items() if name not in ("previous", "hash", "state")}
+        try:
+            state = from_json(row["state"])
+        except ValueError:
+            state = row["state"].decode(errors="backslashreplace")
+        line = to_json(shown | {"hash": row["hash"].hex(), "state": state})
+        sys.stdout.write(line.decode() + "\n")
+
+
+def _print_tables(found: Iterator[dict[str, Any]]) -> None:
+    if (first := next(found, None)) is None:
+        say("No event is like that.")
+        return
+    found = chain([first], found)
+    while rows := list(islice(found, LINES)):
+        drawn = Table()
+        for column in ("position", "recorded at", "stream", "version", "event", "account", "actor"):
+            drawn.add_column(column, overflow="fold", no_wrap=column in ("position", "recorded at", "version"))
+        for row in rows:
+            drawn.add_row(
+                f"{row['position']}",
+                f"{row['recorded_at']:%Y-%m-%d %H:%M:%S}",
+                row["stream"],
+                f"{row['version']}",
+                row["topic"],
+                row["account_id"] or "",
+                row["actor"],
+            )
+        console().print(drawn)
+
+
+def _known(auditor: Auditor, kind: str, value: str) -> None:
+    if not auditor.knows(Wanted(account=value) if kind == "account" else Wanted(stream=value)):
+        raise UnknownQuestion(f"There is no event of {kind} {value} in the log.")
+
+
+def _topics(auditor: Auditor, name: str) -> list[str]:
+    """The topics of an event's name, of any version; or a topic itself."""
+    found = [topic for topic in (*topics(), *UPCASTS) if name in (topic, name_of(topic))]
+    if not found and auditor.knows(Wanted(topics=[name])):
+        return [name]  # the library's, or one of a later time
+    if not found:
+        raise UnknownQuestion(f"There is no event {name}; write a name, or a topic, as PaymentCaptured.")
+    return found
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > DIGITS or not 0 < int(text) < 2**62:
+        raise UnknownPosition(f"{text} is not {what}; write a whole number from 1.")
+    return int(text)
+
+
+def _position(text: str, auditor: Auditor) -> int:
+    position, head = _number(text, "a position"), auditor.head()
+    if position > head:
+        raise UnknownPosition(f"The log has come to position {head}; {position} lies ahead.")
+    return position
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise UnknownPosition(f"{text} is no moment; write it with its offset, as 2026-09-01T12:00:00+00:00.")
+    return moment
+
+
+def _as_of(text: str | None, auditor: Auditor) -> int:
+    """The position that the log had come to: now, or as of a position or a moment."""
+    if text is None:
+        return auditor.head()
+    if text.isdecimal():
+        return _position(text, auditor)
+    try:
+        moment = _moment(text)
+    except UnknownPosition:
+        raise UnknownPosition(
+            f"{text} is neither a position nor a moment; write 42, or 2026-09-01T12:00:00+00:00."
+        ) from None
+    return auditor.position_at(moment)
+
+
+# --- what was true, and why
+
+
+@audit.command()
+def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Show an aggregate as it is, or was: trunkline audit show order-order-1 --as-of 42."""
+    with database(settings(), data) as database_url, auditing(database_url) as auditor:
+        found = aggregate(auditor, stream, _as_of(as_of, auditor))
+    state = from_json(to_json(_in_order(found.state), fallback=_fallback))
+    if as_json:
+        print_json(asdict(found) | {"state": state})
+        return
+    drawn = Table("field", "value")
+    for field, value in state.items():
+        drawn.add_row(field, value if isinstance(value, str) else to_json(value, indent=1).decode())
+    where = f"{stream} version {found.version}, position {found.position}, {found.recorded_at:%Y-%m-%d %H:%M:%S}"
+    say(where)
+    draw(drawn)
+
+
+def _in_order(state: Any) -> dict[str, Any]:  # noqa: ANN401 - of any aggregate
+    """The fields of a state; a set in an order, so that who shows it again sees the same."""
+    named = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {name: sorted(value, key=str) if isinstance(value, frozenset) else value for name, value in named.items()}
+
+
+def _fallback(value: object) -> str:
+    """What JSON has no word for, as the kind of an event that was dealt with."""
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
+@audit.command()
+def explain(
+    account: str,
+    service: str,
+    package: Annotated[str | None, typer.Option(help="Of this package alone.")] = None,
+    as_of: AsOf = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why an entitlement is what it is: each event that made it so, who caused it, and what it did."""
+    with database(settings(), data) as database_url, auditing(database_url) as auditor:
+        steps = explanation(auditor, account, service, package, _as_of(as_of, auditor))
+    if as_json:
+        print_json([asdict(step) for step in steps])
+        return
+    for package_id in dict.fromkeys(step.package_id for step in steps):
+        draw(_explained(service, package_id, [step for step in steps if step.package_id == package_id]))
+
+
+def _explained(service: str, package_id: str, steps: list[Step]) -> Table:
+    last = steps[-1]
+    drawn = Table(
+        title=f"{service} of {package_id}: {last.total:,}, of which {last.allocated:,} are allocated",
+        title_justify="left",
+    )
+    for column in ("position", "recorded at", "event", "actor", "cause"):
+        drawn.add_column(column, overflow="fold", no_wrap=column in ("position", "recorded at"))
+    for column in ("total", "", "allocated", ""):
+        drawn.add_column(column, justify="right", no_wrap=True)
+    for step in steps:
+        drawn.add_row(
+            f"{step.position}",
+            f"{step.recorded_at:%Y-%m-%d %H:%M:%S}",
+            name_of(step.topic),
+            step.actor,
+            step.cause or "",
+            _change(step.total_change),
+            f"{step.total:,}",
+            _change(step.allocated_change),
+            f"{step.allocated:,}",
+        )
+    return drawn
+
+
+def _change(by: int) -> str:
+    return f"{by:+,}" if by else ""
+
+
+# --- what leaves the house
+
+
+@audit.command()
+def export(account: str, file: Path, data: Data = None) -> None:
+    """Write a bundle of all events of an account, which proves itself: see verify-export."""
+    given = settings()
+    signer = _signer(given, data)
+
+    async def make(places: Servers) -> tuple[Checkpoint, Export]:
+        async with checkpoints_at(places.nats_url) as jetstream, alone(places.database_url, WAIT_S) as auditor:
+            await provision_checkpoints(jetstream, given.limits)
+            _known(auditor, "account", account)
+            with bar("read") as at:
+                found = await asyncio.to_thread(export_of, auditor, account, at)
+            made = await sign_fully(signer, jetstream, SystemClock().now(), found.head, found.trees)
+            await asyncio.to_thread(_write, file, found.text(auditor, made))
+            return made, found
+
+    with database_and_broker(given, data) as places:
+        made, found = asyncio.run(make(places))
+    said = f"{found.events:,} events of {len(found.accounts.shares):,} streams are in {file}."
+    say(f"{said}\n{_signed(made)}")
+
+
+@audit.command(name="verify-export")
+def verify_export(file: Path, key: Keys = None, as_json: AsJson = False) -> None:
+    """Check a bundle with nothing but a public key: that its events stand in the log, unaltered and complete."""
+    if not key:
+        raise WrongSetting("Give --key PUBLIC.pem, the public half of the key that signs the log's checkpoints.")
+    keys = [PublicKey.read(path) for path in key]
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise NotProven(f"{file} cannot be read: {error.strerror}.") from error
+    try:
+        proven = verified(text, keys, str(file))
+    except (NotProven, WrongKey) as error:
+        if not as_json:
+            raise
+        print_json({"ok": False, "reason": str(error)})
+        raise typer.Exit(1) from None
+    at = proven.checkpoint
+    if as_json:
+        print_json(
+            {
+                "ok": True,
+                "account": proven.account,
+                "events": proven.events,
+                "position": at.position,
+                "time": at.time,
+                "key": at.key,
+                "streams": [share.model_dump() | {"whole": share.whole} for share in proven.streams],
+            }
+        )
+        return
+    parts = [share for share in proven.streams if not share.whole]
+    say(
+        f"{proven.events:,} events of {proven.account} stand in the log as it was at position {at.position:,}, signed "
+        f"{at.time:%Y-%m-%d %H:%M:%S} with key {at.key[:16]}...\nThey are all that the account had: "
+        f"{len(proven.streams):,} streams, none with an event left out."
+    )
+    for share in parts:
+        span = share.last - share.first + 1
+        say(f"{share.stream} is shared with others: {share.count:,} of its {span:,} events are the account's.")

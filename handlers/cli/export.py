@@ -1,0 +1,62 @@
+"""What an export is made of: a walk along the whole log, which is verified by the way, and the trees over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from infra.audit.auditor import Auditor, Wanted
+from infra.audit.checkpoints import Checkpoint, Trees
+from infra.audit.export_bundle import AccountTree, written
+from infra.audit.hash_chain import TWICE, ChainBroken, Walk, doubled_in
+from infra.audit.merkle import MerkleTree
+
+
+@dataclass(frozen=True)
+class Export:
+    """An account's part of the log as of a position: ready to be written, once a checkpoint was signed there."""
+
+    account: str
+    head: tuple[int, bytes]
+    trees: Trees
+    accounts: AccountTree
+    _walk: Walk
+    _index: int
+
+    @property
+    def events(self) -> int:
+        """How many events it has."""
+        return sum(share.count for share in self.accounts.shares)
+
+    def text(self, auditor: Auditor, checkpoint: Checkpoint) -> Iterator[bytes]:
+        """The bundle, piece by piece."""
+        rows = auditor.events(Wanted(account=self.account, to_position=self._walk.position))
+        proven = ({**row, "proof": self._walk.tree.inclusion(row["position"] - 1)} for row in rows)
+        return written(self.account, checkpoint, self.accounts, self._index, proven)
+
+
+def export_of(auditor: Auditor, account: str, at: Callable[[int, int], None] = lambda _position, _end: None) -> Export:
+    """Read the log to its end, and prove the events of an account.
+
+    Memory: for m events of n, m positions and at most m log2(n) hashes; the shares of the account; and a page of rows.
+
+    Raises:
+        ChainBroken: the log is not what was recorded; nothing of it is exported.
+    """
+    if (doubled := doubled_in(auditor, 0)) is not None:
+        raise ChainBroken(doubled, TWICE)
+    end = auditor.end()
+    wanted = (position - 1 for position in auditor.positions_of(account, end.last))
+    walk = Walk(tree=MerkleTree.proving(wanted, end.last))
+    for page in auditor.pages(0, end.last):
+        for row in page:
+            walk.step(row)
+        at(walk.position, end.last)
+    if (walk.position, walk.hash) != (end.position, end.hash):
+        raise ChainBroken(walk.position, f"its row is the last, and log.head says that the log ends at {end.position}")
+    accounts, index = auditor.account_tree(account, walk.position)
+    count, root = accounts.ended()
+    if accounts.events != walk.position:
+        raise ChainBroken(walk.position, "the events of all accounts are not as many as the log has")
+    trees = Trees(log_root=walk.tree.root().hex(), accounts=count, accounts_root=root.hex())
+    return Export(account, (walk.position, walk.hash), trees, accounts, walk, index)

@@ -1,0 +1,52 @@
+"""The parts as processes of their own, for an installation that outgrows ``trunkline up``: see docs/scaling.md."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import threading
+
+from handlers.cli.console import say
+from handlers.cli.start import settled
+from handlers.runtime.adapters import Outside, mailer_of, provider_of
+from handlers.runtime.composition import Parts, trunkline
+from handlers.runtime.secrets import secrets_of, signer_of
+from handlers.runtime.servers import Servers
+from infra.clock import SystemClock
+from infra.settings import WrongSetting, settings
+
+NEEDED = ("database_url", "nats_url")
+
+
+def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False) -> None:
+    """Run some of the parts until the process is told to stop.
+
+    Each has a small HTTP application with its health and its figures, at ``TRUNKLINE_HTTP_PORT``; who serves has the
+    whole one.
+
+    Raises:
+        WrongSetting: the servers are not named; several processes have to share them.
+    """
+    given = settings()
+    for name in NEEDED:
+        if getattr(given, name) is None:
+            raise WrongSetting(f"TRUNKLINE_{name.upper()} is missing: processes of their own have to share it.")
+    assert given.database_url is not None
+    assert given.nats_url is not None
+    servers, parts = Servers(given.database_url, given.nats_url), Parts(relays, works, serves)
+    signer = signer_of(given, None) if relays or works else None
+    with provider_of(given) as provider, mailer_of(given) as mailer:
+        outside = Outside(SystemClock(), provider, mailer)
+        with trunkline(given, servers, outside, secrets_of(given, None), signer, parts) as running:
+            say(f"Trunkline {what} at {running.url}; stop it by Ctrl-C.")
+            until_stopped()
+
+
+def until_stopped() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    gc.collect()
+    settled()
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    stopping.wait()

@@ -1,0 +1,85 @@
+"""One request on its way through the handlers: who asks, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import tenacity
+
+from domain.messages import Refusal
+from handlers.dependencies import House
+from infra.event_log.log import VersionConflict
+from infra.event_log.mapper import Cause, Recorded
+from infra.event_log.recorder import Received
+from infra.event_log.unit_of_work import UnitOfWork
+
+
+class Role(StrEnum):
+    """What somebody is to us."""
+
+    PARTNER = "partner"
+    DISTRIBUTOR = "distributor"
+    ACCOUNT_MANAGER = "account_manager"
+    ADMIN = "admin"
+    SERVICE = "service"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who asks. A partner asks for one account, its own."""
+
+    role: Role
+    name: str
+    account_id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.name}"
+
+
+SYSTEM = Actor(Role.SYSTEM, "trunkline")
+
+again = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_type(VersionConflict),
+    wait=tenacity.wait_random(0, 0.05),
+    stop=tenacity.stop_after_attempt(30),
+    reraise=True,
+)
+"""Calls what it is given; where somebody else was faster, once more, to load and decide again."""
+
+
+class NotPermitted(Refusal):
+    """The actor's role does not permit this."""
+
+
+@dataclass
+class Desk:
+    """One request on its way: who asks, why, when; and what came of it."""
+
+    house: House
+    actor: Actor
+    correlation_id: str
+    causation_id: str | None = None
+    received: Received | None = None
+    recorded: list[Recorded] = field(default_factory=list)
+    committed: bool = False
+
+    @property
+    def now(self) -> datetime:
+        """This moment, by the clock that was handed in."""
+        return self.house.clock.now()
+
+    def work(self, *, trusting: bool = False) -> UnitOfWork:
+        """A new unit of work on the log; see `UnitOfWork` for ``trusting``."""
+        return UnitOfWork(self.house.log, trusting=trusting)
+
+    def commit(self, work: UnitOfWork, account_id: str | None) -> Sequence[Recorded]:
+        """Append what a unit of work decided, on the record of whoever asked. A request is one commit."""
+        cause = Cause(str(self.actor), self.correlation_id, self.causation_id)
+        recorded = work.commit(account_id=account_id, cause=cause, at=self.now, received=self.received)
+        self.recorded.extend(recorded)
+        self.committed = True
+        return recorded

@@ -1,0 +1,30 @@
+"""What a handler works with: everything it leans on is handed in, so a whole purchase also runs in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from domain.invoice import Seller
+from handlers.numbering import Numbering
+from infra.clock import Clock
+from infra.event_log.log import Log
+from infra.mail.smtp import Mailer
+from infra.payments.provider import PaymentProvider
+
+
+@dataclass(frozen=True)
+class House:
+    """The world around the handlers: log, clock, provider, mail, and the terms of the seller."""
+
+    log: Log
+    clock: Clock
+    provider: PaymentProvider
+    mailer: Mailer
+    seller: Seller
+    mail_from: str
+    public_url: str
+    link_secret: bytes
+    link_life: timedelta = timedelta(hours=24)
+    order_life: timedelta = timedelta(days=14)
+    numbering: Numbering = field(default_factory=Numbering)

@@ -1,0 +1,1 @@
+"""Commands, reactions, and history on the broker."""

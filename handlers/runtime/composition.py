@@ -1,0 +1,114 @@
+"""A Trunkline, or some of its parts, put together: log, HTTP application, read models, worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from handlers.contract.page import contract_pages
+from handlers.dependencies import House
+from handlers.http.application import application, bare_application, health_pages
+from handlers.http.metrics import metrics_pages
+from handlers.runtime.adapters import Outside, house_of
+from handlers.runtime.checkpoint_signing import Signer
+from handlers.runtime.secrets import Secrets
+from handlers.runtime.servers import Servers
+from handlers.runtime.worker import Duties, Worker, working
+from infra.broker.relay import NAME as RELAY
+from infra.event_log.postgres_recorder import postgres_log
+from infra.postgres.connections import connect
+from infra.postgres.positions import position_of
+from infra.servers.uvicorn_thread import listening, serving, url_of
+from infra.settings import Settings
+from infra.tracing import exported
+from projections.maintenance.runner import Runner, running, statuses
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of a Trunkline a process has: the relay, what works on events and commands, the pages."""
+
+    relays: bool = True
+    works: bool = True
+    serves: bool = True
+
+
+WHOLE = Parts()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A Trunkline at work, or some of its parts, and the URL of its HTTP application."""
+
+    house: House
+    url: str
+    database_url: str
+    runners: list[Runner]
+    worker: Worker | None
+
+    def health(self) -> dict[str, Any]:
+        """Where the log, each projection and the relay stand, and whether everything in this process works."""
+        with connect(self.database_url) as conn:
+            projections = statuses(conn)
+            relayed = max(position_of(conn, RELAY), 0)
+        worker = self.worker
+        halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
+        failing = worker.failing if worker else None
+        blocked = worker.relay.blocked if worker else None
+        head = self.house.log.head()
+        return {
+            "ok": not halted and failing is None and blocked is None,
+            "head": head,
+            "projections": {s.name: s.position for s in projections},
+            "lag": {s.name: s.lag for s in projections},
+            "halted": halted,
+            "skipped": {s.name: [skip.position for skip in s.skipped] for s in projections if s.skipped},
+            "worker": failing or ("working" if worker else "elsewhere"),
+            "relay": {
+                "position": relayed,
+                "lag": max(head - relayed, 0),
+                "active": bool(worker and worker.relay.active),
+                "blocked": blocked,
+            },
+            "dead_letters": worker.dead_letters if worker else None,
+            "checkpoints": (worker.unsigned or "working") if worker else "elsewhere",
+        }
+
+
+@contextmanager
+def trunkline(
+    settings: Settings,
+    servers: Servers,
+    outside: Outside,
+    secrets: Secrets,
+    signer: Signer | None = None,
+    parts: Parts = WHOLE,
+) -> Iterator[Running]:
+    """Everything, or some parts, at work on given servers, until the context ends.
+
+    A process that does not serve has the pages of its health and its figures alone.
+
+    Raises:
+        DatabaseUnavailable, BrokerUnavailable, WrongSetting: names the setting.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(exported())
+        log = stack.enter_context(postgres_log(servers.database_url, master_key=secrets.master))
+        listener = stack.enter_context(listening(settings.http_port))
+        url = url_of(listener)
+        house = house_of(settings, log, outside, secrets.link, url)
+        runners = stack.enter_context(running(servers.database_url, log)) if parts.works else []
+        worker = None
+        if parts.relays or parts.works:
+            duties = Duties(parts.relays, parts.works, settings.senders, settings.limits, signer)
+            worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties))
+        at_work = Running(house, url, servers.database_url, runners, worker)
+        app = application(house) if parts.serves else bare_application()
+        if parts.serves:
+            app.include_router(contract_pages())
+        app.include_router(health_pages(at_work.health))
+        app.include_router(metrics_pages(at_work.health, servers.database_url))
+        stack.enter_context(serving(app, listener))
+        yield at_work

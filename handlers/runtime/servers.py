@@ -1,0 +1,180 @@
+"""Where PostgreSQL and NATS are: what the settings name, or servers of our own with their data in a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic_core import from_json, to_json
+
+from infra.postgres.connections import DatabaseUnavailable, connect
+from infra.postgres.migrate import migrate
+from infra.postgres.roles import admit, program_login
+from infra.servers.embedded_nats import embedded_nats
+from infra.servers.embedded_postgres import embedded_postgres
+from infra.settings import Settings, WrongSetting
+
+RUNNING = "running.json"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where PostgreSQL and NATS are. The database is migrated, and the address that of the program's login."""
+
+    database_url: str
+    nats_url: str
+
+
+@contextmanager
+def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
+    """The servers that the settings name; those they do not name, embedded, with their data in ``directory``.
+
+    While they run, ``directory`` says where they are, for whoever works on the same data beside us.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        places = Servers(
+            prepared(settings) if settings.database_url else stack.enter_context(_embedded(directory))[1],
+            settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
+        )
+        running = directory / RUNNING
+        stack.callback(running.unlink, missing_ok=True)
+        unfinished = running.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(to_json(places))
+        unfinished.rename(running)  # whoever reads it finds all of it
+        yield places
+
+
+def prepared(settings: Settings) -> str:
+    """The database that the settings name; migrated, with its login, where they also name its owner."""
+    assert settings.database_url is not None
+    if settings.owner_url:
+        migrate(settings.owner_url)
+        admit(settings.owner_url, settings.database_url)
+    return settings.database_url
+
+
+@contextmanager
+def _embedded(directory: Path) -> Iterator[tuple[str, str]]:
+    """A server of our own, for its owner and for the program.
+
+    It only ever serves us: so it is migrated at each start, and the login is made anew.
+    """
+    with embedded_postgres(directory / "postgres") as owner_url:
+        database_url = program_login(owner_url)
+        migrate(owner_url)
+        admit(owner_url, database_url)
+        yield owner_url, database_url
+
+
+def _running_in(directory: Path) -> Servers | None:
+    """The servers that somebody runs in ``directory``; none where nobody does any longer."""
+    try:
+        places = Servers(**from_json((directory / RUNNING).read_bytes()))
+        connect(places.database_url).close()
+    except (FileNotFoundError, DatabaseUnavailable):
+        return None
+    return places
+
+
+@contextmanager
+def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
+    """The address of NATS: the settings', or that of the server whose data are in ``directory``.
+
+    Raises:
+        WrongSetting: neither is given, or both.
+        ServerDidNotStart: it cannot be started.
+    """
+    if settings.nats_url:
+        _only_place("TRUNKLINE_NATS_URL", directory, "nats")
+        yield settings.nats_url
+    elif directory is None:
+        raise WrongSetting("Say where the messages are: set TRUNKLINE_NATS_URL, or give --data DIRECTORY.")
+    elif not (directory / "nats").is_dir():
+        raise WrongSetting(f"There are no data of Trunkline in {directory}; trunkline up --data makes some.")
+    elif places := _running_in(directory):
+        yield places.nats_url
+    else:
+        with embedded_nats(directory / "nats") as url:
+            yield url
+
+
+@contextmanager
+def database(settings: Settings, directory: Path | None) -> Iterator[str]:
+    """The address of the database: the settings', or that of the servers whose data are in ``directory``; migrated.
+
+    Raises:
+        WrongSetting: neither is given, or both.
+        DatabaseUnavailable, ServerDidNotStart: it cannot be reached, or started.
+    """
+    with ExitStack() as stack:
+        if settings.database_url:
+            _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
+            database_url = settings.database_url
+        else:
+            running = _running_in(data := _with_data(directory))
+            database_url = running.database_url if running else stack.enter_context(_embedded(data))[1]
+        yield database_url
+
+
+@contextmanager
+def owner_and_login(settings: Settings, directory: Path | None) -> Iterator[tuple[str, str]]:
+    """The address of the same database for its owner, who may change what no other login may; and for the program.
+
+    Raises:
+        WrongSetting: it is not given, or twice; or a Trunkline runs on the data, which would not know of the change.
+        DatabaseUnavailable, ServerDidNotStart: as `database` does.
+    """
+    if settings.database_url:
+        _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
+        if not settings.owner_url:
+            raise WrongSetting("TRUNKLINE_OWNER_URL is missing: no other login may do this.")
+        yield settings.owner_url, settings.database_url
+        return
+    data = _with_data(directory)
+    if _running_in(data):
+        raise WrongSetting(f"A Trunkline runs on the data in {data}; stop it first.")
+    with _embedded(data) as (owner_url, database_url):
+        yield owner_url, database_url
+
+
+@contextmanager
+def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[Servers]:
+    """As `database`, and the broker beside it: what takes a checkpoint, which is published.
+
+    Raises:
+        WrongSetting, DatabaseUnavailable, ServerDidNotStart: as `database` does.
+    """
+    with ExitStack() as stack:
+        if settings.database_url:
+            _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
+            if not settings.nats_url:
+                raise WrongSetting("TRUNKLINE_NATS_URL is missing: signed checkpoints are published there.")
+            places = Servers(settings.database_url, settings.nats_url)
+        else:
+            data = _with_data(directory)
+            places = _running_in(data) or stack.enter_context(servers(settings, data))
+        yield places
+
+
+def _only_place(setting: str, directory: Path | None, server: str) -> None:
+    """See that a directory, which may hold keys beside servers that the settings name, holds no data of its own."""
+    if directory is not None and not directory.is_dir():
+        raise WrongSetting(f"There is no directory {directory}.")
+    if directory is not None and (directory / server).is_dir():
+        raise WrongSetting(
+            f"{setting} is set, and {directory} has data of its own: unset the one, or leave out --data."
+        )
+
+
+def _with_data(directory: Path | None) -> Path:
+    if directory is None:
+        raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
+    if not (directory / "postgres").is_dir():
+        raise WrongSetting(
+            f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
+        )
+    return directory

@@ -1,0 +1,256 @@
+"""The part that works in the background: the relay to NATS, the reactions, orders that expire, signed checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from nats.js import JetStreamContext
+
+from domain.messages import Refusal
+from domain.order import ExpireOrder
+from handlers.commands import handle
+from handlers.context import SYSTEM
+from handlers.contract.events import encoded
+from handlers.dependencies import House
+from handlers.messaging.consumers import (
+    REACTIONS_AT_ONCE,
+    Commands,
+    Precedence,
+    See,
+    consumers,
+    reacting,
+    telling_history,
+)
+from handlers.reactions import NUMBERED, REACTIONS
+from handlers.runtime.checkpoint_signing import Busy, CannotSign, Signer, sign
+from infra.audit.checkpoints import NoCheckpoint
+from infra.audit.ed25519 import WrongKey
+from infra.broker.dead_letters import waiting
+from infra.broker.nats import (
+    COMMANDS,
+    COMMANDS_CONSUMER,
+    BrokerUnavailable,
+    Limits,
+    connected,
+    provision,
+)
+from infra.broker.relay import Relay
+from infra.broker.signatures import Sender
+from infra.event_log.snapshots import NAME as SNAPSHOTS
+from infra.event_log.snapshots import take_snapshots
+from infra.postgres.connections import connect, connected_aside, only_one
+from projections.orders import unpaid_in_time
+
+AGAIN_S = 1.0
+EXPIRY_EVERY_S = 60.0
+WATCH_EVERY_S = 5.0
+SNAPSHOTS_EVERY_S = 5.0
+TAKE_OVER_EVERY_S = 0.2
+NUMBERING = "numbering"
+CHECKPOINT_EVERY_S = 60.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Duties:
+    """What a worker does, for whom, and how large the streams may be that it does it on."""
+
+    relays: bool = True
+    works: bool = True
+    """Reactions, commands, history, and what time brings."""
+    senders: Sequence[Sender] = ()
+    limits: Limits = field(default_factory=Limits)
+    signer: Signer | None = None
+    """Who signs checkpoints, where it works."""
+
+
+EVERYTHING = Duties()
+
+
+class Worker:
+    """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
+
+    `failing` says what is wrong while something is; none while it works. `unsigned` says why no checkpoints are signed.
+    """
+
+    def __init__(self, house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> None:
+        self.failing: str | None = "not started yet"
+        self.unsigned: str | None = None if duties.signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
+        self.dead_letters: int | None = None
+        """So many messages wait for a person; none while that is not known."""
+        self.relay = Relay(database_url, house.log, encoded)
+        self._house = house
+        self._database_url = database_url
+        self._nats_url = nats_url
+        self._duties = duties
+        self._threads = ThreadPoolExecutor(REACTIONS_AT_ONCE * len(consumers()), thread_name_prefix="reaction")
+        self._stopped = threading.Event()
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Begin, and wait for the first attempt.
+
+        Raises:
+            BrokerUnavailable: NATS does not serve; nothing runs then.
+        """
+        self._thread.start()
+        self._begun.wait()
+        if self.failing:
+            self.stop()
+            raise BrokerUnavailable(self.failing)
+
+    def stop(self) -> None:
+        """End, after what is being done."""
+        self._stopped.set()
+        self._house.log.news.tell()  # so that the relay does not wait for any
+        self._thread.join()
+        self._threads.shutdown()
+
+    async def _work(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                await self._serve()
+            except (Exception, asyncio.CancelledError) as error:  # whatever broke, all that is done here can be again
+                causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+                self.failing = "; ".join(str(cause) or type(cause).__name__ for cause in causes)
+                logger.warning("the worker begins anew: %s", self.failing, exc_info=logger.isEnabledFor(logging.DEBUG))
+            self._begun.set()
+            await self._pause(AGAIN_S)
+
+    async def _serve(self) -> None:
+        async with connected(self._nats_url) as client, AsyncExitStack() as stack:
+            jetstream = client.jetstream()
+            await provision(jetstream, consumers(), self._duties.limits)
+            works: list[Coroutine[Any, Any, None]] = []
+            if self._duties.works:
+                shared = [reaction for found in REACTIONS.values() for reaction in found if reaction not in NUMBERED]
+                with_these = (self._nats_url, self._house, self._threads, Precedence())
+                see_reactions = await stack.enter_async_context(reacting(*with_these, shared))
+                await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
+                works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
+                works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
+                works += [self._watch(jetstream, see_reactions), self._number(reacting(*with_these, NUMBERED))]
+            if self._duties.relays:
+                works.append(self.relay.run(client, self._stopped))
+            self.failing = None
+            self._begun.set()
+            await self._together(works)
+
+    async def _together(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """All works, until they have ended; where one fails, or somebody else has cancelled it, the others are ended.
+
+        They are cancelled until they end, and not once as by a `TaskGroup`: before Python 3.12 a cancellation is lost
+        that comes together with what `asyncio.wait_for` waited for, as when a broker answers after a silence.
+        """
+        tasks = [asyncio.create_task(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(self._note)
+        running = set(tasks)
+        while running and not any(task.cancelled() or task.exception() for task in tasks if task.done()):
+            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        while running:
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=AGAIN_S)
+        if errors := [error for task in tasks if not task.cancelled() and (error := task.exception())]:
+            raise BaseExceptionGroup("what works together", errors)
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        """Say at once what is wrong, and not only when all the rest has come to its end."""
+        if not task.cancelled() and (error := task.exception()):
+            self.failing = str(error) or type(error).__name__
+
+    async def _expire(self) -> None:
+        while not self._stopped.is_set():
+            await asyncio.to_thread(expire_orders, self._house, self._database_url)
+            await self._pause(EXPIRY_EVERY_S)
+
+    async def _take_snapshots(self) -> None:
+        """Of long streams, behind the log; one process does so at a time."""
+        async with connected_aside(self._database_url) as conn:
+            while not self._stopped.is_set():
+                if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
+                    await asyncio.to_thread(take_snapshots, conn, self._house.log)
+                await self._pause(SNAPSHOTS_EVERY_S)
+
+    async def _sign(self, jetstream: JetStreamContext) -> None:
+        """Sign where the log has come to, now and then, and once more at the end.
+
+        What was tampered with is not signed: it is said, over and over, and all other work goes on.
+        """
+        last = False
+        signer = self._duties.signer
+        while signer and not last:
+            last = self._stopped.is_set()
+            try:
+                await sign(signer, self._database_url, jetstream, self._house.clock.now())
+                self.unsigned = None
+            except Busy:
+                logger.info("another process makes a checkpoint")
+            except (CannotSign, NoCheckpoint, WrongKey) as error:
+                self.unsigned = str(error)
+                logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
+            await self._pause(CHECKPOINT_EVERY_S)
+
+    async def _watch(self, jetstream: JetStreamContext, see_reactions: See) -> None:
+        """See that each reaction and consumer is there: one that is gone is silent, and so is NATS while it is away."""
+        while not self._stopped.is_set():
+            await see_reactions()
+            await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
+            self.dead_letters = await waiting(jetstream)
+            await self._pause(WATCH_EVERY_S)
+
+    async def _number(self, numbering: AbstractAsyncContextManager[See]) -> None:
+        """Number documents, as soon as no other process does. Another begins once this one's connection has ended."""
+        async with connected_aside(self._database_url) as conn:
+            while not await asyncio.to_thread(only_one, conn, NUMBERING):
+                await self._pause(TAKE_OVER_EVERY_S)
+                if self._stopped.is_set():
+                    return
+            async with numbering as see_reactions:
+                while not self._stopped.is_set():
+                    await see_reactions()
+                    await asyncio.to_thread(only_one, conn, NUMBERING)  # it is, unless the connection is broken
+                    await self._pause(WATCH_EVERY_S)
+
+    async def _pause(self, longest_s: float) -> None:
+        """Let time pass, until it is time to stop."""
+        end = asyncio.get_running_loop().time() + longest_s
+        while not self._stopped.is_set() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.05)
+
+
+def expire_orders(house: House, database_url: str) -> None:
+    """Close the orders whose time to pay is over. The order itself decides; the read model only says which to ask."""
+    with connect(database_url) as conn:
+        due = unpaid_in_time(conn, house.clock.now())
+    for order_id in due:
+        try:
+            command = ExpireOrder(at=house.clock.now(), order_id=order_id)
+            handle(command, house, SYSTEM, correlation_id=str(uuid4()))
+        except Refusal as refusal:
+            logger.info("order %s is not closed: %s", order_id, refusal)
+
+
+@contextmanager
+def working(house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> Iterator[Worker]:
+    """A worker while the context lasts.
+
+    Raises:
+        BrokerUnavailable: NATS does not serve.
+    """
+    worker = Worker(house, database_url, nats_url, duties)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()

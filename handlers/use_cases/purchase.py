@@ -1,0 +1,141 @@
+"""The purchase up to the payment: choose, review, place."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from domain.account import ACCOUNT, AddBillingReceiver
+from domain.order import (
+    ORDER,
+    CancelOrder,
+    ChooseBillingContact,
+    ExpireOrder,
+    Method,
+    PlaceOrder,
+    RequestExpansion,
+)
+from domain.payment_reference import PAYMENT_REFERENCE, ClaimPaymentReference, pi_reference
+from domain.price_list import PRICE_LIST, price_list_id
+from domain.quote import Quote, Selection, quote
+from domain.subscription import SUBSCRIPTION
+from handlers.context import Desk
+from handlers.requests import BillTo, CheckOut, OrderExpansion, WithdrawOrder
+from infra.event_log.unit_of_work import UnitOfWork
+from infra.payments.provider import Checkout
+
+
+def order_summary(
+    work: UnitOfWork, on: date, account_id: str, package_id: str, selections: tuple[Selection, ...]
+) -> Quote:
+    """What an expansion would cost on a day; nothing is bound.
+
+    Raises:
+        Refusal: the account cannot order this, and why.
+    """
+    account = work.state(ACCOUNT, account_id).require(account_id)
+    package = work.state(SUBSCRIPTION, package_id)
+    term = package.require(package_id, account_id).term
+    summary = quote(
+        work.state(PRICE_LIST, price_list_id(account.seller, account.currency)),
+        currency=account.currency,
+        country=account.country,
+        term=term,
+        on=on,
+        selections=selections,
+    )
+    package.admit(summary.lines)
+    return summary
+
+
+def order_expansion(request: OrderExpansion, desk: Desk) -> None:
+    """Open an order at today's prices, billed to the account's default receiver until another is chosen."""
+    work, now = desk.work(), desk.now
+    if not _asked_before(work, request):
+        summary = order_summary(work, now.date(), request.account_id, request.package_id, request.selections)
+        work.do(
+            ORDER,
+            request.order_id,
+            RequestExpansion(
+                at=now,
+                order_id=request.order_id,
+                account_id=request.account_id,
+                package_id=request.package_id,
+                quote=summary,
+                expires_at=now + desk.house.order_life,
+            ),
+        )
+        account = work.state(ACCOUNT, request.account_id)
+        receiver_id = account.default_receiver_id
+        if receiver_id:
+            contact = account.receiver(receiver_id)
+            choice = ChooseBillingContact(at=now, order_id=request.order_id, receiver_id=receiver_id, contact=contact)
+            work.do(ORDER, request.order_id, choice)
+    desk.commit(work, request.account_id)
+
+
+def _asked_before(work: UnitOfWork, request: OrderExpansion) -> bool:
+    """Whether this very order stands. It is not priced again: prices, and the days that are left, may have changed."""
+    requested = work.state(ORDER, request.order_id).requested
+    if requested is None:
+        return False
+    lines = tuple(Selection(service=line.service, quantity=line.quantity) for line in requested.quote.lines)
+    asked = (request.account_id, request.package_id, request.selections)
+    return asked == (requested.account_id, requested.package_id, lines)
+
+
+def bill_to(request: BillTo, desk: Desk) -> None:
+    """Choose the billing contact; a new one also joins the account's list."""
+    work, now = desk.work(), desk.now
+    work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
+    if request.contact:
+        who = {"account_id": request.account_id, "receiver_id": request.receiver_id}
+        work.do(ACCOUNT, request.account_id, AddBillingReceiver(at=now, **who, contact=request.contact))
+    contact = work.state(ACCOUNT, request.account_id).receiver(request.receiver_id)
+    choice = ChooseBillingContact(at=now, order_id=request.order_id, receiver_id=request.receiver_id, contact=contact)
+    work.do(ORDER, request.order_id, choice)
+    desk.commit(work, request.account_id)
+
+
+def check_out(request: CheckOut, desk: Desk) -> Checkout | None:
+    """Place the order. Gives what `checkout_of` does."""
+    work, now = desk.work(), desk.now
+    requested = work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
+    facts = request.model_dump(exclude={"account_id"})
+    work.do(ORDER, request.order_id, PlaceOrder(at=now, **facts))
+    if request.pi_number:
+        reference = pi_reference(requested.quote.seller, request.pi_number)
+        claim = ClaimPaymentReference(at=now, reference=reference, order_id=request.order_id)
+        work.do(PAYMENT_REFERENCE, reference, claim)
+    desk.commit(work, request.account_id)
+    return checkout_of(request, desk)
+
+
+def checkout_of(request: CheckOut, desk: Desk) -> Checkout | None:
+    """Where the customer approves the payment: the same however often it is asked for.
+
+    None where it is paid offline, or no longer waits for a payment.
+    """
+    order = desk.work().state(ORDER, request.order_id)
+    if request.method is Method.OFFLINE or not order.open:
+        return None
+    return desk.house.provider.open_checkout(
+        order_id=request.order_id,
+        method=request.method,
+        amount=order.require(request.order_id).quote.total,
+        return_url=f"{desk.house.public_url}/orders/{request.order_id}",
+    )
+
+
+def withdraw_order(request: WithdrawOrder, desk: Desk) -> None:
+    """Cancel an order of the account."""
+    work = desk.work()
+    work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
+    work.do(ORDER, request.order_id, CancelOrder(at=desk.now, order_id=request.order_id, reason=request.reason))
+    desk.commit(work, request.account_id)
+
+
+def expire_order(command: ExpireOrder, desk: Desk) -> None:
+    """Close an order that nobody paid in time."""
+    work = desk.work()
+    work.do(ORDER, command.order_id, command)
+    desk.commit(work, work.account_of(ORDER, command.order_id))

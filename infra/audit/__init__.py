@@ -1,0 +1,1 @@
+"""Proofs of the log: hash chain, Merkle tree, signed checkpoints, export bundles."""

@@ -1,0 +1,1 @@
+"""NATS: streams, the relay that publishes the log, message signatures, dead letters."""

@@ -1,0 +1,1 @@
+"""The log of events: read, appended to in groups, cached, and snapshotted."""

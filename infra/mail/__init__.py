@@ -1,0 +1,1 @@
+"""Mail: messages made from templates, and SMTP."""

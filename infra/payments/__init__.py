@@ -1,0 +1,1 @@
+"""The payment provider: the protocol that handlers use, and PayPal."""

@@ -1,0 +1,113 @@
+"""The keys of personal data in PostgreSQL: wrapped by the master key; in this process, unwrapped for a few seconds."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from infra.personal_data.master_keys import MasterKeys
+from infra.personal_data.person_keys import KEY_BYTES, PersonKeys
+
+CACHED_S: float = 5.0
+"""How long an unwrapped key is believed in without a look into the table. So long, at most, is an erased person's key
+used in another process; it is forgotten there when any key is asked for after that."""
+MOST_CACHED: Final = 10_000
+
+Ask = Callable[[str, dict[str, Any]], Sequence[Mapping[str, Any]]]
+_KNOWN: Final = "SELECT person, wrapped FROM log.person_keys WHERE person = ANY(%(persons)s)"
+_ANY: Final = "SELECT person, wrapped FROM log.person_keys WHERE wrapped IS NOT NULL LIMIT 1"
+_MAKE: Final = (
+    "INSERT INTO log.person_keys (person, wrapped) VALUES (%(person)s, %(wrapped)s) "
+    "ON CONFLICT (person) DO NOTHING RETURNING person, wrapped"
+)
+_DESTROY: Final = "SELECT log.destroy_key(%(person)s) AS stood"
+
+
+class PostgresPersonKeys(PersonKeys):
+    """Keys in ``log.person_keys``.
+
+    Args:
+        ask: gives the rows of a query, as `infra.postgres.connections.WRITER`.
+        master_key: see `MasterKeys`; without it persons are only known to be erased, or not.
+    """
+
+    def __init__(self, ask: Ask, master_key: bytes | None) -> None:
+        self._ask = ask
+        self._masters = MasterKeys(master_key)
+        self._proved = False
+        self._cache: OrderedDict[str, tuple[float, bytes | None]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def prove(self) -> None:
+        """See that the master key is the one that the keys were wrapped with, as far as there are any.
+
+        Raises:
+            WrongSetting: it is another one.
+        """
+        if self._masters and not self._proved:
+            for row in self._ask(_ANY, {}):
+                self._unwrapped(row["person"], row["wrapped"])
+
+    def standing(self, persons: Iterable[str]) -> Mapping[str, bytes]:
+        """The keys of these persons, in one query at most."""
+        return {person: key for person, key in self._known(persons).items() if key}
+
+    def made(self, person: str) -> bytes | None:
+        """The key of a person."""
+        known = self._known([person])
+        if person not in known:
+            self.prove()  # or a wrong master key would wrap new keys beside those that it cannot open
+            begun, wrapped = monotonic(), self._masters.wrapped(person, secrets.token_bytes(KEY_BYTES))
+            made = self._ask(_MAKE, {"person": person, "wrapped": wrapped})
+            # Where nothing was made, another process was faster, and what it made stands there by now.
+            known = self._taken(begun, made) if made else self._known([person])
+        return known[person]
+
+    def destroy(self, person: str) -> bool:
+        """Destroy a key for good."""
+        (row,) = self._ask(_DESTROY, {"person": person})
+        self._keep(monotonic(), {person: None})
+        return bool(row["stood"])
+
+    def _known(self, persons: Iterable[str]) -> dict[str, bytes | None]:
+        """The keys of these persons, none for who was erased; without those who have no row."""
+        now = monotonic()
+        known: dict[str, bytes | None] = {}
+        unknown: list[str] = []
+        with self._lock:
+            self._forget(now)
+            for person in persons:
+                until, key = self._cache.get(person, (0.0, None))
+                if until > now:
+                    known[person] = key
+                else:
+                    unknown.append(person)
+        return known | self._taken(now, self._ask(_KNOWN, {"persons": unknown})) if unknown else known
+
+    def _taken(self, asked: float, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes | None]:
+        """The keys in rows, from now on in the cache: since they were asked for, for the answer may have waited."""
+        keys = {row["person"]: row["wrapped"] and self._unwrapped(row["person"], row["wrapped"]) for row in rows}
+        self._keep(asked, keys)
+        return keys
+
+    def _keep(self, asked: float, keys: Mapping[str, bytes | None]) -> None:
+        with self._lock:
+            for person, key in keys.items():
+                self._cache[person] = (asked + CACHED_S, key)
+                self._cache.move_to_end(person)
+            while len(self._cache) > MOST_CACHED:
+                self._cache.popitem(last=False)
+
+    def _forget(self, now: float) -> None:
+        """Forget what is believed in no longer. The oldest stand first."""
+        while self._cache and next(iter(self._cache.values()))[0] <= now:
+            self._cache.popitem(last=False)
+
+    def _unwrapped(self, person: str, wrapped: bytes) -> bytes:
+        key = self._masters.unwrapped(person, wrapped)
+        self._proved = True
+        return key

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, schema, roles, binary format, saved positions."""

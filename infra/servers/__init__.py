@@ -1,0 +1,1 @@
+"""Servers that run in or below this process: PostgreSQL, NATS, HTTP."""

@@ -1,0 +1,1 @@
+"""Simulated outside parties that speak the real protocol on a socket: payment provider, mail server."""

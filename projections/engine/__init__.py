@@ -1,0 +1,1 @@
+"""The engine of all read models: fold, batches, parked events, pages."""

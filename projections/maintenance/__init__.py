@@ -1,0 +1,1 @@
+"""Keep read models current: run, rebuild, verify."""

@@ -1,0 +1,334 @@
+"""Commands as messages, on a real NATS: done once, answered, and only for who may."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+import handlers.messaging.command_messages
+import handlers.messaging.consumers
+import infra.broker.nats
+from domain.allocation import PbxCreated
+from domain.order import OrderPlaced, PaymentCaptured
+from handlers.commands import handle
+from handlers.contract.commands import offered
+from handlers.messaging.command_messages import Incoming, deal_with
+from handlers.runtime.worker import Duties, working
+from infra.broker.signatures import Sender
+from infra.event_log.log import Log
+from tests.support.at_work import eventually
+from tests.support.broker import Broker
+from tests.support.in_memory import InMemory
+from tests.support.sending import (
+    BOSS,
+    COLLECTOR,
+    OF_ACME,
+    PROVISIONER,
+    SENDERS,
+    Service,
+    body_of,
+    create_pbx,
+)
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(name="broker")
+def _broker(nats_url: str) -> Broker:
+    return Broker(nats_url)
+
+
+@pytest.fixture(name="acme")
+def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
+    """ACME with its package, and a worker that takes commands."""
+    house = InMemory(log=postgres).opened()
+    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
+        yield house
+
+
+@pytest.fixture(name="service")
+def _service(acme: InMemory, broker: Broker) -> Service:
+    return Service(broker.url)
+
+
+def test_a_command_is_done_and_answered_with_the_positions_of_its_events(acme: InMemory, service: Service) -> None:
+    before = acme.head
+    answer = service.ask(create_pbx())
+
+    assert answer["data"] == {"outcome": "accepted", "positions": [before + 1]}
+    (created,) = acme.house.log.read(before, limit=10)
+    assert isinstance(created.event, PbxCreated)
+    assert (created.cause.actor, created.cause.causation_id) == ("service:provisioner", "create-1")
+    assert (answer["causationid"], answer["type"]) == ("create-1", "trunkline.answers.v1")
+
+
+def test_the_same_command_again_gets_the_same_answer_and_does_nothing(acme: InMemory, service: Service) -> None:
+    """Also after days: the inbox is in the log's database, and has no window."""
+    first = service.ask(create_pbx())
+    assert service.ask(create_pbx()) == first | {"time": first["time"]}
+    assert len(acme.all(PbxCreated)) == 1
+
+
+def test_under_the_id_of_one_command_no_other_is_done(acme: InMemory, service: Service) -> None:
+    service.ask(create_pbx())
+    answer = service.ask(create_pbx(2, message_id="create-1"))
+    assert (answer["data"]["outcome"], answer["data"]["code"]) == ("refused", "message_id_reused")
+    assert len(acme.all(PbxCreated)) == 1
+
+
+def test_two_senders_may_use_the_same_id(acme: InMemory, service: Service) -> None:
+    service.ask(create_pbx(1, message_id="one"))
+    answer = Service(service.url, OF_ACME).ask(create_pbx(2, message_id="one"))
+    assert answer["data"]["outcome"] == "accepted"
+
+
+def test_what_a_rule_refuses_is_answered_with_its_code_and_its_sentence_and_not_tried_again(
+    acme: InMemory, service: Service, broker: Broker
+) -> None:
+    answer = service.ask(create_pbx(extensions=4711))
+    assert answer["data"]["outcome"] == "refused"
+    assert answer["data"]["code"] == "pool_exhausted"
+    assert answer["data"]["sentence"].endswith(".")
+    eventually(lambda: broker.commands() == [], "an empty stream of commands")
+    assert broker.dead_letters() == []
+
+
+def test_commands_of_an_account_are_dealt_with_in_their_order(acme: InMemory, service: Service) -> None:
+    answers = service.ask_all([create_pbx(number) for number in range(1, 41)])
+    assert [answer["data"]["outcome"] for answer in answers] == ["accepted"] * 40
+    assert [event.pbx_id for event in acme.all(PbxCreated)] == [f"pbx-{number}" for number in range(1, 41)]
+
+
+def test_a_distributor_confirms_a_payment_and_a_service_may_not(acme: InMemory, service: Service) -> None:
+    facts: dict[str, Any] = {"order_id": "order-1", "account_id": "acme"}
+    selections = [{"service": "extensions", "quantity": 1}]
+    order = body_of("OrderExpansion", "o-1", **facts, package_id="pkg-acme", selections=selections)
+    assert service.ask(order, "OrderExpansion")["data"]["outcome"] == "accepted"
+    checkout = body_of("CheckOut", "o-2", **facts, method="offline", pi_number="PI-7")
+    assert service.ask(checkout, "CheckOut")["data"]["outcome"] == "accepted"
+    assert acme.one(OrderPlaced).pi_number == "PI-7"
+    requested = acme.house.log.read(acme.head - 10, limit=20)
+    total = next(fact.event.quote.total for fact in requested if hasattr(fact.event, "quote"))
+    confirm = body_of("ConfirmOfflinePayment", "o-3", order_id="order-1", amount=total.model_dump())
+
+    assert service.ask(confirm, "ConfirmOfflinePayment")["data"]["code"] == "not_permitted"
+    answer = Service(service.url, COLLECTOR).ask(confirm, "ConfirmOfflinePayment")
+    assert answer["data"]["outcome"] == "accepted"
+    assert acme.one(PaymentCaptured).amount == total
+
+
+def test_a_service_has_its_customer_pay_at_the_provider(acme: InMemory, service: Service) -> None:
+    facts: dict[str, Any] = {"order_id": "order-1", "account_id": "acme"}
+    selections = [{"service": "extensions", "quantity": 1}]
+    service.ask(
+        body_of("OrderExpansion", "p-1", **facts, package_id="pkg-acme", selections=selections), "OrderExpansion"
+    )
+    check_out = body_of("CheckOut", "p-2", **facts, method="paypal")
+    answer = service.ask(check_out, "CheckOut")
+    opened = answer["data"]["checkout"]
+
+    assert opened["approve_url"].startswith("https://")
+    assert service.ask(check_out, "CheckOut") == answer | {"time": answer["time"]}
+    acme.provider.approve(opened["checkout_id"])
+    back = body_of("CompleteCheckout", "p-3", **facts, checkout_id=opened["checkout_id"])
+    assert service.ask(back, "CompleteCheckout")["data"]["outcome"] == "accepted"
+    assert acme.one(PaymentCaptured).order_id == "order-1"
+    assert "checkout" not in service.ask(check_out, "CheckOut")["data"], "there is nothing to pay any more"
+
+
+# --- who may -------------------------------------------------------------------------------------------------------
+
+STRANGER = Sender(name="stranger", secret=SecretStr("s" * 32), accounts=("*",))
+IMPOSTOR = Sender(name="provisioner", secret=SecretStr("guess" * 8), accounts=("*",))
+
+
+@pytest.mark.parametrize("sender", [None, STRANGER, IMPOSTOR], ids=["nobody", "a stranger", "a wrong secret"])
+def test_who_does_not_sign_as_somebody_we_know_is_refused(
+    acme: InMemory, service: Service, sender: Sender | None
+) -> None:
+    answer = Service(service.url, sender).ask(create_pbx())
+    assert answer["data"]["code"] == "unknown_sender"
+    assert acme.all(PbxCreated) == []
+
+
+def test_a_body_that_was_changed_on_its_way_is_refused(acme: InMemory, service: Service) -> None:
+    signed = service.signed("trunkline.commands.v1.CreatePbx", "", create_pbx())
+    answer = service.ask(create_pbx(extensions=99), **signed)
+    assert answer["data"]["code"] == "unknown_sender"
+
+
+def test_a_foreign_account_is_refused(acme: InMemory, service: Service) -> None:
+    answer = Service(service.url, OF_ACME).ask(create_pbx(account_id="slugworth"))
+    assert answer["data"]["code"] == "foreign_account"
+    assert "slugworth" in answer["data"]["sentence"]
+
+
+def test_who_may_act_for_some_accounts_may_not_send_what_names_none(acme: InMemory, service: Service) -> None:
+    some = Sender(**{**COLLECTOR.model_dump(), "name": "crm", "secret": OF_ACME.secret, "accounts": ("acme",)})
+    refund = body_of("RefundOrder", "r-1", order_id="order-1", refund_id="refund-1")
+    assert Service(service.url, some).ask(refund, "RefundOrder")["data"]["code"] == "foreign_account"
+
+
+def test_a_package_of_another_account_is_refused(acme: InMemory, service: Service) -> None:
+    """The account is one that the sender may act for, and the package is not that account's."""
+    answer = Service(service.url, BOSS).ask(create_pbx(account_id="slugworth"))
+    assert answer["data"]["code"] == "unknown_pool"
+    assert acme.all(PbxCreated) == []
+
+
+def test_a_copy_that_comes_later_is_refused(acme: InMemory, service: Service) -> None:
+    """What was refused once is not done months later, because somebody kept a copy."""
+    old = create_pbx()
+    sent_at = datetime.now(UTC) - timedelta(minutes=6)
+    answer = service.ask(json.dumps(json.loads(old) | {"time": sent_at.isoformat()}).encode())
+    assert answer["data"]["code"] == "command_out_of_date"
+
+
+def test_a_command_that_waited_for_us_for_an_hour_is_done(
+    postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is when it reached the broker; from then on it may wait."""
+    house = InMemory(log=postgres).opened()
+    with working(house.house, database_url, broker.url):
+        pass
+    Service(broker.url).tell(create_pbx())
+    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
+        eventually(lambda: house.all(PbxCreated), "the PBX")
+
+
+def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
+    postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are those of its account that wait for it."""
+    monkeypatch.setattr(infra.broker.nats, "ACK_S", 4)
+    begun: list[str] = []
+    real = deal_with
+
+    def slow(incoming: Incoming, *given: Any) -> object:  # noqa: ANN401 - whatever it takes
+        begun.append(json.loads(incoming.body)["id"])
+        time.sleep(5)
+        return real(incoming, *given)
+
+    monkeypatch.setattr(handlers.messaging.consumers, "deal_with", slow)
+    house = InMemory(log=postgres).opened()
+    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
+        service = Service(broker.url)
+        service.tell(create_pbx(1))
+        eventually(lambda: begun, "the first one")
+        service.tell(create_pbx(2))
+        eventually(lambda: len(house.all(PbxCreated)) == 2, "both")
+        eventually(lambda: broker.commands() == [], "an empty stream of commands")
+    assert begun == ["create-1", "create-2"]
+
+
+# --- what is wrong -------------------------------------------------------------------------------------------------
+
+GARBAGE = (b"", b"garbage", b"\xff\x00\xfe", b"{}", b"[1, 2]", b'{"specversion": "0.3"}', b"[" * 10_000)
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:16]))
+def test_garbage_is_answered(acme: InMemory, service: Service, body: bytes) -> None:
+    answer = service.ask(body)
+    assert answer["data"]["code"] == "malformed_command"
+    assert "causationid" not in answer
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A message that is wrong, and what it is told. It is made when it is sent: what is old is refused for that."""
+
+    body: Callable[[], bytes]
+    code: str
+    says: str
+    name: str = "CreatePbx"
+    version: str = "v1"
+
+
+WRONG = (
+    Wrong(lambda: body_of("MakeCoffee", "w-1"), "unknown_command_type", "CreatePbx", "MakeCoffee"),
+    Wrong(lambda: body_of("FulfilPaidOrder", "w-2"), "unknown_command_type", "CreatePbx", "FulfilPaidOrder"),
+    Wrong(lambda: create_pbx(message_id="w-3").replace(b".v1.", b".v9."), "unknown_command_type", "v9", version="v9"),
+    Wrong(lambda: create_pbx(message_id="w-4", colour="red"), "malformed_command", "colour"),
+    Wrong(lambda: create_pbx(message_id="w-5", extensions="many"), "malformed_command", "extensions"),
+    Wrong(lambda: create_pbx(message_id="w-6", at="2026-01-01T00:00:00Z"), "malformed_command", "at"),
+    Wrong(lambda: create_pbx(message_id="w-7"), "malformed_command", "subject", "UpgradePbx"),
+    Wrong(lambda: create_pbx(message_id="w-8", name="x" * 70_000), "command_too_large", "65536"),
+    Wrong(lambda: create_pbx(message_id="w 9"), "malformed_command", "id"),
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong.code} {wrong.says}")
+def test_what_cannot_be_done_is_answered_with_a_refusal_that_says_why(
+    acme: InMemory, service: Service, broker: Broker, wrong: Wrong
+) -> None:
+    answer = service.ask(wrong.body(), wrong.name, wrong.version)
+    assert answer["data"]["code"] == wrong.code
+    assert wrong.says in answer["data"]["sentence"]
+    eventually(lambda: broker.commands() == [], "an empty stream of commands")
+    assert broker.dead_letters() == []
+
+
+def test_a_refusal_that_nobody_asked_for_goes_to_the_dead_letters_at_once(
+    acme: InMemory, service: Service, broker: Broker
+) -> None:
+    service.tell(create_pbx(colour="red"))
+    (letter,) = eventually(broker.dead_letters, "the dead letter")
+    assert letter.headers is not None
+    assert "malformed_command" in letter.headers["Trunkline-Error"]
+    assert letter.headers["Trunkline-Deliveries"] == "1"
+    eventually(lambda: broker.commands() == [], "an empty stream of commands")
+
+
+@pytest.mark.parametrize("place", ["trunkline.events.v1.order.PaymentCaptured", "$JS.API.STREAM.DELETE.X", "a.>", ""])
+def test_no_answer_goes_where_answers_do_not_go(acme: InMemory, service: Service, broker: Broker, place: str) -> None:
+    """Or a sender could have us publish in our name."""
+    body = create_pbx(colour="red")
+    signed = service.signed("trunkline.commands.v1.CreatePbx", place, body)
+    service.tell(body, **{"Trunkline-Reply": place, **signed})
+    eventually(broker.dead_letters, "the dead letter")
+    eventually(lambda: len(broker.events()) == acme.head, "our own events, and no other")
+
+
+def test_a_message_of_a_megabyte_is_dead_lettered_with_its_beginning(
+    acme: InMemory, service: Service, broker: Broker
+) -> None:
+    service.tell(b"x" * (1024 * 1024 - 1000))
+    (letter,) = eventually(broker.dead_letters, "the dead letter")
+    assert letter.headers is not None
+    assert "command_too_large" in letter.headers["Trunkline-Error"]
+    assert letter.headers["Trunkline-Truncated"] == str(1024 * 1024 - 1000)
+    assert service.ask(create_pbx())["data"]["outcome"] == "accepted"
+
+
+def test_what_fails_for_reasons_of_ours_is_tried_again_until_it_is_done(
+    acme: InMemory, service: Service, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter(range(2))
+    real = handle
+
+    def stumbling(*given: object, **more: object) -> object:
+        if next(failures, None) is not None:
+            raise RuntimeError("Augustus fell into the river")
+        return real(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(handlers.messaging.command_messages, "handle", stumbling)
+    assert service.ask(create_pbx())["data"]["outcome"] == "accepted"
+    assert len(acme.all(PbxCreated)) == 1
+    assert broker.dead_letters() == []
+
+
+def test_every_command_that_is_not_ours_alone_is_offered() -> None:
+    names = {kind.__name__ for kind in offered().values()}
+    assert {"CreatePbx", "AllocateCapacity", "OrderExpansion", "ConfirmOfflinePayment", "OpenAccount"} <= names
+    assert names.isdisjoint({"FulfilPaidOrder", "NotePayment", "UseInvoiceLink", "MailInvoiceLink"})
+
+
+def test_a_secret_is_shown_nowhere() -> None:
+    assert "provisionerprovisioner" not in repr(PROVISIONER)

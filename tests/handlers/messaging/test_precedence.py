@@ -1,0 +1,68 @@
+"""What a customer waits for goes before mails."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+import handlers.messaging.consumers
+from handlers.messaging.consumers import MUCH, Precedence
+from handlers.reactions import fulfil_order, issue_invoice, mail_credit_note, mail_invoice
+
+
+async def _mails_at_once(precedence: Precedence) -> int:
+    """How many of three mails are sent at the same time."""
+    running = most = 0
+
+    async def mail() -> None:
+        nonlocal running, most
+        async with precedence.of(mail_invoice if most % 2 else mail_credit_note):
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+
+    await asyncio.gather(mail(), mail(), mail())
+    return most
+
+
+def test_mails_are_sent_one_at_a_time_while_much_is_waited_for_and_together_otherwise() -> None:
+    async def all_of_it() -> list[int]:
+        precedence = Precedence()
+        found = [await _mails_at_once(precedence)]
+        async with AsyncExitStack() as under_way:
+            for number in range(MUCH):
+                await under_way.enter_async_context(precedence.of(issue_invoice if number else fulfil_order))
+            found.append(await _mails_at_once(precedence))
+        return [*found, await _mails_at_once(precedence)]
+
+    assert asyncio.run(all_of_it()) == [3, 1, 3]
+
+
+def test_a_mail_that_hangs_holds_up_the_next_one_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers.messaging.consumers, "MAIL_WAITS_S", 0.01)
+
+    async def all_of_it() -> int:
+        precedence = Precedence()
+        async with AsyncExitStack() as under_way:
+            for _ in range(MUCH):
+                await under_way.enter_async_context(precedence.of(issue_invoice))
+            async with precedence.of(mail_invoice), precedence.of(mail_invoice):
+                pass
+            monkeypatch.undo()
+            return await _mails_at_once(precedence)
+
+    assert asyncio.run(asyncio.wait_for(all_of_it(), 5)) == 1, "and one at a time again"
+
+
+def test_nothing_that_is_waited_for_waits_for_a_mail() -> None:
+    async def all_of_it() -> None:
+        precedence = Precedence()
+        async with AsyncExitStack() as under_way:
+            await under_way.enter_async_context(precedence.of(mail_invoice))
+            for _ in range(2 * MUCH):
+                await under_way.enter_async_context(precedence.of(issue_invoice))
+
+    asyncio.run(asyncio.wait_for(all_of_it(), 5))

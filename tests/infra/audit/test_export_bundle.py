@@ -1,0 +1,301 @@
+"""A bundle proves itself: whatever is changed in it, left out or put in, is noticed, with no database."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from handlers.cli.export import export_of
+from infra.audit.auditor import Auditor, auditing
+from infra.audit.checkpoints import Checkpoint
+from infra.audit.ed25519 import SigningKey, WrongKey
+from infra.audit.export_bundle import Proven, ProvenEvent, verified
+from infra.audit.hash_chain import ChainBroken, linked
+from infra.audit.merkle import NotProven
+from infra.event_log.postgres_recorder import postgres_log
+from infra.event_log.recorder import LogRow, as_notifications
+from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.examples import NOW
+from tests.support.histories import ACCOUNTS, tell
+
+KEY = SigningKey(Ed25519PrivateKey.generate())
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def auditor(places: ServerPlaces, template: str) -> Iterator[Auditor]:
+    """A log of two accounts, which share the series of invoice numbers; and of what belongs to none, as prices."""
+    with fresh_database(places, template) as url:
+        with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
+            tell(log, seed=6, steps=150)
+        with auditing(as_program(url)) as auditor:
+            yield auditor
+
+
+def text_of(auditor: Auditor, account: str, key: SigningKey = KEY) -> bytes:
+    export = export_of(auditor, account)
+    checkpoint = Checkpoint.signed(key, *export.head, NOW, export.trees)
+    return b"".join(export.text(auditor, checkpoint))
+
+
+@pytest.fixture(scope="module")
+def text(auditor: Auditor) -> bytes:
+    return text_of(auditor, "acme")
+
+
+@pytest.fixture
+def bundle(text: bytes) -> Json:
+    found: Json = json.loads(text)
+    return found
+
+
+def checked(bundle: Json | bytes, key: SigningKey = KEY) -> Proven:
+    text = bundle if isinstance(bundle, bytes) else json.dumps(bundle).encode()
+    return verified(text, [key.public], "acme.json")
+
+
+def refused(bundle: Json | bytes) -> str:
+    with pytest.raises(NotProven) as caught:
+        checked(bundle)
+    return str(caught.value)
+
+
+# --- as it was exported --------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_proves_all_events_of_its_account(auditor: Auditor, text: bytes) -> None:
+    proven = checked(text)
+    assert proven.events == len(auditor.positions_of("acme", auditor.head())) > 30
+    assert proven.checkpoint.position == auditor.head()
+    assert {share.stream for share in proven.streams} >= {
+        "account-acme",
+        "subscription-pkg-acme",
+        "allocation-pkg-acme",
+    }
+
+
+def test_the_accounts_are_apart_and_together_they_are_the_log(auditor: Auditor) -> None:
+    proven = [checked(text_of(auditor, account)) for account in ACCOUNTS]
+    prices = auditor.head() - sum(one.events for one in proven)
+    assert prices == 1
+    shared = [{share.stream for share in one.streams if not share.whole} for one in proven]
+    assert shared == [{"invoice_series-YT-2026"}, {"invoice_series-YT-2026"}]
+
+
+def test_nothing_of_another_account_is_in_it(text: bytes) -> None:
+    assert b"slugworth" not in text
+
+
+def test_a_bundle_that_is_written_anew_by_others_still_proves_itself(bundle: Json) -> None:
+    """Spaces and the order of fields say nothing; what is signed does not depend on them."""
+    assert checked(json.dumps(bundle, sort_keys=True, indent=7).encode()).events
+
+
+def test_a_broken_log_is_not_exported(places: ServerPlaces, template: str) -> None:
+    with fresh_database(places, template) as url:
+        with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
+            tell(log, seed=6, steps=5)
+        with psycopg.connect(url) as owner:
+            owner.execute("ALTER TABLE log.events DISABLE TRIGGER only_added_to")
+            owner.execute("UPDATE log.events SET actor = 'admin:ada' WHERE position = 3")
+        broken = pytest.raises(ChainBroken, match="Position 3 is the first that is wrong")
+        with auditing(as_program(url)) as auditor, broken:
+            export_of(auditor, "acme")
+
+
+# --- tampered with -------------------------------------------------------------------------------------------------
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - any JSON
+    """The way to each value of a JSON document that holds no others."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, name))
+    else:
+        yield path
+
+
+def other(value: Any) -> list[Any]:  # noqa: ANN401 - any JSON
+    """What somebody might have put there instead."""
+    match value:
+        case bool():
+            return [not value]
+        case int():
+            return [value + 1, value - 1, 0]
+        case str() if len(value) in (64, 128) and set(value) <= set("0123456789abcdef"):
+            return [value[:-1] + ("0" if value[-1] != "0" else "1"), value[::-1] + "0", 64 * "0"]
+        case str():
+            return [value + "x", value[:-1], "", value.replace("acme", "slugworth").replace("2026", "2027") + " ", None]
+        case _:
+            return ["x", 1]
+
+
+def changed(bundle: Json, path: tuple[Any, ...], value: object) -> Json:
+    forged = copy.deepcopy(bundle)
+    inner: Any = forged
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    return forged
+
+
+def test_whatever_field_is_changed_it_is_noticed(bundle: Json) -> None:
+    """Every value of the first events, of the last, of each stream, and of the checkpoint; one after another."""
+    bundle_events = {0, 1, len(bundle["events"]) - 1}
+    paths = [path for path in leaves(bundle) if path[0] != "events" or path[1] in bundle_events]
+    kept = [
+        (path, value)
+        for path in paths
+        for value in other(_at(bundle, path))
+        if value != _at(bundle, path) and not _is_noticed(changed(bundle, path, value))
+    ]
+    assert kept == []
+    assert len(paths) > 100
+
+
+def _at(bundle: Json, path: tuple[Any, ...]) -> Any:  # noqa: ANN401 - any JSON
+    inner: Any = bundle
+    for name in path:
+        inner = inner[name]
+    return inner
+
+
+def _is_noticed(bundle: Json) -> bool:
+    try:
+        checked(bundle)
+    except (NotProven, WrongKey):
+        return True
+    return False
+
+
+def test_an_event_that_was_dropped_is_missed(bundle: Json) -> None:
+    for index in range(len(bundle["events"])):
+        forged = copy.deepcopy(bundle)
+        dropped = forged["events"].pop(index)
+        assert f"The stream {dropped['stream']} is not complete" in refused(forged)
+
+
+def test_an_event_that_was_dropped_from_the_end_of_a_stream_is_missed_however_it_is_covered_up(bundle: Json) -> None:
+    share = bundle["streams"][0]
+    last = max(index for index, event in enumerate(bundle["events"]) if event["stream"] == share["stream"])
+    bundle["events"].pop(last)
+    assert "is not complete" in refused(bundle)
+    share["last"] -= 1
+    share["count"] -= 1
+    assert "are not those under the signed checkpoint" in refused(bundle)
+
+
+def test_a_stream_that_was_dropped_with_all_its_events_is_missed(bundle: Json) -> None:
+    share = bundle["streams"].pop()
+    bundle["events"] = [event for event in bundle["events"] if event["stream"] != share["stream"]]
+    assert "are not those under the signed checkpoint" in refused(bundle)
+
+
+def test_an_event_that_stands_twice_does_not_stand_in_for_another(bundle: Json) -> None:
+    stream = max(bundle["streams"], key=lambda share: share["count"])["stream"]
+    places = [index for index, event in enumerate(bundle["events"]) if event["stream"] == stream]
+    bundle["events"][places[1]] = bundle["events"][places[0]]
+    assert "is out of order, or stands twice" in refused(bundle)
+
+
+def test_events_in_another_order_are_noticed(bundle: Json) -> None:
+    bundle["events"].reverse()
+    assert "is out of order" in refused(bundle)
+
+
+def test_proofs_that_changed_places_prove_nothing(bundle: Json) -> None:
+    one, two = bundle["events"][2], bundle["events"][9]
+    one["proof"], two["proof"] = two["proof"], one["proof"]
+    assert f"The event at position {one['position']}" in refused(bundle)
+
+
+def test_a_proof_of_the_account_that_is_anothers_proves_nothing(auditor: Auditor, bundle: Json) -> None:
+    theirs = json.loads(text_of(auditor, "slugworth"))
+    assert _is_noticed({**bundle, "account_proof": theirs["account_proof"]})
+    assert _is_noticed({**bundle, "account_proof": theirs["account_proof"], "account_index": theirs["account_index"]})
+    assert _is_noticed({**bundle, "streams": theirs["streams"]})
+    assert _is_noticed({**bundle, "account": "slugworth"})
+
+
+def test_an_event_that_nobody_recorded_does_not_stand_in_the_log(bundle: Json) -> None:
+    """It has a hash of its own that fits; what it has not is a way to the signed root."""
+    made_up = bundle["events"][3]
+    made_up["actor"] = "admin:ada"
+    assert "was altered" in refused(bundle)
+    made_up["hash"] = _hash_of(made_up)
+    assert "does not stand in the log" in refused(bundle)
+
+
+def _hash_of(event: Json) -> str:
+    parsed = ProvenEvent.model_validate_json(json.dumps(event))
+    return linked(bytes.fromhex(event["previous_hash"]), parsed.row()).hex()
+
+
+def test_a_checkpoint_that_was_forged_proves_nothing(bundle: Json) -> None:
+    bundle["checkpoint"]["trees"]["log_root"] = 64 * "0"
+    assert "was not signed as it stands" in refused(bundle)
+
+
+def test_a_checkpoint_without_its_trees_proves_nothing(bundle: Json) -> None:
+    old = Checkpoint.model_validate_json(json.dumps(bundle["checkpoint"]))
+    plain = Checkpoint.signed(KEY, old.position, bytes.fromhex(old.hash), old.time)
+    bundle["checkpoint"] = json.loads(plain.line())
+    assert "its checkpoint has no trees" in refused(bundle)
+
+
+def test_a_bundle_of_an_earlier_log_proves_nothing_under_a_later_checkpoint(auditor: Auditor, bundle: Json) -> None:
+    later = {**bundle["checkpoint"], "position": bundle["checkpoint"]["position"] + 1}
+    assert "was not signed as it stands" in refused({**bundle, "checkpoint": later})
+
+
+def test_a_wrong_key_is_named(text: bytes) -> None:
+    stranger = SigningKey(Ed25519PrivateKey.generate())
+    with pytest.raises(WrongKey, match=KEY.public.fingerprint[:16]):
+        checked(text, stranger)
+
+
+def test_a_forger_with_a_key_of_his_own_is_not_taken_for_us(auditor: Auditor) -> None:
+    stranger = SigningKey(Ed25519PrivateKey.generate())
+    forged = json.loads(text_of(auditor, "acme", stranger))
+    with pytest.raises(WrongKey):
+        checked(forged)
+    forged["checkpoint"]["key"] = KEY.public.fingerprint
+    assert "was not signed as it stands" in refused(forged)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"golden ticket", b"{}", b"[]", b'{"format": "trunkline export v2"}', b"\xff\xfe"]
+)
+def test_what_is_no_bundle_is_said_to_be_none(text: bytes) -> None:
+    assert refused(text).startswith("acme.json is no export of an account: ")
+
+
+def test_a_state_that_is_no_text_is_carried_all_the_same(places: ServerPlaces, template: str) -> None:
+    with fresh_database(places, template) as url:
+        with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
+            columns: dict[str, Any] = {
+                "originator_id": "ticket-1",
+                "originator_version": 0,
+                "topic": "t",
+                "state": b"\x00\xff",
+                "id": 0,
+            }
+            columns |= {
+                "recorded_at": NOW,
+                "account_id": "acme",
+                "correlation_id": "",
+                "causation_id": None,
+                "actor": "é",
+            }
+            log._recorder.insert_events(as_notifications([LogRow(**columns)]))
+        with auditing(as_program(url)) as auditor:
+            text = text_of(auditor, "acme")
+    assert checked(text).events == 1
+    assert b'"state_base64":"AP8="' in text
+    assert _is_noticed(json.loads(text.replace(b"AP8=", b"AP4=")))

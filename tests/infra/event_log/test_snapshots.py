@@ -1,0 +1,162 @@
+"""Snapshots: where folding begins, and when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import hypothesis
+import pytest
+from eventsourcing.persistence import StoredEvent
+from hypothesis import strategies as st
+
+import infra.event_log.snapshots
+from domain.allocation import ALLOCATION, AllocateCapacity, AllocationCommand
+from domain.personal import personal_fields
+from infra.event_log.log import Log
+from infra.event_log.mapper import Recorded
+from infra.event_log.recorder import MemoryRecorder
+from infra.event_log.snapshots import IMPERSONAL, folded, from_snapshot, snapshot_of, take_snapshots
+from infra.event_log.state_cache import RecentState
+from infra.event_log.topics import AGGREGATES
+from infra.event_log.unit_of_work import UnitOfWork
+from infra.postgres.connections import connect
+from tests.support.examples import NOW, create_factory, grant, granted
+from tests.support.given_domain import given
+from tests.support.given_projection import CAUSE
+from tests.support.strategies import AGGREGATES as LIVES
+from tests.support.strategies import Aggregate
+
+POOL = "allocation-pkg-acme"
+
+
+def minutes(count: int) -> Sequence[AllocateCapacity]:
+    """So many times ten recording minutes for the factory."""
+    return [
+        AllocateCapacity(
+            at=NOW,
+            account_id="acme",
+            package_id="pkg-acme",
+            pbx_id="pbx-factory",
+            allocation_id=f"minutes-{number}",
+            service="recording_minutes",
+            quantity=1,
+        )
+        for number in range(count)
+    ]
+
+
+def a_pool(log: Log, events: int) -> None:
+    work = UnitOfWork(log)
+    commands: list[AllocationCommand] = [grant, create_factory, *minutes(events - 2)]
+    for command in commands:
+        work.do(ALLOCATION, "pkg-acme", command)
+    work.commit(account_id="acme", cause=CAUSE, at=NOW)
+
+
+def forgetting(log: Log) -> Log:
+    """The same log in a process that remembers nothing."""
+    return Log(log._recorder)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infra.event_log.snapshots, "EVERY", 10)
+
+
+def test_a_long_stream_gets_a_snapshot_and_folding_begins_there(
+    postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_pool(postgres, 25)
+    truth = folded(ALLOCATION, POOL, forgetting(postgres))
+    with connect(database_url) as conn:
+        assert take_snapshots(conn, postgres) == 1
+        assert take_snapshots(conn, postgres) == 0  # nothing new was said
+
+    fresh = forgetting(postgres)
+    asked: list[int] = []
+
+    def counted(stream: str, after: int) -> list[Recorded]:
+        asked.append(after)
+        return postgres.load(stream, after)
+
+    monkeypatch.setattr(fresh, "load", counted)
+    assert folded(ALLOCATION, POOL, fresh) == truth
+    assert asked == [25]
+
+
+def test_a_short_stream_gets_none(postgres: Log, database_url: str) -> None:
+    a_pool(postgres, 9)
+    with connect(database_url) as conn:
+        assert take_snapshots(conn, postgres) == 0
+
+
+def test_a_stream_that_grew_gets_a_later_one(postgres: Log, database_url: str) -> None:
+    a_pool(postgres, 12)
+    with connect(database_url) as conn:
+        take_snapshots(conn, postgres)
+        work = UnitOfWork(postgres)
+        for command in minutes(40)[10:]:
+            work.do(ALLOCATION, "pkg-acme", command)
+        work.commit(account_id="acme", cause=CAUSE, at=NOW)
+        assert take_snapshots(conn, postgres) == 1
+    kept = from_snapshot(ALLOCATION, POOL, postgres)
+    assert kept is not None
+    assert kept.version == 42
+
+
+@pytest.mark.parametrize("log", ["memory", "postgres"], indirect=True)
+def test_one_of_an_old_shape_is_ignored(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_pool(log, 12)
+    wrong = RecentState(12, given(ALLOCATION).state, "slugworth")
+    log.keep_snapshot(snapshot_of(ALLOCATION, POOL, wrong))
+    assert from_snapshot(ALLOCATION, POOL, log) == wrong
+    monkeypatch.setattr(infra.event_log.snapshots, "_shape", lambda _: "another")
+    fresh = folded(ALLOCATION, POOL, forgetting(log))
+    assert (fresh.version, fresh.account_id) == (12, "acme")
+    assert fresh.state.totals == granted.quantities
+
+
+def test_the_shape_changes_with_the_fold_and_with_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = infra.event_log.snapshots._shape.__wrapped__
+    before = shape("allocation")
+    monkeypatch.setattr("inspect.getsource", lambda _: "def evolve(): ...")
+    assert shape("allocation") != before
+
+
+def test_a_snapshot_is_taken_of_no_state_with_personal_data() -> None:
+    categories = {decider.category for decider in IMPERSONAL}
+    assert not any(decider.personal for decider in IMPERSONAL)
+    events = [event for union in AGGREGATES for event in get_args(union) or (union,)]
+    personal = {event.TOPIC.split(".")[0] for event in events if personal_fields(event)}
+    assert personal == {"account", "order", "invoice"}
+    assert {event.TOPIC.split(".")[0] for event in events} == categories | personal
+
+
+IMPERSONAL_LIVES = {name: life for name, life in LIVES.items() if not life.decider.personal}
+
+
+@pytest.mark.parametrize("life", IMPERSONAL_LIVES.values(), ids=IMPERSONAL_LIVES)
+@hypothesis.settings(deadline=None, max_examples=15, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(data=st.data())
+def test_whatever_state_there_is_comes_back_from_a_snapshot_as_it_was(life: Aggregate, data: st.DataObject) -> None:
+    outcome: Any = given(life.decider)
+    for command in data.draw(life.sequences(8)):
+        outcome = outcome.when(command).after
+    log = Log(MemoryRecorder())
+    recent = RecentState(8, outcome.state, "acme")
+    log.keep_snapshot(snapshot_of(life.decider, "it-1", recent))
+    assert from_snapshot(life.decider, "it-1", log) == recent
+
+
+def test_one_stream_that_nobody_can_read_keeps_no_other_from_its_snapshot(
+    postgres: Log, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A later version wrote it, as in the midst of an update; the worker goes on."""
+    a_pool(postgres, 10)
+    every = infra.event_log.snapshots.EVERY
+    later = [StoredEvent("allocation-later", n, "allocation.Later.v9", b"{}") for n in range(1, every + 1)]
+    postgres._recorder.insert_events(later)
+    with connect(database_url) as conn:
+        assert take_snapshots(conn, postgres) == 1
+    assert "there is no snapshot of allocation-later" in caplog.text

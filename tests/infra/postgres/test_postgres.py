@@ -1,0 +1,523 @@
+"""PostgreSQL: what the program's role may not do, migrations by many at once, and addresses that do not serve."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+from queue import SimpleQueue
+from threading import Barrier, Event
+from typing import Any
+
+import psycopg
+import pytest
+from eventsourcing.persistence import StoredEvent
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import InsufficientPrivilege
+
+import infra.postgres.connections
+import infra.postgres.migrate
+from infra.audit.auditor import auditing
+from infra.audit.hash_chain import Verifier
+from infra.event_log.log import Change
+from infra.event_log.mapper import Cause
+from infra.event_log.postgres_recorder import postgres_log
+from infra.event_log.recorder import Kept
+from infra.postgres.connections import (
+    AUDITOR,
+    PROJECTOR,
+    WRITER,
+    DatabaseUnavailable,
+    connect,
+    connected_aside,
+    only_one,
+)
+from infra.postgres.migrate import migrate
+from infra.postgres.positions import move_position, position_of
+from infra.postgres.roles import admit
+from tests.support.databases import MASTER_KEY, PROGRAM, ServerPlaces, as_program, fresh_database
+from tests.support.examples import NOW, opened, requested
+
+SCRIPTS = sorted(
+    path.name for path in files("infra.postgres").joinpath("migrations").iterdir() if path.name.endswith(".sql")
+)
+
+
+@pytest.fixture
+def empty_database(places: ServerPlaces) -> Iterator[str]:
+    """A database in which nothing was migrated yet."""
+    with fresh_database(places) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def written(places: ServerPlaces, template: str) -> Iterator[str]:
+    """A database with two events and a document, as its owner. Whatever is tried on it, is refused."""
+    with fresh_database(places, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
+        log.append(
+            [Change("account-acme", 0, [opened]), Change("order-order-1", 0, [requested])],
+            account_id="acme",
+            cause=Cause("distributor:dora", "wish-1"),
+            at=NOW,
+            documents=[Kept("d0c", "application/pdf", b"%PDF-1.7 ACME")],
+        )
+        yield url
+
+
+@pytest.fixture(scope="module", params=[WRITER, PROJECTOR, AUDITOR])
+def program(written: str, request: pytest.FixtureRequest) -> Iterator[Connection[Any]]:
+    """Who works as one of the program's roles."""
+    with connect(as_program(written), request.param) as conn:
+        yield conn
+
+
+@pytest.fixture(scope="module")
+def owner(written: str) -> Iterator[Connection[Any]]:
+    """Who made the tables, and may do with them what he likes."""
+    with psycopg.connect(written, autocommit=True) as conn:
+        yield conn
+
+
+def contents(conn: Connection[Any]) -> list[Any]:
+    return conn.execute("SELECT * FROM log.events ORDER BY position").fetchall()
+
+
+# --- least privilege -----------------------------------------------------------------------------------------------
+
+TAMPERING = pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE log.events SET state = 'forged'",
+        "UPDATE log.events SET position = position + 10 WHERE stream = 'account-acme'",
+        "UPDATE log.events SET topic = topic WHERE false",
+        "DELETE FROM log.events",
+        "DELETE FROM log.events WHERE position = 2",
+        "TRUNCATE log.events",
+        "MERGE INTO log.events USING (VALUES (1)) AS one ON true WHEN MATCHED THEN DELETE",
+        "INSERT INTO log.events SELECT * FROM log.events ON CONFLICT (position) DO UPDATE SET state = 'forged'",
+        "UPDATE log.documents SET content = 'forged'",
+        "DELETE FROM log.documents",
+        "TRUNCATE log.documents",
+        "UPDATE log.history SET topic = 'forged'",
+        "DELETE FROM log.history",
+    ],
+)
+
+
+@TAMPERING
+def test_the_program_cannot_change_what_happened(program: Connection[Any], statement: str) -> None:
+    before = contents(program)
+    with pytest.raises(InsufficientPrivilege, match="permission denied"):  # so the trigger is not even asked
+        program.execute(statement.encode())
+    assert contents(program) == before
+    assert len(before) == 2
+
+
+@TAMPERING
+def test_nor_can_the_owner_of_the_tables(owner: Connection[Any], statement: str) -> None:
+    before = contents(owner)
+    with pytest.raises(InsufficientPrivilege, match="is only ever added to"):
+        owner.execute(statement.encode())
+    assert contents(owner) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE log.aside (id int)",
+        "CREATE TABLE read.aside (id int)",
+        "CREATE TABLE public.aside (id int)",
+        "CREATE SCHEMA aside",
+        "CREATE VIEW read.aside AS SELECT 1",
+        "CREATE FUNCTION log.aside() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "DROP TABLE log.events",
+        "DROP TRIGGER only_added_to ON log.events",
+        "ALTER TABLE log.events DISABLE TRIGGER only_added_to",
+        "ALTER TABLE read.orders ADD COLUMN aside int",
+        "SET session_replication_role = replica",
+        "INSERT INTO log.events SELECT * FROM log.events",
+        "UPDATE log.head SET position = 0",
+        "DELETE FROM log.inbox",
+        "INSERT INTO public.trunkline_migrations (name) VALUES ('0003_forged.sql')",
+        "TRUNCATE read.orders",
+        "CREATE ROLE aside",
+        "ALTER SYSTEM SET fsync = off",
+        "COPY log.events TO PROGRAM 'cat'",
+    ],
+)
+def test_the_program_cannot_do_what_is_the_owners(program: Connection[Any], statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        program.execute(statement.encode())
+
+
+def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connection[Any]) -> None:
+    relations = owner.execute(
+        "SELECT oid::regclass::text AS name, oid FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'p', 'f') "
+        "AND relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, "
+        "'pg_toast'::regnamespace)"
+    ).fetchall()
+    kinds = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
+    may: dict[str, dict[str, set[str]]] = {WRITER: {}, PROJECTOR: {}, AUDITOR: {}, PROGRAM["user"]: {}}
+    for role, found in may.items():
+        for name, oid in relations:
+            query = "SELECT kind FROM unnest(%s::text[]) AS kind WHERE has_table_privilege(%s, %s::oid, kind)"
+            if kinds_of := {kind for (kind,) in owner.execute(query, (list(kinds), role, oid))}:
+                found[name] = kinds_of
+
+    read = {"SELECT"}
+    assert may.pop(PROGRAM["user"]) == {}  # of itself the login may do nothing
+    ours = {name: kinds_of for name, kinds_of in may[PROJECTOR].items() if name.startswith("read.")}
+    every = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    working = dict.fromkeys(("projection.parked", "projection.rebuilds", "projection.rebuild_parts"), every)
+    working["projection.skipped"] = {"SELECT", "INSERT"}
+    assert set(map(frozenset, ours.values())) == {frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
+    reports = {name for name, _ in relations if name.startswith("reporting.")}
+    assert may == {
+        WRITER: dict.fromkeys(
+            ("log.events", "log.head", "log.inbox", "log.documents", "log.tracking", "trunkline_migrations"), read
+        )
+        | {"log.person_keys": {"SELECT", "INSERT"}, "log.snapshots": {"SELECT", "INSERT", "UPDATE"}},
+        PROJECTOR: dict.fromkeys(("log.events", "log.head", "log.history"), read) | ours | working,
+        AUDITOR: dict.fromkeys(("log.events", "log.head", "log.history", *ours, *working, *reports), read),
+    }
+
+
+@pytest.mark.parametrize("role", [WRITER, PROJECTOR, AUDITOR, PROGRAM["user"]])
+def test_no_role_of_the_program_is_a_superuser_or_may_become_one(owner: Connection[Any], role: str) -> None:
+    row = owner.execute(
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls, rolinherit AND rolcanlogin, "
+        "ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = pg_roles.oid ORDER BY 1) "
+        "FROM pg_roles WHERE rolname = %s",
+        (role,),
+    ).fetchone()
+    roles = [AUDITOR, PROJECTOR, WRITER] if role == PROGRAM["user"] else []
+    assert row == (False, False, False, False, False, False, roles)
+
+
+def test_who_connects_has_the_role_and_our_limits(program: Connection[Any], request: pytest.FixtureRequest) -> None:
+    names = ("role", "timezone", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    settings = {name: program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names}
+    role = request.node.callspec.params["program"]
+    assert [found and found["it"] for found in settings.values()] == [role, "UTC", "5s", "1min", "30s"]
+
+
+def test_neither_side_waits_for_ever_for_one_that_has_lost_its_power(program: Connection[Any]) -> None:
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+    theirs = [program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
+    assert [found and found["it"] for found in theirs] == ["10", "5", "3", "25000"]
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+    with socket.socket(fileno=os.dup(program.fileno())) as ours:
+        assert [ours.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3, 25_000]
+
+
+@pytest.mark.parametrize("role", [WRITER, PROJECTOR, AUDITOR])
+def test_what_is_acknowledged_is_on_the_disk_whatever_the_database_usually_does(owner_url: str, role: str) -> None:
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        for setting in ("synchronous_commit TO off", "default_transaction_isolation TO serializable"):
+            owner.execute(f"ALTER DATABASE {owner.info.dbname} SET {setting}".encode())
+    with connect(as_program(owner_url), role) as conn:
+        names = ("synchronous_commit", "transaction_isolation", "transaction_read_only")
+        asked = [conn.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
+    assert [found and found["it"] for found in asked] == ["on", "read committed", "off"]
+
+
+def test_who_may_do_too_much_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"logs in as .*, who is a superuser: .*TRUNKLINE_OWNER_URL"):
+        opening(written)
+    with augustus(written, owner) as url:
+        opening(url)
+        owner.execute("GRANT DELETE ON log.events TO augustus")
+        with pytest.raises(
+            DatabaseUnavailable, match=r"logs in as augustus, who may write to log\.events past its functions: whoever"
+        ):
+            opening(url)
+
+
+@contextmanager
+def augustus(written: str, owner: Connection[Any]) -> Iterator[str]:
+    """The address of a login that is admitted, for a while."""
+    owner.execute("CREATE ROLE augustus LOGIN NOINHERIT PASSWORD 'gloop'")
+    owner.execute("CREATE ROLE slugworth")
+    try:
+        for role in (WRITER, PROJECTOR, AUDITOR):
+            owner.execute(f"GRANT {role} TO augustus".encode())
+        yield make_conninfo(written, user="augustus", password="gloop")  # noqa: S106 - nobody's
+    finally:
+        owner.execute("DROP OWNED BY augustus, slugworth")
+        owner.execute("DROP ROLE augustus, slugworth")
+
+
+@pytest.mark.parametrize(
+    ("granted", "why"),
+    [
+        ("ALTER ROLE slugworth SUPERUSER; GRANT slugworth TO augustus", "may become slugworth, which is a superuser"),
+        ("ALTER ROLE slugworth CREATEROLE; GRANT slugworth TO augustus", "may become slugworth, which may make roles"),
+        ("ALTER ROLE augustus CREATEROLE", "may make roles and grant them"),
+        ("ALTER ROLE augustus REPLICATION", "may replicate"),
+        ("GRANT pg_write_all_data TO augustus", "may become pg_write_all_data, which may write to log"),
+        ("GRANT pg_execute_server_program TO slugworth; GRANT slugworth TO augustus", "writes files of the server"),
+        ("GRANT UPDATE (actor) ON log.events TO augustus", "may write to log.events past its functions"),
+        (
+            "GRANT INSERT ON log.events TO slugworth; GRANT slugworth TO augustus",
+            "may become slugworth, which may write",
+        ),
+        ("GRANT UPDATE ON log.head TO augustus", "may write to log.head past its functions"),
+        ("GRANT DELETE ON log.person_keys TO augustus", "may write to log.person_keys past its functions"),
+        ("GRANT CREATE ON SCHEMA log TO augustus", "may make tables beside the log"),
+    ],
+)
+def test_whatever_lets_a_login_rewrite_history_is_found_also_behind_other_roles(
+    written: str, owner: Connection[Any], granted: str, why: str
+) -> None:
+    with augustus(written, owner) as url:
+        owner.execute(granted.encode())
+        with pytest.raises(DatabaseUnavailable, match="logs in as augustus, who ") as refused:
+            opening(url)
+    assert why in str(refused.value)
+
+
+def test_the_owner_is_no_login_of_the_program(empty_database: str) -> None:
+    migrate(empty_database)
+    with pytest.raises(DatabaseUnavailable, match=r"names .*, who is (a superuser|the owner); let it name a login"):
+        admit(empty_database, make_conninfo(empty_database, password=""))
+    with psycopg.connect(empty_database) as owner:
+        inherits = owner.execute("SELECT rolinherit FROM pg_roles WHERE rolname = current_user").fetchone()
+    assert inherits == (True,)
+
+
+def test_where_the_address_has_no_password_the_login_keeps_its_own(written: str, owner: Connection[Any]) -> None:
+    with augustus(written, owner) as url:
+        admit(written, make_conninfo(url, password=""))
+        opening(url)
+
+
+def test_with_the_librarys_unsafe_functions_switched_on_nothing_opens(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_ENABLE_DB_FUNCTIONS", "y")
+    with pytest.raises(DatabaseUnavailable, match=r"POSTGRES_ENABLE_DB_FUNCTIONS is set: .* Unset it"):
+        opening(as_program(written))
+
+
+def test_a_person_can_read_the_log_with_sql(written: str) -> None:
+    with connect(as_program(written), AUDITOR) as auditor:
+        asked = auditor.execute(
+            "SELECT position, stream, version, topic, actor, state->>'account_id' AS account "
+            "FROM log.history ORDER BY position"
+        )
+    assert [tuple(row.values()) for row in asked] == [
+        (1, "account-acme", 1, "account.AccountOpened.v1", "distributor:dora", "acme"),
+        (2, "order-order-1", 1, "order.ExpansionRequested.v1", "distributor:dora", "acme"),
+    ]
+
+
+# --- migrations ----------------------------------------------------------------------------------------------------
+
+
+def applied(url: str) -> list[str]:
+    with psycopg.connect(url) as conn:
+        rows = conn.execute("SELECT name FROM public.trunkline_migrations ORDER BY name").fetchall()
+    return [name for (name,) in rows]
+
+
+def shape(url: str) -> list[Any]:
+    with psycopg.connect(url) as conn:
+        return conn.execute(
+            "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema IN ('log', 'read') ORDER BY 1, 2, ordinal_position"
+        ).fetchall()
+
+
+def test_migrating_twice_is_migrating_once(empty_database: str) -> None:
+    assert migrate(empty_database) == SCRIPTS
+    first = shape(empty_database)
+    assert migrate(empty_database) == []
+    assert shape(empty_database) == first
+    assert applied(empty_database) == SCRIPTS
+
+
+def test_of_eight_threads_that_migrate_at_once_exactly_one_applies_each_file(empty_database: str) -> None:
+    begin = Barrier(8)
+
+    def one() -> list[str]:
+        begin.wait()
+        return migrate(empty_database)
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [future.result() for future in [pool.submit(one) for _ in range(8)]]
+    assert sorted(outcomes) == [*[[]] * 7, SCRIPTS]
+    assert applied(empty_database) == SCRIPTS
+
+
+def test_a_migration_that_fails_leaves_nothing_behind_and_can_be_tried_again(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(empty_database) as conn:
+        conn.execute("CREATE SCHEMA read")  # in the way of the second file
+    with pytest.raises(DatabaseUnavailable, match="already exists"):
+        migrate(empty_database)
+    assert shape(empty_database) == []
+    with psycopg.connect(empty_database) as conn:
+        conn.execute("DROP SCHEMA read")
+    assert migrate(empty_database) == SCRIPTS
+
+
+def test_a_log_that_was_written_before_the_last_change_of_its_function_goes_on(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain knows no versions: what another function linked is followed by what this one links."""
+    scripts = infra.postgres.migrate.scripts()
+    older = {name: script for name, script in scripts.items() if name < "0010"}
+    monkeypatch.setattr(infra.postgres.migrate, "scripts", lambda: older)
+    migrate(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as owner:
+        owner.execute(
+            "SELECT log.append(1, ARRAY[1], ARRAY[ROW('candy-1', 1, true, 'candy.Made.v1', '{}', now(), 'acme', "
+            "gen_random_uuid(), 'wish-1', NULL, 'Ömer')::log.new_event], NULL, NULL, NULL)"
+        )
+    monkeypatch.setattr(infra.postgres.migrate, "scripts", lambda: scripts)
+    assert migrate(empty_database) == [name for name in scripts if name not in older]
+    with postgres_log(as_program(empty_database)) as log:
+        log._recorder.insert_events([StoredEvent("candy-1", 2, "candy.Made.v1", b"{}")])
+    with auditing(as_program(empty_database)) as auditor:
+        assert Verifier(auditor).verify().position == 2
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+PASSWORD = "0mpa/l00mpa"  # noqa: S105 - nobody's
+QUOTED = "0mpa%2Fl00mpa"
+
+
+def nobody_listens() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def opening(url: str) -> None:
+    with postgres_log(url):
+        pass
+
+
+WAYS_IN = pytest.mark.parametrize("way_in", [connect, migrate, opening], ids=["connect", "migrate", "postgres_log"])
+
+
+def refusal(way_in: Callable[[str], object], url: str) -> str:
+    """What is said of an address; the password is neither in that nor in the traceback."""
+    with pytest.raises(DatabaseUnavailable) as caught:
+        way_in(url)
+    said, all_of_it = str(caught.value), "".join(traceback.format_exception(caught.value))
+    assert said.startswith("TRUNKLINE_OWNER_URL " if way_in is migrate else "TRUNKLINE_DATABASE_URL ")
+    assert "\n" not in said
+    for piece in (PASSWORD, QUOTED, "0mpa", "l00mpa"):
+        assert piece not in all_of_it
+    return said
+
+
+@pytest.mark.parametrize("database_url", ["hidden-word", "postgresql://127.0.0.1:5432/factory"])
+def test_an_address_without_a_login_makes_none(places: ServerPlaces, database_url: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"^TRUNKLINE_DATABASE_URL (is no PostgreSQL address|names no user)"):
+        admit(places.database_url, database_url)
+
+
+@WAYS_IN
+def test_a_wrong_password_is_refused_and_not_repeated(places: ServerPlaces, way_in: Callable[[str], object]) -> None:
+    at = conninfo_to_dict(places.database_url)
+    where = f"{at['host']}:{at['port']}"
+    said = refusal(way_in, f"postgresql://{at['user']}:{QUOTED}@{where}/{at['dbname']}")
+    assert f"({where}/{at['dbname']})" in said
+    assert "password authentication failed" in said
+
+
+@WAYS_IN
+def test_a_port_where_nobody_listens_is_named(way_in: Callable[[str], object]) -> None:
+    port = nobody_listens()
+    said = refusal(way_in, f"postgresql://wonka:{QUOTED}@127.0.0.1:{port}/factory")
+    assert f"(127.0.0.1:{port}/factory) does not serve" in said
+    assert "Connection refused" in said
+
+
+@WAYS_IN
+def test_a_database_that_is_not_there_is_named(places: ServerPlaces, way_in: Callable[[str], object]) -> None:
+    said = refusal(way_in, make_conninfo(places.database_url, dbname="factory"))
+    assert 'database "factory" does not exist' in said
+
+
+@WAYS_IN
+@pytest.mark.parametrize(
+    "url",
+    [
+        "0mpa",
+        f"mysql://wonka:{QUOTED}@127.0.0.1:1/factory",
+        f"postgresql://wonka:{QUOTED}@127.0.0.1:five/factory",
+        f"postgresql://wonka:{QUOTED}@[::1/factory",
+        f"postgresql://wonka:{QUOTED}%zz@127.0.0.1:1/factory",
+        f"postgresql://127.0.0.1:1/factory?passwort={QUOTED}",
+        "postgresql://wonka:l00mpa",
+        f"postgresql://wonka:{PASSWORD}@127.0.0.1:1/factory",
+        f"postgresql://wonka:5432/{PASSWORD}@127.0.0.1:1/factory",
+        "postgresql://wonka:x@0mpa@127.0.0.1:1/factory",
+        f"host=127.0.0.1 password={QUOTED} port",
+    ],
+)
+def test_what_is_no_address_is_called_so_and_not_repeated(way_in: Callable[[str], object], url: str) -> None:
+    assert "is no PostgreSQL address; write postgresql://user:password@host:port/database" in refusal(way_in, url)
+
+
+# --- positions, and the only one -----------------------------------------------------------------------------------
+
+
+def test_a_position_is_0_before_the_first_and_then_what_it_was_moved_to(database_url: str) -> None:
+    with connect(database_url) as conn:
+        assert position_of(conn, "orders") == 0
+        move_position(conn, "orders", 7)
+        move_position(conn, "relay", 3)
+        move_position(conn, "orders", 9)
+        assert (position_of(conn, "orders"), position_of(conn, "relay")) == (9, 3)
+
+
+def test_who_is_cancelled_while_it_connects_leaves_no_connection_behind(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, cancelled, made = Event(), Event(), SimpleQueue[Connection[Any]]()
+
+    def slowly(url: str) -> Connection[Any]:
+        asked.set()
+        assert cancelled.wait(10)
+        made.put(conn := connect(url))
+        return conn
+
+    async def connect_and_be_cancelled() -> None:
+        connecting = asyncio.create_task(connected_aside(database_url).__aenter__())
+        await asyncio.to_thread(asked.wait, 10)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        cancelled.set()
+
+    monkeypatch.setattr(infra.postgres.connections, "connect", slowly)
+    asyncio.run(connect_and_be_cancelled())
+    conn = made.get(timeout=30)
+    deadline = time.monotonic() + 10
+    while not conn.closed:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_of_two_one_is_the_only_one_until_its_connection_ends(database_url: str) -> None:
+    with connect(database_url) as second:
+        with connect(database_url) as first:
+            assert only_one(first, "relay")
+            assert not only_one(second, "relay")
+            assert only_one(second, "projection orders")
+        deadline = time.monotonic() + 10
+        while not only_one(second, "relay"):  # the server takes a moment to notice
+            assert time.monotonic() < deadline

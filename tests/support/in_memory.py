@@ -1,0 +1,493 @@
+"""A whole house in memory: its log, its clock, its mail, whoever takes the money, and a broker of a few lines.
+
+ACME and its package come from `tests.support.examples`; what is asked for here are requests, as they come from outside.
+
+house = InMemory()
+house.placed(Method.PAYPAL)
+house.pay()
+house.settle()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from email.message import EmailMessage
+from typing import ClassVar, TypeVar
+
+from eventsourcing.persistence import IntegrityError, StoredEvent
+
+from domain.messages import Event, Message, Refusal
+from domain.money import Money
+from domain.order import Method
+from domain.quote import Selection
+from handlers.commands import COMMANDS, Outcome, handle
+from handlers.context import SYSTEM, Actor, Role
+from handlers.contract.events import encoded
+from handlers.dependencies import House
+from handlers.messaging.consumers import follow
+from handlers.numbering import Numbering
+from handlers.reactions import REACTIONS, Reaction
+from handlers.requests import (
+    CheckOut,
+    CompleteCheckout,
+    ConfirmOfflinePayment,
+    OrderExpansion,
+    RefundOrder,
+    WithdrawOrder,
+)
+from handlers.use_cases.invoicing import invoice_id_of
+from infra import link_tokens
+from infra.broker.cloudevents import CloudEvent
+from infra.event_log.log import Log
+from infra.event_log.mapper import Recorded
+from infra.event_log.recorder import MemoryRecorder
+from infra.mail.smtp import MailNotSent
+from infra.payments.provider import Capture, Checkout, Decline, PaymentNotApproved, PaymentProviderRefused
+from tests.support.examples import (
+    NOW,
+    SELLER,
+    activate,
+    create_factory,
+    eur,
+    open_account,
+    publish,
+)
+from tests.support.reading import Reader
+
+E = TypeVar("E", bound=Event)
+
+WILLY = Actor(Role.PARTNER, "willy", "acme")
+ARTHUR = Actor(Role.PARTNER, "arthur", "slugworth")
+"""A partner of another account than ACME."""
+ADA = Actor(Role.ADMIN, "ada")
+DORA = Actor(Role.DISTRIBUTOR, "dora")
+MANNY = Actor(Role.ACCOUNT_MANAGER, "manny")
+PORTAL = Actor(Role.SERVICE, "portal")
+ACTORS = {actor.role: actor for actor in (WILLY, DORA, MANNY, ADA, PORTAL, SYSTEM)}
+
+MOST_STEPS = 500
+SECRET = b"everlasting gobstoppers, 32 bytes"
+CHARGED = eur(544_65)
+"""What the order of `order` comes to: see `tests.support.examples.ORDERED`."""
+
+# --- what is asked for ---------------------------------------------------------------------------------------------
+
+FIFTY = {"extensions": 50, "ultimate_plan": 20, "custom_domain": 1}
+
+
+def order(order_id: str = "order-1", **quantities: int) -> OrderExpansion:
+    """An order of ACME; the one of 544.65 euros where nothing else is said."""
+    selections = tuple(Selection(service=service, quantity=n) for service, n in (quantities or FIFTY).items())
+    return OrderExpansion(order_id=order_id, account_id="acme", package_id="pkg-acme", selections=selections)
+
+
+def check_out(method: Method, order_id: str = "order-1", pi_number: str | None = None) -> CheckOut:
+    return CheckOut(order_id=order_id, account_id="acme", method=method, pi_number=pi_number)
+
+
+def complete(checkout_id: str = "checkout-1", order_id: str = "order-1") -> CompleteCheckout:
+    return CompleteCheckout(order_id=order_id, account_id="acme", checkout_id=checkout_id)
+
+
+def confirm(amount: Money = CHARGED, order_id: str = "order-1") -> ConfirmOfflinePayment:
+    return ConfirmOfflinePayment(order_id=order_id, amount=amount)
+
+
+def refund(amount: Money | None = None, *services: str, refund_id: str = "refund-1") -> RefundOrder:
+    return RefundOrder(order_id="order-1", refund_id=refund_id, amount=amount, services=services)
+
+
+withdraw = WithdrawOrder(order_id="order-1", account_id="acme")
+
+
+def invoice_of(order_id: str = "order-1") -> str:
+    return invoice_id_of(order_id)
+
+
+def link_of(order_id: str = "order-1", ordinal: int = 1) -> str:
+    return link_tokens.link_id(invoice_id_of(order_id), ordinal)
+
+
+def token_of(order_id: str = "order-1", ordinal: int = 1) -> str:
+    return link_tokens.token(SECRET, link_of(order_id, ordinal))
+
+
+# --- what the house leans on ---------------------------------------------------------------------------------------
+
+
+class SettableClock:
+    """It stands still until somebody moves it."""
+
+    def __init__(self, at: datetime = NOW) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+    def advance(self, by: timedelta) -> None:
+        self.at += by
+
+
+class KeptMail:
+    """A mailer that keeps what it is given; while ``down`` is set it takes nothing."""
+
+    def __init__(self) -> None:
+        self.messages: list[EmailMessage] = []
+        self.down = False
+
+    def send(self, message: EmailMessage) -> None:
+        if self.down:
+            raise MailNotSent("The post office is closed.", permanent=False)
+        self.messages.append(message)
+
+    def to(self, address: str) -> list[EmailMessage]:
+        return [message for message in self.messages if address in str(message["To"])]
+
+
+class StandIn:
+    """A `PaymentProvider` in memory, which says by its name that it is none."""
+
+    name: ClassVar[str] = "stand-in"
+
+    def __init__(self, clock: SettableClock) -> None:
+        self.captures: dict[str, Capture] = {}
+        self.refunds: dict[tuple[str, str], Money] = {}
+        self._clock = clock
+        self._checkouts: dict[tuple[str, Method, Money], Checkout] = {}
+        self._approved: set[str] = set()
+        self._declining: set[str] = set()
+        self._attempts = 0
+
+    def open_checkout(self, *, order_id: str, method: Method, amount: Money, return_url: str) -> Checkout:
+        if method is Method.OFFLINE:
+            raise ValueError("offline")
+        checkout_id = f"checkout-{len(self._checkouts) + 1}"
+        checkout = Checkout(checkout_id=checkout_id, approve_url=f"{return_url}?token={checkout_id}")
+        return self._checkouts.setdefault((order_id, method, amount), checkout)
+
+    def approve(self, checkout_id: str = "checkout-1") -> None:
+        """The customer says yes."""
+        self._approved.add(checkout_id)
+        self._declining.discard(checkout_id)
+
+    def enter_bad_card(self, checkout_id: str = "checkout-1") -> None:
+        """The customer says yes, with a card that will be declined."""
+        self._approved.add(checkout_id)
+        self._declining.add(checkout_id)
+
+    def capture(self, checkout_id: str) -> Capture | Decline:
+        opened = {checkout.checkout_id: what for what, checkout in self._checkouts.items()}
+        if checkout_id not in opened:
+            raise PaymentProviderRefused("There is no such checkout.", code="INVALID_RESOURCE_ID")
+        order_id, method, amount = opened[checkout_id]
+        if checkout_id not in self._approved:
+            raise PaymentNotApproved("The customer has not approved it.")
+        if checkout_id in self._declining:
+            self._attempts += 1
+            return Decline(attempt_id=f"attempt-{self._attempts}", reason="Insufficient funds", code="DECLINED")
+        capture_id = checkout_id.replace("checkout", "capture")
+        capture = Capture(
+            capture_id=capture_id,
+            checkout_id=checkout_id,
+            order_id=order_id,
+            method=method,
+            amount=amount,
+            captured_at=self._clock.now(),
+        )
+        return self.captures.setdefault(capture_id, capture)
+
+    def find_capture(self, capture_id: str) -> Capture | None:
+        return self.captures.get(capture_id)
+
+    def refund(self, capture_id: str, *, refund_id: str, amount: Money) -> None:
+        before = [money for (capture, _), money in self.refunds.items() if capture == capture_id]
+        left = self.captures[capture_id].amount - Money.total(before, amount.currency)
+        if (capture_id, refund_id) not in self.refunds and amount.amount_minor > left.amount_minor:
+            raise PaymentProviderRefused("That is more than is left.", code="REFUND_AMOUNT_EXCEEDED")
+        self.refunds.setdefault((capture_id, refund_id), amount)
+
+
+class Crashed(Exception):
+    """The program died right after a commit; nobody heard of it."""
+
+
+class EventfulRecorder(MemoryRecorder):
+    """The log in memory, with rivals that commit first, and crashes that come after the commit.
+
+    Attributes:
+        rivals: what happens, one for each commit, just before it.
+        crashes: so many commits are followed by a crash.
+        conflicts: how many commits lost.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rivals: list[Callable[[], object]] = []
+        self.crashes = 0
+        self.conflicts = 0
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: object) -> Sequence[int] | None:
+        if self.rivals:
+            self.rivals.pop(0)()
+        try:
+            positions = super().insert_events(stored_events, **kwargs)
+        except IntegrityError:
+            self.conflicts += 1
+            raise
+        if self.crashes:
+            self.crashes -= 1
+            raise Crashed
+        return positions
+
+
+# --- the house -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Due:
+    """One reaction that an event is still to be delivered to."""
+
+    position: int
+    reaction: Reaction
+
+    def __str__(self) -> str:
+        return f"{self.reaction.__name__}({self.position})"
+
+
+@dataclass(frozen=True)
+class Wished:
+    """Something that a person asks for in between. Where it is refused, the person is told, and that is it."""
+
+    message: Message
+
+    def __str__(self) -> str:
+        return type(self.message).__name__
+
+
+Next = Due | Wished
+Choice = Callable[[Sequence[Next]], int]
+
+
+def oldest(_due: Sequence[Next]) -> int:
+    """The order in which events happened."""
+    return 0
+
+
+@dataclass
+class InMemory:
+    """The house, whoever deals with it, and what its log has come to."""
+
+    log: Log | None = None
+    """Another log than the one in memory."""
+    recorder: EventfulRecorder = field(default_factory=EventfulRecorder)
+    clock: SettableClock = field(default_factory=SettableClock)
+    mailer: KeptMail = field(default_factory=KeptMail)
+    delivered: int = 0
+    """The position up to which events were handed to the reactions."""
+    waiting: list[Due] = field(default_factory=list)
+    """Deliveries that failed, and nothing has happened since."""
+
+    def __post_init__(self) -> None:
+        self.provider = StandIn(self.clock)
+        self.house = House(
+            log=self.log or Log(self.recorder),
+            clock=self.clock,
+            provider=self.provider,
+            mailer=self.mailer,
+            seller=SELLER,
+            mail_from=SELLER.email,
+            public_url="https://orders.yt.example",
+            link_secret=SECRET,
+        )
+        self.reader = Reader(self.house.log)
+
+    # asking, and looking
+
+    def ask(self, message: Message, actor: Actor | None = None) -> Outcome:
+        """Ask as somebody who may."""
+        return handle(message, self.house, actor or permitted(message), correlation_id="wish-1")
+
+    def ask_elsewhere(self, message: Message) -> Outcome:
+        """Ask another process over the same log."""
+        other = replace(self.house, numbering=Numbering())
+        return handle(message, other, permitted(message), correlation_id="wish-2")
+
+    @property
+    def head(self) -> int:
+        return self.house.log.head()
+
+    def since(self, position: int) -> list[Event]:
+        return [recorded.event for recorded in self.house.log.read(position, limit=1000)]
+
+    def all(self, kind: type[E]) -> list[E]:
+        """Every event of a kind, in order."""
+        return [recorded.event for recorded in self.reader.history() if isinstance(recorded.event, kind)]
+
+    def one(self, kind: type[E]) -> E:
+        """The only event of a kind."""
+        (event,) = self.all(kind)
+        return event
+
+    def names(self) -> list[str]:
+        """The names of all events, in order."""
+        return [type(recorded.event).__name__ for recorded in self.reader.history()]
+
+    # what happened before
+
+    def opened(self) -> InMemory:
+        """Prices, the account ACME, and its package: 100 extensions, 20 of them Ultimate."""
+        for message in (publish, open_account, activate):
+            self.ask(message)
+        return self
+
+    def with_factory(self) -> InMemory:
+        """A PBX with 60 Enterprise extensions."""
+        self.opened().ask(create_factory)
+        return self
+
+    def ordered(self) -> InMemory:
+        self.opened().ask(order())
+        return self
+
+    def placed(self, method: Method = Method.PAYPAL, pi_number: str | None = None) -> InMemory:
+        self.ordered().ask(check_out(method, pi_number=pi_number))
+        return self
+
+    def offline(self) -> InMemory:
+        """Placed, to be paid offline, with a PI number."""
+        return self.placed(Method.OFFLINE, "PI-2026-7")
+
+    def approved(self) -> InMemory:
+        """The customer said yes at the provider; nobody took the money yet."""
+        self.placed().provider.approve()
+        return self
+
+    def taken(self) -> InMemory:
+        """The provider took the money, and its answer was lost."""
+        self.approved().provider.capture("checkout-1")
+        return self
+
+    def paid(self) -> InMemory:
+        self.approved().ask(complete())
+        return self
+
+    def just_paid(self) -> InMemory:
+        """Paid; all that was due before is delivered."""
+        self.approved().settle()
+        self.ask(complete())
+        return self
+
+    def settled(self) -> InMemory:
+        """Paid, and all that follows."""
+        self.paid().settle()
+        return self
+
+    def refunded(self) -> InMemory:
+        """Paid, fulfilled, invoiced, and given back in whole; what follows from that has not happened yet."""
+        self.settled().ask(refund())
+        return self
+
+    # the broker
+
+    def published(self) -> list[Due]:
+        """What the events since the last call are to be delivered to."""
+        fresh = self.house.log.read(self.delivered, limit=1000)
+        self.delivered = fresh[-1].position if fresh else self.delivered
+        return [
+            Due(recorded.position, reaction)
+            for recorded in fresh
+            for reaction in REACTIONS.get(type(recorded.event), ())
+        ]
+
+    def everything_due(self) -> list[Due]:
+        """All that was ever to be delivered."""
+        self.delivered = 0
+        return self.published()
+
+    def deliver(self, due: Due) -> None:
+        """One delivery, by way of the message as it is on the wire."""
+        (recorded,) = self.house.log.read(due.position - 1, limit=1)
+        follow(on_the_wire(recorded), due.reaction, self.house)
+
+    def settle(
+        self, choose: Choice = oldest, *, times: int = 1, wishes: Sequence[Message] = (), waiting: int = 0
+    ) -> list[Next]:
+        """Deliver all events, and those that follow, until nothing is due.
+
+        What fails is due again once something else has happened, and stays in ``waiting`` where nothing does.
+
+        Args:
+            choose: which of what is due comes next.
+            times: how often each event is delivered.
+            wishes: what people ask for meanwhile.
+            waiting: how many deliveries are to be left at the end, because they fail.
+        """
+        due: list[Next] = [Wished(message) for message in wishes]
+        done: list[Next] = []
+        due += self.waiting
+        self.waiting = []
+        while due := [*due, *self.published() * times]:
+            chosen, head = due.pop(choose(due)), self.head
+            done.append(chosen)
+            assert len(done) < MOST_STEPS, f"it does not settle: {', '.join(map(str, done))}"
+            try:
+                self._do(chosen)
+            except Crashed:
+                due.append(chosen)
+            except (Refusal, MailNotSent):
+                if isinstance(chosen, Due):
+                    self.waiting.append(chosen)
+            if self.head > head:
+                due += self.waiting
+                self.waiting = []
+        assert len(self.waiting) == waiting, f"left waiting: {', '.join(map(str, self.waiting))}"
+        return done
+
+    def _do(self, chosen: Next) -> None:
+        if isinstance(chosen, Due):
+            self.deliver(chosen)
+        else:
+            self.ask(chosen.message)
+
+
+def in_every_order(run: Callable[[Choice], None]) -> int:
+    """Run something once for every sequence of choices that there is; gives how many there were."""
+    script: list[int] = []
+    runs = 0
+    while True:
+        options: list[int] = []
+
+        def choose(due: Sequence[Next], options: list[int] = options) -> int:
+            different = list(dict.fromkeys(due))
+            if len(options) == len(script):
+                script.append(0)
+            options.append(len(different))
+            return due.index(different[script[len(options) - 1]])
+
+        run(choose)
+        runs += 1
+        while script and script[-1] + 1 == options[len(script) - 1]:
+            script.pop()
+        if not script:
+            return runs
+        script[-1] += 1
+
+
+def on_the_wire(recorded: Recorded) -> CloudEvent:
+    """The message of an event after its way through the broker."""
+    return CloudEvent.model_validate_json(encoded(recorded))
+
+
+def text_of(mail: EmailMessage) -> str:
+    """A mail's plain text."""
+    body = mail.get_body(("plain",))
+    assert body is not None
+    return str(body.get_content())
+
+
+def permitted(message: Message) -> Actor:
+    """Somebody who may ask for this: the customer, where the customer may."""
+    roles = COMMANDS[type(message)].roles
+    return next(ACTORS[role] for role in (Role.PARTNER, Role.ADMIN, Role.DISTRIBUTOR, Role.SYSTEM) if role in roles)
