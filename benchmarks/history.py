@@ -60,11 +60,11 @@ from domain.subscription import SUBSCRIPTION, ActivatePackage, ExpandPackage, Re
 from infra.event_log.append import Append
 from infra.event_log.group_commit import MAX_GROUP, GroupCommit
 from infra.event_log.log import Log
-from infra.event_log.mapper import Cause, Recorded
 from infra.event_log.postgres_recorder import postgres_log
 from infra.postgres.connections import WRITER, connect
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import admit, program_login
+from infra.recorded import Cause, Recorded
 from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 from infra.settings import decoded_master_key, settings
 

@@ -34,13 +34,13 @@ from handlers.cli.start import settled
 from infra.audit.auditor import Auditor, auditing
 from infra.audit.hash_chain import ChainBroken, Verifier, Walk
 from infra.event_log.log import Log
-from infra.event_log.mapper import Cause
 from infra.event_log.postgres_recorder import PostgresRecorder, postgres_log
-from infra.event_log.recorder import LogRow, as_notifications, event_id
+from infra.event_log.recorder import LogRow, as_notifications
 from infra.event_log.snapshots import IMPERSONAL
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import admit, program_login
+from infra.recorded import Cause, event_id
 from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 
 WRITERS = 64

@@ -46,10 +46,9 @@ from handlers.runtime.worker import Duties, working
 from infra.broker.cloudevents import CONTENT_TYPE
 from infra.broker.nats import COMMANDS, COMMANDS_CONSUMER, EVENTS, connected, provision, subject_of
 from infra.broker.relay import Relay
-from infra.broker.signatures import EVERY_ACCOUNT, SENDER_HEADER, SIGNATURE_HEADER, Sender, signature
+from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signature
 from infra.clock import SystemClock
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Cause
 from infra.event_log.postgres_recorder import postgres_log
 from infra.event_log.recorder import Received
 from infra.event_log.unit_of_work import UnitOfWork
@@ -58,9 +57,10 @@ from infra.payments.paypal import PayPal
 from infra.postgres.connections import connect
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import admit, program_login
+from infra.recorded import Cause
 from infra.servers.embedded_nats import embedded_nats
 from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
-from infra.settings import settings
+from infra.settings import EVERY_ACCOUNT, Sender, settings
 from infra.simulators.mail_catcher import HOST, mail_catcher
 
 EVENT_COUNT = 4000

@@ -34,11 +34,12 @@ from benchmarks.history import MASTER_KEY, history, write
 from benchmarks.measure import Measure, Void, absolute, in_turn
 from domain.messages import Event
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Cause, PydanticMapper, Recorded
+from infra.event_log.mapper import PydanticMapper
 from infra.event_log.postgres_recorder import PostgresRecorder, postgres_log
 from infra.postgres.connections import connect
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import admit, program_login
+from infra.recorded import Cause, Recorded
 from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 from projections.engine.projection import catch_up, project, stored
 from projections.entitlements import ENTITLEMENTS, EntitlementRow, entitlements_of

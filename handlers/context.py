@@ -12,9 +12,9 @@ import tenacity
 from domain.messages import Refusal
 from handlers.dependencies import House
 from infra.event_log.log import VersionConflict
-from infra.event_log.mapper import Cause, Recorded
 from infra.event_log.recorder import Received
 from infra.event_log.unit_of_work import UnitOfWork
+from infra.recorded import Cause, Recorded
 
 
 class Role(StrEnum):

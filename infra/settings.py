@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from domain.account import Email
 from domain.invoice import Seller
-from domain.messages import Text
+from domain.messages import Identifier, Text
 from domain.price_list import Country, SellerCode
-from infra.broker.nats import Limits
-from infra.broker.signatures import Sender
-from infra.mail.smtp import Security
 
 WebAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
 """Where something is served over HTTP, without a query: paths are added to it."""
@@ -70,6 +69,54 @@ def _file(path: Path) -> Path:
 
 
 File = Annotated[Path, AfterValidator(_file)]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large the streams may grow, how long they keep, and on how many servers. 0 is without a limit."""
+
+    replicas: int = 1
+    events_max_bytes: int = 0
+    events_max_age_days: int = 0
+    commands_max_bytes: int = 0
+    dead_letters_max_bytes: int = 0
+    dead_letters_max_age_days: int = 0
+
+
+EVERY_ACCOUNT = "*"
+
+
+class SenderRole(StrEnum):
+    """What a sender is to us."""
+
+    SERVICE = "service"
+    DISTRIBUTOR = "distributor"
+    ACCOUNT_MANAGER = "account_manager"
+    ADMIN = "admin"
+
+
+class Sender(BaseModel):
+    """A service that sends us messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Identifier
+    secret: SecretStr = Field(min_length=32)
+    role: SenderRole = SenderRole.SERVICE
+    accounts: tuple[str, ...] = ()
+    """Those it may act for; `EVERY_ACCOUNT` is all of them."""
+
+    def may_act_for(self, account_id: str | None) -> bool:
+        """Whether it may act for an account; for none, where the account is not named."""
+        return EVERY_ACCOUNT in self.accounts or (account_id is not None and account_id in self.accounts)
+
+
+class Security(StrEnum):
+    """How the connection is kept private: not at all, by STARTTLS (RFC 3207), or by TLS from its start (RFC 8314)."""
+
+    NONE = "none"
+    STARTTLS = "starttls"
+    TLS = "tls"
 
 
 class Settings(BaseSettings):

@@ -26,7 +26,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from domain.messages import Refusal
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """The standard's own settings: where the collector is that takes traces by OTLP over HTTP."""

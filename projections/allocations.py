@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, Plan
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 from projections.engine.pages import PAGE, Condition, Page, page
 from projections.engine.projection import Projection, Row, Rows
 

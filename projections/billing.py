@@ -24,7 +24,7 @@ from domain.order import (
     PaymentSetAside,
 )
 from domain.services import ServiceCode
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 from projections.engine.pages import PAGE, Condition, FilterCannotBe, Page, page
 from projections.engine.projection import Projection, Row, Rows
 

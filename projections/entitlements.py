@@ -12,8 +12,8 @@ from psycopg import Connection
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, ULTIMATE_PLAN, Plan
 from domain.subscription import CapacityExpanded, GrantReversed, PackageActivated, ServiceSubscribed
-from infra.event_log.mapper import Recorded
 from infra.postgres.prepared import Statement, ask
+from infra.recorded import Recorded
 from projections.engine.pages import PAGE, Page, page
 from projections.engine.projection import Projection, Row, Rows
 

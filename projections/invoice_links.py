@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from domain.invoice import InvoiceEmailed
 from domain.invoice_link import LinkConsumed, LinkIssued, LinkRefused, LinkRevoked
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 from projections.engine.pages import PAGE, Condition, Page, page
 from projections.engine.projection import Projection, Row, Rows
 

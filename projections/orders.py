@@ -25,7 +25,7 @@ from domain.order import (
     PaymentSetAside,
     Status,
 )
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 from projections.engine.pages import PAGE, Condition, FilterCannotBe, Page, page
 from projections.engine.projection import Projection, Row, Rows
 

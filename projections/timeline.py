@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from domain.messages import Event
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 from projections.engine.pages import PAGE, Condition, Page, page
 from projections.engine.projection import Projection, Row, Rows
 

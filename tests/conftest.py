@@ -28,8 +28,8 @@ from rich.console import Console
 from handlers.demo.stage import staged
 from handlers.demo.story import Story
 from infra.event_log.log import Log
+from infra.event_log.memory_recorder import MemoryRecorder
 from infra.event_log.postgres_recorder import postgres_log
-from infra.event_log.recorder import MemoryRecorder
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import admit
 from infra.servers.embedded_nats import embedded_nats

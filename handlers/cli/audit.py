@@ -34,7 +34,7 @@ from infra.audit.ed25519 import PublicKey, SigningKey, WrongKey
 from infra.audit.export_bundle import verified
 from infra.audit.hash_chain import ChainBroken, Verifier, Walk
 from infra.audit.merkle import MerkleTree, NotProven
-from infra.broker.nats import checkpoints_at, provision_checkpoints, published_checkpoints
+from infra.audit.published_checkpoints import checkpoints_at, provision_checkpoints, published_checkpoints
 from infra.clock import SystemClock
 from infra.event_log.mapper import UnreadableEvent
 from infra.event_log.topics import topics

@@ -53,7 +53,7 @@ from domain.services import Plan, Pricing
 from domain.subscription import CapacityExpanded, GrantReversed, PackageActivated, ServiceSubscribed
 from infra.broker.cloudevents import CloudEvent
 from infra.broker.nats import subject_of
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 
 Quantities = Annotated[dict[str, int], Field(description="Units by the code of a service.")]
 

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from infra.event_log.mapper import Recorded
 from infra.postgres.connections import connect
+from infra.recorded import Recorded
 from projections.engine.projection import Row, stored
 from projections.maintenance.runner import PROJECTIONS, wait
 from projections.timeline import TIMELINE

@@ -28,8 +28,9 @@ from handlers.contract.commands import (
     offered,
 )
 from handlers.dependencies import House
-from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, Sender, signed_by
+from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signed_by
 from infra.payments.provider import Checkout, PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
+from infra.settings import Sender
 
 MOST_BYTES: Final = 64 * 1024
 FRESH_FOR: Final = timedelta(minutes=5)

@@ -46,10 +46,10 @@ from infra.broker.nats import (
     in_work,
     subject_of,
 )
-from infra.broker.signatures import Sender
 from infra.metrics import COMMANDS as OUTCOMES
 from infra.metrics import DEAD_LETTERS as BURIED
 from infra.metrics import RETRIES
+from infra.settings import Sender
 
 TRIES = 12
 LONGEST_DELAY_S = 60

@@ -18,8 +18,9 @@ from handlers.dependencies import House
 from handlers.messaging.command_messages import FRESH_FOR, UnknownSender
 from infra.broker.cloudevents import CONTENT_TYPE
 from infra.broker.nats import HISTORY_SUBJECT, subject_of
-from infra.broker.signatures import EVERY_ACCOUNT, SENDER_HEADER, SIGNATURE_HEADER, Sender, signed_by
+from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signed_by
 from infra.clock import SystemClock
+from infra.settings import EVERY_ACCOUNT, Sender
 
 SUBJECT_HEADER = "Trunkline-Subject"
 SENTENCE_HEADER = "Trunkline-Error"

@@ -16,7 +16,7 @@ from domain.messages import Refusal
 from infra.audit.auditor import Auditor, auditing
 from infra.audit.checkpoints import Checkpoint, ForgedCheckpoint, Trees, append_to, checkpoints_in, last_in
 from infra.audit.ed25519 import SigningKey, WrongKey
-from infra.broker.nats import last_checkpoint, publish_checkpoint
+from infra.audit.published_checkpoints import last_checkpoint, publish_checkpoint
 
 NAME = "checkpoints"
 POLL_S = 0.1

@@ -13,8 +13,7 @@ from pydantic_core import from_json, to_json
 
 from handlers.runtime.checkpoint_signing import Signer
 from infra.audit.ed25519 import SigningKey, WrongKey
-from infra.broker.signatures import EVERY_ACCOUNT, Sender
-from infra.settings import MASTER_KEY_BYTES, Settings, WrongSetting, decoded_master_key
+from infra.settings import EVERY_ACCOUNT, MASTER_KEY_BYTES, Sender, Settings, WrongSetting, decoded_master_key
 
 MASTER_KEY = "master-key"
 SIGNING_KEY = "signing-key.pem"

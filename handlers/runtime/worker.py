@@ -34,19 +34,12 @@ from handlers.runtime.checkpoint_signing import Busy, CannotSign, Signer, sign
 from infra.audit.checkpoints import NoCheckpoint
 from infra.audit.ed25519 import WrongKey
 from infra.broker.dead_letters import waiting
-from infra.broker.nats import (
-    COMMANDS,
-    COMMANDS_CONSUMER,
-    BrokerUnavailable,
-    Limits,
-    connected,
-    provision,
-)
+from infra.broker.nats import COMMANDS, COMMANDS_CONSUMER, BrokerUnavailable, connected, provision
 from infra.broker.relay import Relay
-from infra.broker.signatures import Sender
 from infra.event_log.snapshots import NAME as SNAPSHOTS
 from infra.event_log.snapshots import take_snapshots
 from infra.postgres.connections import connect, connected_aside, only_one
+from infra.settings import Limits, Sender
 from projections.orders import unpaid_in_time
 
 AGAIN_S = 1.0

@@ -6,17 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamConfig
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.errors import BadRequestError
 
 from domain.messages import Event
-from infra.audit.checkpoints import Checkpoint, NoCheckpoint, checkpoint_of
+from infra.settings import Limits
 
 EVENTS = "TRUNKLINE_EVENTS"
 COMMANDS = "TRUNKLINE_COMMANDS"
@@ -24,8 +23,6 @@ DEAD_LETTERS = "TRUNKLINE_DEAD_LETTERS"
 EVENT_SUBJECTS = "trunkline.events.v1"
 COMMAND_SUBJECTS = "trunkline.commands.v1"
 DEAD_LETTER_SUBJECTS = "trunkline.dead-letters.v1"
-CHECKPOINTS = "TRUNKLINE_CHECKPOINTS"
-CHECKPOINT_SUBJECT = "trunkline.checkpoints.v1"
 REDELIVERY_SUBJECTS = "trunkline.redelivery.v1"
 """Where a dead letter comes back, for the one consumer that had it: no other is to get the same message again."""
 
@@ -38,18 +35,6 @@ DAY_S = 86_400
 PUBLISH_S = 5.0
 CONNECT_S = 5
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How large the streams may grow, how long they keep, and on how many servers. 0 is without a limit."""
-
-    replicas: int = 1
-    events_max_bytes: int = 0
-    events_max_age_days: int = 0
-    commands_max_bytes: int = 0
-    dead_letters_max_bytes: int = 0
-    dead_letters_max_age_days: int = 0
 
 
 class BrokerUnavailable(Exception):
@@ -118,9 +103,8 @@ async def provision(
     """
     limits = limits or Limits()
     for stream in streams(limits):
-        await _stream(jetstream, stream)
+        await provision_stream(jetstream, stream)
     await jetstream.add_consumer(COMMANDS, _durable(COMMANDS_CONSUMER, []))
-    await provision_checkpoints(jetstream, limits)
     for name, event in consumers.items():
         await jetstream.add_consumer(EVENTS, _durable(name, [subject_of(event), redelivery_to(EVENTS, name)]))
 
@@ -207,72 +191,8 @@ async def _in_work(messages: Sequence[Msg]) -> None:
             await message.in_progress()
 
 
-@asynccontextmanager
-async def checkpoints_at(nats_url: str) -> AsyncIterator[JetStreamContext]:
-    """JetStream, for whoever makes or reads checkpoints from the command line.
-
-    Raises:
-        BrokerUnavailable: it cannot be reached, or does not do what is asked; names the setting.
-    """
-    async with connected(nats_url) as client:
-        try:
-            yield client.jetstream()
-        except (NatsError, TimeoutError) as error:
-            where, reason = nats_url.rpartition("@")[2], str(error) or type(error).__name__
-            raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
-
-
-async def provision_checkpoints(jetstream: JetStreamContext, limits: Limits) -> None:
-    """Bring the stream of signed checkpoints to what it should be; none of its messages can be deleted or purged."""
-    config = StreamConfig(
-        name=CHECKPOINTS,
-        subjects=[CHECKPOINT_SUBJECT],
-        discard=DiscardPolicy.NEW,
-        deny_delete=True,
-        deny_purge=True,
-        num_replicas=limits.replicas,
-    )
-    await _stream(jetstream, config)
-
-
-async def publish_checkpoint(jetstream: JetStreamContext, checkpoint: Checkpoint) -> None:
-    """Publish a checkpoint, and wait until it is stored."""
-    await jetstream.publish(
-        CHECKPOINT_SUBJECT,
-        checkpoint.line(),
-        stream=CHECKPOINTS,
-        timeout=PUBLISH_S,
-        headers={"Nats-Msg-Id": checkpoint.signature, "Content-Type": "application/json"},
-    )
-
-
-async def last_checkpoint(jetstream: JetStreamContext) -> Checkpoint | None:
-    """The checkpoint that was published last; none where none was."""
-    try:
-        message = await jetstream.get_last_msg(CHECKPOINTS, CHECKPOINT_SUBJECT)
-    except NotFoundError:
-        return None
-    return checkpoint_of(message.data or b"", f"The last message of {CHECKPOINTS}")
-
-
-async def published_checkpoints(jetstream: JetStreamContext) -> list[Checkpoint]:
-    """Every checkpoint that was published, in the order of positions.
-
-    Raises:
-        NoCheckpoint: there is no such stream, or a message of it is none.
-    """
-    try:
-        count = (await jetstream.stream_info(CHECKPOINTS)).state.messages
-    except NotFoundError:
-        raise NoCheckpoint(f"There is no stream {CHECKPOINTS} of checkpoints on the broker.") from None
-    subscription = await jetstream.subscribe(CHECKPOINT_SUBJECT, stream=CHECKPOINTS, ordered_consumer=True)
-    messages = [await subscription.next_msg(timeout=PUBLISH_S) for _ in range(count)]
-    await subscription.unsubscribe()
-    found = [checkpoint_of(message.data, f"A message of {CHECKPOINTS}") for message in messages]
-    return sorted(found, key=lambda checkpoint: checkpoint.position)
-
-
-async def _stream(jetstream: JetStreamContext, config: StreamConfig) -> None:
+async def provision_stream(jetstream: JetStreamContext, config: StreamConfig) -> None:
+    """Create a stream, or update the one of its name."""
     try:
         await jetstream.add_stream(config)
     except BadRequestError:

@@ -29,11 +29,12 @@ from infra import tracing
 from infra.broker.cloudevents import CONTENT_TYPE
 from infra.broker.nats import DUPLICATES_S, EVENT_SUBJECTS, EVENTS, PUBLISH_S, subject_of
 from infra.event_log.log import Log
-from infra.event_log.mapper import Recorded, UnreadableEvent
+from infra.event_log.mapper import UnreadableEvent
 from infra.event_log.notifications import POLL_S
 from infra.metrics import RELAYED
 from infra.postgres.connections import connected_aside, only_one
 from infra.postgres.positions import move_position, position_of
+from infra.recorded import Recorded
 
 NAME: Final = "relay"
 POSITION_HEADER: Final = "Trunkline-Position"

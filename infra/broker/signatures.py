@@ -11,40 +11,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
-from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-
-from domain.messages import Identifier
+from infra.settings import Sender
 
 SENDER_HEADER = "Trunkline-Sender"
 SIGNATURE_HEADER = "Trunkline-Signature"
-EVERY_ACCOUNT = "*"
-
-
-class SenderRole(StrEnum):
-    """What a sender is to us."""
-
-    SERVICE = "service"
-    DISTRIBUTOR = "distributor"
-    ACCOUNT_MANAGER = "account_manager"
-    ADMIN = "admin"
-
-
-class Sender(BaseModel):
-    """A service that sends us messages."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Identifier
-    secret: SecretStr = Field(min_length=32)
-    role: SenderRole = SenderRole.SERVICE
-    accounts: tuple[str, ...] = ()
-    """Those it may act for; `EVERY_ACCOUNT` is all of them."""
-
-    def may_act_for(self, account_id: str | None) -> bool:
-        """Whether it may act for an account; for none, where the account is not named."""
-        return EVERY_ACCOUNT in self.accounts or (account_id is not None and account_id in self.accounts)
 
 
 def signature(secret: str, subject: str, reply: str, body: bytes) -> str:

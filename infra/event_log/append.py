@@ -11,7 +11,7 @@ from eventsourcing.persistence import DataError, IntegrityError, StoredEvent, Tr
 from psycopg import Connection
 
 from infra.event_log.fair_wakeup import Waiter
-from infra.event_log.recorder import AlreadyHandled, Kept, LogRow, Received, event_id_bytes, expected_versions
+from infra.event_log.recorder import AlreadyHandled, Kept, LogRow, Received, expected_versions
 from infra.postgres.binary_format import (
     INT4,
     INT8,
@@ -26,6 +26,7 @@ from infra.postgres.binary_format import (
     text_column,
 )
 from infra.postgres.prepared import Statement, ask
+from infra.recorded import event_id_bytes
 
 MOST_BYTES: Final = 256 * 2**20
 """So much can be appended at once; PostgreSQL takes no statement of more than 1 GB."""

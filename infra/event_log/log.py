@@ -16,10 +16,11 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 
 from domain.messages import Event
 from infra import tracing
-from infra.event_log.mapper import Cause, PydanticMapper, Recorded
+from infra.event_log.mapper import PydanticMapper
 from infra.event_log.notifications import News
 from infra.event_log.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
 from infra.event_log.state_cache import RecentStates
+from infra.recorded import Cause, Recorded
 
 
 class VersionConflict(Exception):

@@ -8,10 +8,8 @@ Personal fields are encrypted on the way in, under their person's key, and decry
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple, cast
-from uuid import UUID
 
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
@@ -20,56 +18,16 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 
 from domain.messages import Event
 from domain.personal import Personal, person_id, personal_fields
-from infra.event_log.recorder import LogRow, as_notifications, event_id
+from infra.event_log.recorder import LogRow, as_notifications
 from infra.event_log.topics import topics
 from infra.event_log.upcasts import UPCASTS, topic_today
 from infra.personal_data.encryption import DoesNotOpen, Place, Sealed, seal, unseal
 from infra.personal_data.person_keys import PersonKeys
+from infra.recorded import Cause, Recorded
 
 
 class UnreadableEvent(Exception):
     """A stored event that this program cannot read: an unknown topic, or a state that is not of its topic's shape."""
-
-
-class Cause(NamedTuple):
-    """Who caused a change, and why: what is recorded beside every event.
-
-    Attributes:
-        actor: role and name, for example ``distributor:dora`` or ``system:reactions``.
-        correlation_id: the same for all that follows from one wish.
-        causation_id: the event, or the message, that led to this one directly; none for a first wish.
-    """
-
-    actor: str
-    correlation_id: str
-    causation_id: str | None = None
-
-
-class Recorded(NamedTuple):
-    """An event with its place in the log, and the record of who caused it. ``position`` is 0 before it is appended."""
-
-    stream: str
-    version: int
-    event: Event
-    account_id: str | None
-    cause: Cause
-    recorded_at: datetime
-    position: int = 0
-
-    @property
-    def originator_id(self) -> str:
-        """The stream, by the library's name."""
-        return self.stream
-
-    @property
-    def originator_version(self) -> int:
-        """The version, by the library's name."""
-        return self.version
-
-    @property
-    def event_id(self) -> UUID:
-        """The event's own id: it follows from its place in its stream, so it is the same wherever it is computed."""
-        return event_id(self.stream, self.version)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What the log asks of a recorder, beyond the eventsourcing library's interfaces; and a recorder in memory.
+"""What the log asks of a recorder, beyond the eventsourcing library's interfaces.
 
 The library's tools work on any recorder of ours: an event that comes without a record of who caused it gets one that
 says so.
@@ -7,23 +7,17 @@ says so.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha1
-from typing import Any, NamedTuple, cast
-from uuid import NAMESPACE_URL, UUID, uuid5
+from typing import NamedTuple, cast
 
 from eventsourcing.persistence import IntegrityError, Notification, ProcessRecorder, StoredEvent
-from eventsourcing.popo import POPOProcessRecorder
 
 from domain.messages import Refusal
 from infra.event_log.notifications import News
-from infra.personal_data.person_keys import MemoryPersonKeys, PersonKeys
+from infra.personal_data.person_keys import PersonKeys
 
-_EVENT_IDS = sha1(uuid5(NAMESPACE_URL, "urn:trunkline:event").bytes, usedforsecurity=False)
-_VERSION_5 = 0x5 << 76 | 0b10 << 62
-_OTHER_BITS = ~(0xF << 76 | 0b11 << 62)
 LIBRARY = "system:eventsourcing"
 """The actor, and the correlation id, of events that the library's own tools append."""
 
@@ -38,18 +32,6 @@ class AlreadyHandled(Exception):
     def __init__(self, positions: range) -> None:
         super().__init__(f"The message was dealt with before, at positions {list(positions)}.")
         self.positions = positions
-
-
-def event_id_bytes(stream: str, version: int) -> bytes:
-    """The id of the event at a place of a stream, a UUID of version 5 (RFC 9562): the same wherever it is asked for."""
-    hashed = _EVENT_IDS.copy()
-    hashed.update(f"{stream}/{version}".encode())
-    return (int.from_bytes(hashed.digest()[:16]) & _OTHER_BITS | _VERSION_5).to_bytes(16)
-
-
-def event_id(stream: str, version: int) -> UUID:
-    """The same, as a UUID. To make the object takes three times as long as to make the id."""
-    return UUID(bytes=event_id_bytes(stream, version))
 
 
 class LogRow(NamedTuple):
@@ -185,97 +167,3 @@ def expected_versions(events: Sequence[StoredEvent | LogRow]) -> dict[str, int]:
             raise IntegrityError(f"The new events of {stream} do not follow one another.")
         last[stream] = version
     return expected
-
-
-class MemoryRecorder(POPOProcessRecorder, Recorder):
-    """The log in this process's memory: for tests, and for runs that leave nothing behind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.keys = MemoryPersonKeys()
-        self.news = News()
-        self._documents: dict[str, Kept] = {}
-        self._inbox: dict[str, tuple[Received, range]] = {}
-        self._snapshots: dict[str, Snapshot] = {}
-
-    def _assert_uniqueness(
-        self,
-        stored_events: Sequence[StoredEvent],
-        received: Received | None = None,
-        **kwargs: Any,  # noqa: ANN401 - passed on
-    ) -> None:
-        if received is not None and (positions := self.handled(received)) is not None:
-            raise AlreadyHandled(positions)
-        for stream, version in expected_versions(stored_events).items():
-            if version != max(self._stored_events_index.get(stream, ()), default=min(version, 0)):
-                raise IntegrityError(f"{stream} is not at version {version}.")
-        super()._assert_uniqueness(stored_events, **kwargs)
-
-    def _update_table(
-        self,
-        stored_events: Sequence[StoredEvent],
-        received: Received | None = None,
-        documents: Sequence[Kept] = (),
-        **kwargs: Any,  # noqa: ANN401 - passed on
-    ) -> Sequence[int] | None:
-        first = len(self._stored_events) + 1
-        rows = [LogRow.of_stored(event, position) for position, event in enumerate(stored_events, start=first)]
-        positions = super()._update_table(as_notifications(rows), **kwargs)
-        self._documents.update({document.sha256: document for document in documents})
-        if received is not None:
-            self._inbox[received.message_id] = (received, range(first, first + len(rows)))
-        self.news.tell()
-        return positions
-
-    def select_notifications(
-        self,
-        start: int | None,
-        limit: int,
-        stop: int | None = None,
-        topics: Sequence[str] = (),
-        *,
-        inclusive_of_start: bool = True,
-    ) -> Sequence[Notification]:
-        """See the library's interface."""
-        after = 0 if start is None else start - inclusive_of_start
-        return as_notifications(self._selected(after, limit, stop, lambda row: not topics or row.topic in topics))
-
-    def rows(self, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
-        """Rows behind a position."""
-        return self._selected(after, limit, stop, lambda _: True)
-
-    def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
-        """Rows of an account behind a position."""
-        return self._selected(after, limit, stop, lambda row: row.account_id == account_id)
-
-    def position_at(self, moment: datetime) -> int:
-        """The last position up to a moment."""
-        return max((row.id for row in self._selected(0, 2**62, None, lambda row: row.recorded_at <= moment)), default=0)
-
-    def rows_of_stream(self, stream: str, after: int) -> Sequence[LogRow]:
-        """The rows of a stream behind a version."""
-        return cast("Sequence[LogRow]", self.select_events(stream, gt=after))
-
-    def _selected(self, after: int, limit: int, stop: int | None, wanted: Callable[[LogRow], bool]) -> list[LogRow]:
-        with self._database_lock:
-            some = cast("list[LogRow]", self._stored_events[max(after, 0) : stop])
-        return [row for row in some if wanted(row)][:limit]
-
-    def handled(self, received: Received) -> range | None:
-        """The positions of what a message led to."""
-        found, positions = self._inbox.get(received.message_id, (received, None))
-        if found != received:
-            raise received.reused()
-        return positions
-
-    def snapshot(self, stream: str) -> Snapshot | None:
-        """The latest snapshot of a stream."""
-        return self._snapshots.get(stream)
-
-    def keep_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot."""
-        self._snapshots[snapshot.stream] = snapshot
-
-    def document(self, sha256: str) -> Kept | None:
-        """A document by the SHA-256 of its bytes."""
-        return self._documents.get(sha256)

@@ -7,10 +7,10 @@ from typing import Any, TypeVar, cast
 
 from domain.messages import Decider, Event, Refusal
 from infra.event_log.log import Change, Log, VersionConflict
-from infra.event_log.mapper import Cause, Recorded
 from infra.event_log.recorder import Kept, Received
 from infra.event_log.snapshots import folded
 from infra.event_log.state_cache import RecentState
+from infra.recorded import Cause, Recorded
 
 C = TypeVar("C")
 S = TypeVar("S")

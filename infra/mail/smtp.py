@@ -10,10 +10,10 @@ from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
-from enum import StrEnum
 from typing import Final, Protocol, Self
 
 from infra import tracing
+from infra.settings import Security
 
 _OK: Final = 250
 _PERMANENT: Final = 500
@@ -42,14 +42,6 @@ class Mailer(Protocol):
         Raises:
             MailNotSent: nobody took it.
         """
-
-
-class Security(StrEnum):
-    """How the connection is kept private: not at all, by STARTTLS (RFC 3207), or by TLS from its start (RFC 8314)."""
-
-    NONE = "none"
-    STARTTLS = "starttls"
-    TLS = "tls"
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from pydantic_core import to_json
 
 from domain.messages import Event
 from infra.event_log.log import Log
-from infra.event_log.mapper import Cause, Recorded
 from infra.event_log.recorder import LogRow
 from infra.event_log.topics import topics
 from infra.event_log.upcasts import UPCASTS, stored_topics, topic_today
 from infra.postgres.positions import move_position, position_of
+from infra.recorded import Cause, Recorded
 
 BATCH = 5_000
 """How many events that it reads a projection takes into one transaction, at most."""

@@ -11,8 +11,8 @@ import pytest
 from domain.invoice_series import INVOICE_SERIES, InvoiceNumberAssigned
 from handlers.numbering import Numbering
 from infra.event_log.log import Log, VersionConflict
-from infra.event_log.mapper import Cause
 from infra.event_log.unit_of_work import UnitOfWork
+from infra.recorded import Cause
 from tests.support.examples import NOW
 from tests.support.in_memory import SettableClock
 

@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from domain.invoice import Seller
-from infra.mail.smtp import Security
-from infra.settings import Settings, WrongSetting, decoded_master_key, settings
+from infra.settings import Security, Settings, WrongSetting, decoded_master_key, settings
 
 SECRET = "oompa-loompa-doompety-doo"  # noqa: S105 - nobody's, and shorter than a secret has to be
 

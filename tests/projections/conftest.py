@@ -11,8 +11,8 @@ from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from infra.event_log.log import Log
-from infra.event_log.recorder import event_id
 from infra.postgres.connections import connect
+from infra.recorded import event_id
 from tests.support.databases import ServerPlaces, as_program, fresh_database
 
 Lay = Callable[[Log], Log]

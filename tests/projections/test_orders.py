@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from domain.messages import Event
 from domain.order import AsideReason, Method
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 from projections.engine.projection import project
 from projections.orders import ORDERS, OrderRow, unpaid_in_time
 from tests.support.examples import (

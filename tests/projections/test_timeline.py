@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.event_log.mapper import Cause, Recorded
+from infra.recorded import Cause, Recorded
 from projections.timeline import TIMELINE, TimelineRow
 from tests.support.examples import LATER, NOW, captured, opened, placed, published, requested
 from tests.support.given_projection import given, recorded

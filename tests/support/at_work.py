@@ -27,10 +27,10 @@ from handlers.runtime.composition import Running, trunkline
 from handlers.runtime.secrets import Secrets
 from handlers.runtime.servers import Servers
 from handlers.runtime.worker import Worker
-from infra.event_log.mapper import Recorded
 from infra.mail.smtp import SmtpMailer
 from infra.payments.paypal import PayPal
 from infra.payments.provider import Capture, Checkout
+from infra.recorded import Recorded
 from infra.settings import settings
 from infra.simulators.mail_catcher import Catcher, mail_catcher
 from infra.simulators.payment_simulator import GOOD_CARD, SimulatorEndpoint, running_simulator

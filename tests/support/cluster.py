@@ -14,9 +14,11 @@ import nats
 from nats.aio.client import Client
 from nats.js.api import ClusterInfo
 
-from infra.broker.nats import CHECKPOINTS, COMMANDS, DEAD_LETTERS, EVENTS, Limits, connected, provision
+from infra.audit.published_checkpoints import CHECKPOINTS
+from infra.broker.nats import COMMANDS, DEAD_LETTERS, EVENTS, connected, provision
 from infra.servers.embedded_nats import NAME, _program
 from infra.servers.supervisor import SupervisedProcess, exclusive
+from infra.settings import Limits
 from tests.support.at_work import eventually
 from tests.support.lines import Line
 from tests.support.ports import free_port

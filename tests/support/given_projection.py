@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from domain.messages import Event
-from infra.event_log.mapper import Cause, Recorded
+from infra.recorded import Cause, Recorded
 from projections.engine.projection import Projection, Row
 from tests.support.examples import NOW
 

@@ -49,9 +49,9 @@ from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ExpandPackage, ReverseGrant
 from infra.event_log.log import Log
-from infra.event_log.mapper import Cause, Recorded
-from infra.event_log.recorder import MemoryRecorder
+from infra.event_log.memory_recorder import MemoryRecorder
 from infra.event_log.unit_of_work import UnitOfWork
+from infra.recorded import Cause, Recorded
 from tests.support import examples as an
 from tests.support.given_domain import but
 

@@ -41,10 +41,10 @@ from handlers.use_cases.invoicing import invoice_id_of
 from infra import link_tokens
 from infra.broker.cloudevents import CloudEvent
 from infra.event_log.log import Log
-from infra.event_log.mapper import Recorded
-from infra.event_log.recorder import MemoryRecorder
+from infra.event_log.memory_recorder import MemoryRecorder
 from infra.mail.smtp import MailNotSent
 from infra.payments.provider import Capture, Checkout, Decline, PaymentNotApproved, PaymentProviderRefused
+from infra.recorded import Recorded
 from tests.support.examples import (
     NOW,
     SELLER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from infra.event_log.log import Log
-from infra.event_log.mapper import Recorded
+from infra.recorded import Recorded
 
 PAGE = 1000
 

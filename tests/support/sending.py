@@ -13,7 +13,8 @@ from nats.aio.client import Client
 from pydantic import SecretStr
 
 from infra.broker.nats import COMMANDS
-from infra.broker.signatures import EVERY_ACCOUNT, SENDER_HEADER, SIGNATURE_HEADER, Sender, SenderRole, signature
+from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signature
+from infra.settings import EVERY_ACCOUNT, Sender, SenderRole
 
 PROVISIONER = Sender(name="provisioner", secret=SecretStr("provisioner" * 4), accounts=(EVERY_ACCOUNT,))
 OF_ACME = Sender(name="crm", secret=SecretStr("crm" * 12), accounts=("acme",))

@@ -35,13 +35,18 @@ from handlers.runtime.worker import Duties, working
 from infra.audit.auditor import Auditor
 from infra.audit.checkpoints import Checkpoint, checkpoints_in
 from infra.audit.ed25519 import SigningKey
-from infra.broker.nats import CHECKPOINT_SUBJECT, CHECKPOINTS, Limits, provision_checkpoints, published_checkpoints
+from infra.audit.published_checkpoints import (
+    CHECKPOINT_SUBJECT,
+    CHECKPOINTS,
+    provision_checkpoints,
+    published_checkpoints,
+)
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Cause, Recorded
 from infra.event_log.postgres_recorder import postgres_log
 from infra.event_log.recorder import as_notifications
+from infra.recorded import Cause, Recorded
 from infra.servers.embedded_nats import _program
-from infra.settings import WrongSetting, settings
+from infra.settings import Limits, WrongSetting, settings
 from tests.support.at_work import eventually
 from tests.support.command_line import Run
 from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database

@@ -18,8 +18,8 @@ from domain.invoice_link import LinkRevoked
 from domain.messages import Event
 from handlers.contract.events import EVENTS, Unpublished, encoded
 from infra.broker.cloudevents import CloudEvent
-from infra.event_log.mapper import Cause, Recorded
 from infra.event_log.topics import topics
+from infra.recorded import Cause, Recorded
 from tests.infra.event_log.test_golden_events import EXAMPLES
 from tests.support.examples import LATER
 

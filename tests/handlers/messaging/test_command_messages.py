@@ -21,8 +21,8 @@ from handlers.commands import handle
 from handlers.contract.commands import offered
 from handlers.messaging.command_messages import Incoming, deal_with
 from handlers.runtime.worker import Duties, working
-from infra.broker.signatures import Sender
 from infra.event_log.log import Log
+from infra.settings import Sender
 from tests.support.at_work import eventually
 from tests.support.broker import Broker
 from tests.support.in_memory import InMemory

@@ -28,10 +28,10 @@ from infra.broker.nats import DEAD_LETTER_SUBJECTS, EVENTS, connected, provision
 from infra.broker.relay import NAME as RELAY
 from infra.broker.relay import Relay
 from infra.event_log.log import Log
-from infra.event_log.mapper import Recorded
 from infra.event_log.postgres_recorder import postgres_log
 from infra.postgres.connections import connect
 from infra.postgres.positions import position_of
+from infra.recorded import Recorded
 from tests.support.at_work import AtWork, eventually, without_streams
 from tests.support.broker import Broker
 from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database

@@ -14,8 +14,9 @@ from nats.aio.msg import Msg
 
 from domain.order import PaymentCaptured
 from handlers.runtime.worker import Duties, working
-from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, Sender, signature
+from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signature
 from infra.event_log.log import Log
+from infra.settings import Sender
 from tests.support.at_work import eventually
 from tests.support.broker import Broker
 from tests.support.in_memory import InMemory

@@ -16,9 +16,9 @@ import pytest
 
 from domain.allocation import CapacityAllocated, PbxCreated
 from handlers.runtime.worker import Duties, working
-from infra.broker.signatures import Sender
 from infra.event_log.log import Log
 from infra.servers.embedded_postgres import temporary_directory
+from infra.settings import Sender
 from tests.support.at_work import eventually
 from tests.support.broker import Broker
 from tests.support.examples import activate

@@ -28,9 +28,9 @@ from handlers.runtime.worker import working
 from infra.broker.nats import EVENTS, connected, provision
 from infra.broker.relay import NAME, AnotherLog, Encode, Relay, ask_for_rebuild
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Cause, Recorded
 from infra.postgres.connections import connect
 from infra.postgres.positions import position_of
+from infra.recorded import Cause, Recorded
 from tests.support.at_work import eventually
 from tests.support.broker import Broker
 from tests.support.databases import MASTER_KEY, ServerPlaces, as_owner

@@ -26,11 +26,11 @@ from infra.audit.ed25519 import SigningKey, WrongKey
 from infra.audit.hash_chain import GENESIS, ChainBroken, End, Raw, Verifier, Walk, linked, raw
 from infra.event_log.append import Append, appended
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Cause
 from infra.event_log.postgres_recorder import postgres_log
-from infra.event_log.recorder import LogRow, as_notifications, event_id
+from infra.event_log.recorder import LogRow, as_notifications
 from infra.postgres.binary_format import microseconds
 from infra.postgres.connections import WRITER, connect
+from infra.recorded import Cause, event_id
 from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
 from tests.support.examples import (
     NOW,

@@ -20,10 +20,11 @@ from domain.invoice_link import LinkRefused, LinkRevoked, RefusalReason
 from domain.messages import Event
 from domain.personal import personal_fields
 from infra.event_log.log import Log
-from infra.event_log.mapper import Cause, PydanticMapper, Recorded, UnreadableEvent
+from infra.event_log.mapper import PydanticMapper, UnreadableEvent
 from infra.event_log.topics import topics
 from infra.event_log.upcasts import UPCASTS, stored_topics
 from infra.personal_data.person_keys import MemoryPersonKeys
+from infra.recorded import Cause, Recorded
 from tests.support import examples as an
 
 REPOSITORY = Path(__file__).parents[3]

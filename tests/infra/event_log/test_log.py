@@ -19,10 +19,10 @@ from domain.account import BillingReceiverAdded
 from domain.messages import Event
 from infra.event_log.append import Append, appended
 from infra.event_log.log import Change, Log, LogUnavailable, VersionConflict
-from infra.event_log.mapper import Cause, Recorded
 from infra.event_log.postgres_recorder import postgres_log
-from infra.event_log.recorder import Kept, event_id
+from infra.event_log.recorder import Kept
 from infra.postgres.connections import WRITER, connect
+from infra.recorded import Cause, Recorded, event_id
 from tests.support.databases import MASTER_KEY
 from tests.support.examples import (
     LATER,

@@ -21,11 +21,12 @@ from domain.messages import Event
 from domain.personal import personal_fields
 from infra.event_log import mapper as pydantic_mapper
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Cause, PydanticMapper, Recorded, UnreadableEvent
+from infra.event_log.mapper import PydanticMapper, UnreadableEvent
 from infra.event_log.recorder import LogRow, as_notifications
 from infra.event_log.topics import AGGREGATES, topics
 from infra.event_log.upcasts import UPCASTS, Upcast
 from infra.personal_data.person_keys import MemoryPersonKeys, PersonKeys
+from infra.recorded import Cause, Recorded
 from tests.support.examples import NOW, activated, captured, emailed, invoice_issued, opened, wonka_added, wonka_default
 from tests.support.given_domain import but, given
 from tests.support.strategies import AGGREGATES as LIVES

@@ -13,8 +13,9 @@ from eventsourcing.tests.persistence import (
     TrackingRecorderTestCase,
 )
 
+from infra.event_log.memory_recorder import MemoryRecorder
 from infra.event_log.postgres_recorder import PostgresRecorder
-from infra.event_log.recorder import MemoryRecorder, Recorder
+from infra.event_log.recorder import Recorder
 
 
 class InMemory:

@@ -14,13 +14,13 @@ import infra.event_log.snapshots
 from domain.allocation import ALLOCATION, AllocateCapacity, AllocationCommand
 from domain.personal import personal_fields
 from infra.event_log.log import Log
-from infra.event_log.mapper import Recorded
-from infra.event_log.recorder import MemoryRecorder
+from infra.event_log.memory_recorder import MemoryRecorder
 from infra.event_log.snapshots import IMPERSONAL, folded, from_snapshot, snapshot_of, take_snapshots
 from infra.event_log.state_cache import RecentState
 from infra.event_log.topics import AGGREGATES
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.postgres.connections import connect
+from infra.recorded import Recorded
 from tests.support.examples import NOW, create_factory, grant, granted
 from tests.support.given_domain import given
 from tests.support.given_projection import CAUSE

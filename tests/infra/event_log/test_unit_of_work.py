@@ -15,10 +15,11 @@ from domain.messages import Command, Decider, Refusal
 from domain.order import ORDER, NoBillingContact, Status
 from domain.subscription import SUBSCRIPTION
 from infra.event_log.log import Log, VersionConflict
-from infra.event_log.mapper import Cause, Recorded
-from infra.event_log.recorder import Kept, MemoryRecorder
+from infra.event_log.memory_recorder import MemoryRecorder
+from infra.event_log.recorder import Kept
 from infra.event_log.state_cache import RecentState, RecentStates
 from infra.event_log.unit_of_work import UnitOfWork
+from infra.recorded import Cause, Recorded
 from tests.support.examples import (
     NOW,
     activate,

@@ -12,7 +12,8 @@ from email.policy import SMTP
 import pytest
 
 import infra.mail.smtp
-from infra.mail.smtp import MailNotSent, Security, SmtpMailer
+from infra.mail.smtp import MailNotSent, SmtpMailer
+from infra.settings import Security
 from infra.simulators.mail_catcher import BANNER, Catcher, mail_catcher
 
 PASSWORD = "correct horse"  # noqa: S105 - of a server that lives for one test

@@ -17,11 +17,11 @@ from psycopg.errors import InsufficientPrivilege
 from domain.account import ERASED_CONTACT, BillingReceiverAdded
 from domain.messages import Event
 from infra.event_log.log import Change, Log, LogUnavailable, VersionConflict
-from infra.event_log.mapper import Cause
 from infra.event_log.postgres_recorder import PostgresRecorder, postgres_log
 from infra.personal_data.person_keys import MemoryPersonKeys, PersonKeys
 from infra.personal_data.postgres_person_keys import CACHED_S, PostgresPersonKeys
 from infra.postgres.connections import AUDITOR, PROJECTOR, WRITER, connect
+from infra.recorded import Cause
 from infra.settings import WrongSetting
 from tests.support.databases import MASTER_KEY
 from tests.support.examples import NOW, WONKA, bucket_added, opened, wonka_added, wonka_default, wonka_erased

@@ -27,7 +27,6 @@ import infra.postgres.migrate
 from infra.audit.auditor import auditing
 from infra.audit.hash_chain import Verifier
 from infra.event_log.log import Change
-from infra.event_log.mapper import Cause
 from infra.event_log.postgres_recorder import postgres_log
 from infra.event_log.recorder import Kept
 from infra.postgres.connections import (
@@ -42,6 +41,7 @@ from infra.postgres.connections import (
 from infra.postgres.migrate import migrate
 from infra.postgres.positions import move_position, position_of
 from infra.postgres.roles import admit
+from infra.recorded import Cause
 from tests.support.databases import MASTER_KEY, PROGRAM, ServerPlaces, as_program, fresh_database
 from tests.support.examples import NOW, opened, requested
 

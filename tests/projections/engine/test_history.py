@@ -7,9 +7,9 @@ from collections import Counter
 from benchmarks.history import MASTER_KEY, history, write
 from domain.messages import Event
 from infra.event_log.log import Log
-from infra.event_log.mapper import Recorded
 from infra.event_log.postgres_recorder import postgres_log
 from infra.event_log.topics import topics
+from infra.recorded import Recorded
 from projections.maintenance.runner import PROJECTIONS
 from tests.support.databases import ServerPlaces, as_program, fresh_database
 

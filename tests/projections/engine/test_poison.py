@@ -11,9 +11,9 @@ from psycopg import Connection
 
 from domain.messages import Event
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Recorded
 from infra.postgres.connections import connect
 from infra.postgres.positions import position_of
+from infra.recorded import Recorded
 from projections.billing import BILLING
 from projections.engine.poison import NoReason, NothingParked, parked, retry, said, skip, skipped, skipped_positions
 from projections.engine.projection import Projection, Rows, stored

@@ -14,10 +14,10 @@ from psycopg import Connection, Cursor
 from domain.messages import Event
 from domain.order import PaymentSetAside
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Recorded
 from infra.event_log.topics import topics
 from infra.postgres.connections import connect
 from infra.postgres.positions import move_position, position_of
+from infra.recorded import Recorded
 from projections.allocations import ALLOCATIONS, AllocationRow
 from projections.billing import BILLING, PaymentRow
 from projections.engine import projection as engine

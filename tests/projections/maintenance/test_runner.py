@@ -16,11 +16,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from domain.invoice_link import LinkIssued, LinkRevoked
 from domain.messages import Event
 from infra.event_log.log import Change, Log
-from infra.event_log.mapper import Recorded
 from infra.event_log.postgres_recorder import postgres_log
 from infra.event_log.recorder import as_notifications
 from infra.postgres.connections import connect, only_one
 from infra.postgres.positions import position_of
+from infra.recorded import Recorded
 from projections.billing import BILLING
 from projections.engine.poison import parked
 from projections.engine.projection import Projection, stored
