@@ -33,12 +33,12 @@ from domain.payment_reference import PaymentReferenceClaimed
 from domain.quote import Selection, Term
 from domain.subscription import ActivatePackage
 from handlers.cli.start import settled
-from handlers.commands import handle
 from handlers.context import Actor, Role
 from handlers.contract.commands import REPLY_HEADER
 from handlers.contract.events import encoded
 from handlers.demo.prices import PRICES
 from handlers.dependencies import House
+from handlers.dispatch import handle
 from handlers.messaging.consumers import consumers
 from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
 from handlers.runtime.adapters import Outside, house_of

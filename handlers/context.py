@@ -83,3 +83,15 @@ class Desk:
         self.recorded.extend(recorded)
         self.committed = True
         return recorded
+
+
+SELLERS = frozenset({Role.ADMIN, Role.SYSTEM})
+
+
+CUSTOMERS = frozenset({Role.PARTNER, Role.SERVICE}) | SELLERS
+
+
+COLLECTORS = frozenset({Role.DISTRIBUTOR, Role.ACCOUNT_MANAGER})
+
+
+US = frozenset({Role.SYSTEM})

@@ -27,8 +27,9 @@ from handlers.cli.find import app as finding
 from handlers.cli.projections import app as projections
 from handlers.cli.session import As, MalformedMessage, actor_of, house_over, opened_log
 from handlers.cli.views import VIEWS, shown, summary_table, table
-from handlers.commands import COMMANDS, handle
+from handlers.commands import COMMANDS
 from handlers.demo.teller import StoryBroken
+from handlers.dispatch import handle
 from handlers.requests import OrderExpansion
 from handlers.runtime.adapters import Outside, mailer_of, provider_of
 from handlers.runtime.secrets import local_senders, secrets_of, signer_of

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from domain.account import EraseBillingReceiver
 from handlers.cli.console import Data, bar, say
 from handlers.cli.session import As, MalformedMessage, Opened, actor_of, house_over, opened_log
-from handlers.commands import handle
+from handlers.dispatch import handle
 from handlers.runtime.secrets import master_key, next_master_key
 from handlers.runtime.servers import owner_and_login
 from handlers.use_cases.retention import delete_documents

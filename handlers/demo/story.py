@@ -21,11 +21,11 @@ from domain.order import ORDER, ExpansionRequested, Method, OrderPlaced, Payment
 from domain.quote import Quote, Selection, Term
 from domain.services import Plan
 from domain.subscription import ActivatePackage
-from handlers.commands import Outcome, handle
 from handlers.context import Actor, Role
 from handlers.demo.prices import BEGIN, PRICES
 from handlers.demo.stage import Stage
 from handlers.demo.teller import WAIT_S, StoryBroken, Teller
+from handlers.dispatch import Outcome, handle
 from handlers.requests import (
     BillTo,
     CheckOut,

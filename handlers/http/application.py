@@ -20,9 +20,9 @@ from starlette.exceptions import HTTPException
 
 from domain.invoice_link import UnknownLink
 from domain.messages import Refusal
-from handlers.commands import handle
 from handlers.context import SYSTEM
 from handlers.dependencies import House
+from handlers.dispatch import handle
 from handlers.http.metrics import Traced
 from handlers.requests import NotePayment, UseInvoiceLink
 from handlers.use_cases.payment import UnknownPayment

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from domain.messages import Command, Message, Refusal, what_is_wrong
-from handlers.commands import handle
 from handlers.context import Actor, Role
 from handlers.contract.commands import (
     REPLY_HEADER,
@@ -28,6 +27,7 @@ from handlers.contract.commands import (
     offered,
 )
 from handlers.dependencies import House
+from handlers.dispatch import handle
 from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signed_by
 from infra.payments.provider import Checkout, PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
 from infra.settings import Sender

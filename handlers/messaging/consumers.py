@@ -24,10 +24,10 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from domain.messages import Event
-from handlers.commands import handle
 from handlers.context import SYSTEM
 from handlers.contract.history import END_HEADER
 from handlers.dependencies import House
+from handlers.dispatch import handle
 from handlers.messaging.command_messages import Answer, Incoming, Unanswerable, account_named, deal_with
 from handlers.messaging.history import SENTENCE_HEADER, Part, told
 from handlers.reactions import MAILS, REACTIONS, Reaction

@@ -16,10 +16,10 @@ from nats.js import JetStreamContext
 
 from domain.messages import Refusal
 from domain.order import ExpireOrder
-from handlers.commands import handle
 from handlers.context import SYSTEM
 from handlers.contract.events import encoded
 from handlers.dependencies import House
+from handlers.dispatch import handle
 from handlers.messaging.consumers import (
     REACTIONS_AT_ONCE,
     Commands,

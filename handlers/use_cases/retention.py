@@ -9,8 +9,7 @@ from uuid import uuid4
 from psycopg import Connection
 
 from domain.invoice import INVOICE, DeleteDocument, let_go_before
-from handlers.commands import SELLERS
-from handlers.context import Actor, Desk, NotPermitted, again
+from handlers.context import SELLERS, Actor, Desk, NotPermitted, again
 from handlers.dependencies import House
 from infra.documents.deletion import delete
 from projections.billing import count_kept, kept

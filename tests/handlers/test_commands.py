@@ -142,8 +142,9 @@ from domain.subscription import (
     UltimateExceedsExtensions,
     UnknownPackage,
 )
-from handlers.commands import COMMANDS, handle
+from handlers.commands import COMMANDS
 from handlers.context import SYSTEM, Actor, Desk, NotPermitted, Role, again
+from handlers.dispatch import handle
 from handlers.requests import (
     BillTo,
     CreditRefund,

@@ -18,9 +18,9 @@ from domain.invoice import InvoiceIssued
 from domain.messages import Event, Message
 from domain.order import Method
 from domain.quote import Selection
-from handlers.commands import Outcome, handle
 from handlers.context import Actor
 from handlers.dependencies import House
+from handlers.dispatch import Outcome, handle
 from handlers.requests import CheckOut, CompleteCheckout, OrderExpansion
 from handlers.runtime.adapters import Outside
 from handlers.runtime.composition import Running, trunkline

@@ -22,10 +22,11 @@ from domain.messages import Event, Message, Refusal
 from domain.money import Money
 from domain.order import Method
 from domain.quote import Selection
-from handlers.commands import COMMANDS, Outcome, handle
+from handlers.commands import COMMANDS
 from handlers.context import SYSTEM, Actor, Role
 from handlers.contract.events import encoded
 from handlers.dependencies import House
+from handlers.dispatch import Outcome, handle
 from handlers.messaging.consumers import follow
 from handlers.numbering import Numbering
 from handlers.reactions import REACTIONS, Reaction

@@ -14,7 +14,7 @@ import handlers.messaging.consumers
 from domain.allocation import PbxCreated
 from domain.invoice import InvoiceEmailed
 from domain.order import OrderFulfilled, PaymentCaptured
-from handlers.commands import handle
+from handlers.dispatch import handle
 from handlers.runtime.worker import Duties, working
 from infra.broker.nats import subject_of
 from infra.event_log.log import Log

@@ -17,8 +17,8 @@ import handlers.messaging.consumers
 import infra.broker.nats
 from domain.allocation import PbxCreated
 from domain.order import OrderPlaced, PaymentCaptured
-from handlers.commands import handle
 from handlers.contract.commands import offered
+from handlers.dispatch import handle
 from handlers.messaging.command_messages import Incoming, deal_with
 from handlers.runtime.worker import Duties, working
 from infra.event_log.log import Log

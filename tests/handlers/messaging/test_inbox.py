@@ -9,7 +9,7 @@ import pytest
 
 from domain.allocation import AllocateCapacity, PoolExhausted
 from domain.messages import Message
-from handlers.commands import Outcome, handle
+from handlers.dispatch import Outcome, handle
 from infra.event_log.log import Log
 from infra.event_log.recorder import MessageIdReused
 from tests.support.examples import NOW, allocate, create_factory

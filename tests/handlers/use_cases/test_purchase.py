@@ -41,9 +41,9 @@ from domain.order import (
 from domain.payment_reference import PaymentReferenceClaimed
 from domain.quote import Term
 from domain.subscription import SUBSCRIPTION, CapacityExpanded
-from handlers.commands import handle
 from handlers.context import SYSTEM
 from handlers.dependencies import House
+from handlers.dispatch import handle
 from handlers.messaging.consumers import UnknownPosition, follow
 from handlers.reactions import REACTIONS
 from handlers.requests import (
