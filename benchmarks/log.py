@@ -281,7 +281,7 @@ class Bench:
         """Commands as they are once a message was read: to load, decide and append is what is measured."""
 
         def do(wish: AllocateCapacity) -> object:
-            work = UnitOfWork(self.log, trusting=True)
+            work = UnitOfWork(self.log, use_cache=True)
             work.do(ALLOCATION, wish.package_id, wish)
             return work.commit(account_id=wish.account_id, cause=CAUSE, at=AT)
 

@@ -37,11 +37,11 @@ from handlers.context import Actor, Role
 from handlers.contract.commands import REPLY_HEADER
 from handlers.contract.events import encoded
 from handlers.demo.prices import PRICES
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.messaging.consumers import consumers
 from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
-from handlers.runtime.adapters import Outside, house_of
+from handlers.runtime.adapters import Adapters, dependencies_of
 from handlers.runtime.worker import Duties, working
 from infra.broker.cloudevents import CONTENT_TYPE
 from infra.broker.nats import COMMANDS, COMMANDS_CONSUMER, EVENTS, connected, provision, subject_of
@@ -50,7 +50,7 @@ from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signature
 from infra.clock import SystemClock
 from infra.event_log.log import Change, Log
 from infra.event_log.postgres_recorder import postgres_log
-from infra.event_log.recorder import Received
+from infra.event_log.recorder import InboxEntry
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.mail.smtp import SmtpMailer
 from infra.payments.paypal import PayPal
@@ -213,17 +213,17 @@ async def _must_hold(client: Client, messages: Sequence[tuple[str, str, bytes]])
 
 def _consume_vs_raw(place: Place, rounds: int) -> Measure:
     """Commands that wait in the stream, to their commits; against a loop that fetches, appends and acknowledges."""
-    with _house(place) as house:
+    with _dependencies(place) as dependencies:
         for number in range(PACKAGES):
-            _open_account(house, _whose(number)["account_id"])
+            _open_account(dependencies, _whose(number)["account_id"])
             activation = ActivatePackage(at=NOW, **_whose(number), term=TERM, quantities={"extensions": 1_000_000})
-            handle(activation, house, ADMIN, correlation_id="benchmark")
+            handle(activation, dependencies, ADMIN, correlation_id="benchmark")
         turns = iter(range(1_000_000))
 
         def ours() -> float:
             asyncio.run(_send(place.nats_url, next(turns)))
             duties = Duties(relays=False, senders=(SENDER,))
-            return _rate(place, lambda: working(house, place.database_url, place.nats_url, duties))
+            return _rate(place, lambda: working(dependencies, place.database_url, place.nats_url, duties))
 
         def raw() -> float:
             asyncio.run(_send(place.nats_url, next(turns)))
@@ -292,8 +292,8 @@ def _raw_loop(place: Place) -> Iterator[None]:
     def append(message: Msg) -> None:
         event = from_json(message.data)
         data = event["data"]
-        received = Received(f"raw:{event['id']}", hashlib.sha256(message.data).digest())
-        work = UnitOfWork(place.log, trusting=True)
+        received = InboxEntry(f"raw:{event['id']}", hashlib.sha256(message.data).digest())
+        work = UnitOfWork(place.log, use_cache=True)
         work.do(ALLOCATION, data["package_id"], CreatePbx.model_validate({**data, "at": NOW}))
         work.commit(account_id=data["account_id"], cause=CAUSE, at=NOW, received=received)
 
@@ -327,11 +327,11 @@ def _paid_to_invoiced(place: Place, rounds: int) -> Measure:
 
     The ratio is that of the bound to what was measured: 1 is on the bound.
     """
-    with _house(place) as house:
-        _open_shop(house)
+    with _dependencies(place) as dependencies:
+        _open_shop(dependencies)
         settled()
         with _elsewhere(_work, place.database_url, place.nats_url):
-            p99s = [_p99_ms(house, place, turn) for turn in range(rounds)]
+            p99s = [_p99_ms(dependencies, place, turn) for turn in range(rounds)]
     ratios = [P99_BOUND_MS / p99 for p99 in p99s]
     return Measure(
         ours=median(p99s),
@@ -344,12 +344,12 @@ def _paid_to_invoiced(place: Place, rounds: int) -> Measure:
     )
 
 
-def _open_account(house: House, account_id: str) -> None:
+def _open_account(dependencies: Dependencies, account_id: str) -> None:
     contact = BillingContact(
         name="Willy Wonka", email="willy@wonka.example", company="Wonka", address=("Cherry Street 1",), country="DE"
     )
     opened = OpenAccount(
-        at=house.clock.now(),
+        at=dependencies.clock.now(),
         account_id=account_id,
         name="ACME",
         seller="YT",
@@ -359,43 +359,43 @@ def _open_account(house: House, account_id: str) -> None:
         receiver_id="willy",
         contact=contact,
     )
-    handle(opened, house, ADMIN, correlation_id="benchmark")
+    handle(opened, dependencies, ADMIN, correlation_id="benchmark")
 
 
-def _open_shop(house: House) -> None:
-    handle(PRICES, house, ADMIN, correlation_id="benchmark")
-    _open_account(house, "acme")
+def _open_shop(dependencies: Dependencies) -> None:
+    handle(PRICES, dependencies, ADMIN, correlation_id="benchmark")
+    _open_account(dependencies, "acme")
     for number in range(PACKAGES):
         activation = ActivatePackage(
             at=NOW, account_id="acme", package_id=f"pkg-{number}", term=TERM, quantities={"extensions": 10}
         )
-        handle(activation, house, ADMIN, correlation_id="benchmark")
+        handle(activation, dependencies, ADMIN, correlation_id="benchmark")
 
 
-def _p99_ms(house: House, place: Place, turn: int) -> float:
+def _p99_ms(dependencies: Dependencies, place: Place, turn: int) -> float:
     """Confirm prepared orders at a fixed pace; see when each is paid, and when it is invoiced."""
     totals = {}
     for number in range(ORDERS):
         order_id, package_id = f"order-{turn}-{number}", f"pkg-{number % PACKAGES}"
         selections = (Selection(service="extensions", quantity=1),)
         wish = OrderExpansion(order_id=order_id, account_id="acme", package_id=package_id, selections=selections)
-        outcome = handle(wish, house, ADMIN, correlation_id=order_id)
+        outcome = handle(wish, dependencies, ADMIN, correlation_id=order_id)
         placed = CheckOut(order_id=order_id, account_id="acme", method=Method.OFFLINE)
-        handle(placed, house, ADMIN, correlation_id=order_id)
-        requested = outcome.desk.recorded[0].event
+        handle(placed, dependencies, ADMIN, correlation_id=order_id)
+        requested = outcome.context.recorded[0].event
         assert isinstance(requested, ExpansionRequested)
         totals[order_id] = requested.quote.total
     asyncio.run(_nothing_waits(place.nats_url))
     time.sleep(QUIET_S)
     paid: dict[str, float] = {}
     invoiced: dict[str, float] = {}
-    after = house.log.head()
+    after = dependencies.log.head()
 
     def watch() -> None:
         position, deadline = after, time.monotonic() + PATIENCE_S
         while len(invoiced) < ORDERS and time.monotonic() < deadline:
-            house.log.wait(position, 1.0)
-            for each in house.log.read(position, limit=500):
+            dependencies.log.wait(position, 1.0)
+            for each in dependencies.log.read(position, limit=500):
                 position = each.position
                 if isinstance(each.event, InvoiceIssued):
                     invoiced[each.event.order_id] = time.perf_counter()
@@ -406,7 +406,7 @@ def _p99_ms(house: House, place: Place, turn: int) -> float:
     collector = Actor(Role.DISTRIBUTOR, "benchmark")
     for number, (order_id, total) in enumerate(totals.items()):
         time.sleep(max(0.0, begun + number / ORDERS_PER_S - time.perf_counter()))
-        handle(ConfirmOfflinePayment(order_id=order_id, amount=total), house, collector, correlation_id=order_id)
+        handle(ConfirmOfflinePayment(order_id=order_id, amount=total), dependencies, collector, correlation_id=order_id)
         paid[order_id] = time.perf_counter()
     pace = ORDERS / (time.perf_counter() - begun)
     watching.join()
@@ -452,8 +452,8 @@ def _work(conn: Connection, database_url: str, nats_url: str) -> None:
     """What ``trunkline work`` and ``trunkline relay`` do."""
     with (
         postgres_log(database_url, master_key=MASTER_KEY) as log,
-        _house(Place(database_url, nats_url, log, Path())) as house,
-        working(house, database_url, nats_url),
+        _dependencies(Place(database_url, nats_url, log, Path())) as dependencies,
+        working(dependencies, database_url, nats_url),
     ):
         settled()
         conn.send("at work")
@@ -461,9 +461,9 @@ def _work(conn: Connection, database_url: str, nats_url: str) -> None:
 
 
 @contextmanager
-def _house(place: Place) -> Iterator[House]:
+def _dependencies(place: Place) -> Iterator[Dependencies]:
     """A house over a place's log. Nobody pays at a provider here."""
     nobody = PayPal(base_url="http://127.0.0.1:9", client_id="", client_secret="")
     with _elsewhere(_catch_mail) as port, nobody as provider, SmtpMailer(HOST, port) as mailer:
-        outside = Outside(SystemClock(), provider, mailer)
-        yield house_of(settings(seller_code="YT"), place.log, outside, b"benchmark" * 4, "http://127.0.0.1")
+        outside = Adapters(SystemClock(), provider, mailer)
+        yield dependencies_of(settings(seller_code="YT"), place.log, outside, b"benchmark" * 4, "http://127.0.0.1")

@@ -20,7 +20,7 @@ from domain.messages import Command, Decider, Message
 from domain.order import ExpireOrder
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.subscription import ActivatePackage
-from handlers.context import COLLECTORS, CUSTOMERS, SELLERS, US, Desk, Role
+from handlers.context import COLLECTORS, CUSTOMERS, SELLERS, US, RequestContext, Role
 from handlers.requests import (
     BillTo,
     CheckOut,
@@ -48,16 +48,16 @@ from handlers.use_cases.mailing import mail_credit_note, mail_invoice_link, tell
 from handlers.use_cases.payment import complete_checkout, confirm_offline_payment, note_payment, refund_order
 from handlers.use_cases.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion, withdraw_order
 
-Handler = Callable[[Any, Desk], Any]
+Handler = Callable[[Any, RequestContext], Any]
 
 
 def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str]) -> Handler:
     """The handler of domain commands that need nothing but their aggregate."""
 
-    def handle_one(command: Command, desk: Desk) -> None:
-        work = desk.work(trusting=True)
+    def handle_one(command: Command, context: RequestContext) -> None:
+        work = context.work(use_cache=True)
         work.do(decider, aggregate_id(command), command)
-        desk.commit(work, getattr(command, "account_id", None))
+        context.commit(work, getattr(command, "account_id", None))
 
     return handle_one
 
@@ -65,7 +65,7 @@ def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str])
 account = decided(ACCOUNT, lambda command: command.account_id)
 pool = decided(ALLOCATION, lambda command: command.package_id)
 prices = decided(PRICE_LIST, lambda command: price_list_id(command.seller, command.currency))
-DECIDED_ALONE = (
+NO_OUTSIDE_EFFECTS = (
     *(account, pool, prices),
     *(activate_package, fulfil_order, reverse_refunded_grant, invoice_fulfilled_order, credit_refund),
 )
@@ -78,10 +78,10 @@ class Entry:
 
     handler: Handler
     roles: frozenset[Role]
-    again: Handler | None = None
+    replay_answer: Handler | None = None
     """Gives the answer to a message that was dealt with before, where it is more than events."""
 
-    queue: RLock = field(default_factory=RLock)
+    retry_lock: RLock = field(default_factory=RLock)
     """Where requests of this kind that lost to another wait for each other, or a hundred at once would never end."""
 
 

@@ -10,9 +10,9 @@ from enum import StrEnum
 import tenacity
 
 from domain.messages import Refusal
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from infra.event_log.log import VersionConflict
-from infra.event_log.recorder import Received
+from infra.event_log.recorder import InboxEntry
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.recorded import Cause, Recorded
 
@@ -42,7 +42,7 @@ class Actor:
 
 SYSTEM = Actor(Role.SYSTEM, "trunkline")
 
-again = tenacity.Retrying(
+retry_on_conflict = tenacity.Retrying(
     retry=tenacity.retry_if_exception_type(VersionConflict),
     wait=tenacity.wait_random(0, 0.05),
     stop=tenacity.stop_after_attempt(30),
@@ -56,25 +56,25 @@ class NotPermitted(Refusal):
 
 
 @dataclass
-class Desk:
+class RequestContext:
     """One request on its way: who asks, why, when; and what came of it."""
 
-    house: House
+    dependencies: Dependencies
     actor: Actor
     correlation_id: str
     causation_id: str | None = None
-    received: Received | None = None
+    received: InboxEntry | None = None
     recorded: list[Recorded] = field(default_factory=list)
     committed: bool = False
 
     @property
     def now(self) -> datetime:
         """This moment, by the clock that was handed in."""
-        return self.house.clock.now()
+        return self.dependencies.clock.now()
 
-    def work(self, *, trusting: bool = False) -> UnitOfWork:
-        """A new unit of work on the log; see `UnitOfWork` for ``trusting``."""
-        return UnitOfWork(self.house.log, trusting=trusting)
+    def work(self, *, use_cache: bool = False) -> UnitOfWork:
+        """A new unit of work on the log; see `UnitOfWork` for ``use_cache``."""
+        return UnitOfWork(self.dependencies.log, use_cache=use_cache)
 
     def commit(self, work: UnitOfWork, account_id: str | None) -> Sequence[Recorded]:
         """Append what a unit of work decided, on the record of whoever asked. A request is one commit."""

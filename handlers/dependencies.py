@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from domain.invoice import Seller
-from handlers.numbering import Numbering
+from handlers.numbering import NumberSequencer
 from infra.clock import Clock
 from infra.event_log.log import Log
 from infra.mail.smtp import Mailer
@@ -14,7 +14,7 @@ from infra.payments.provider import PaymentProvider
 
 
 @dataclass(frozen=True)
-class House:
+class Dependencies:
     """The world around the handlers: log, clock, provider, mail, and the terms of the seller."""
 
     log: Log
@@ -27,4 +27,4 @@ class House:
     link_secret: bytes
     link_life: timedelta = timedelta(hours=24)
     order_life: timedelta = timedelta(days=14)
-    numbering: Numbering = field(default_factory=Numbering)
+    numbering: NumberSequencer = field(default_factory=NumberSequencer)

@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain.messages import Message, Refusal
-from handlers.commands import COMMANDS, DECIDED_ALONE
-from handlers.context import Actor, Desk, NotPermitted, Role, again
-from handlers.dependencies import House
+from handlers.commands import COMMANDS, NO_OUTSIDE_EFFECTS
+from handlers.context import Actor, NotPermitted, RequestContext, Role, retry_on_conflict
+from handlers.dependencies import Dependencies
 from infra import tracing
 from infra.event_log.log import VersionConflict
-from infra.event_log.recorder import AlreadyHandled, Received
+from infra.event_log.recorder import AlreadyHandled, InboxEntry
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: its events, and what the handler answers (see there, and `Entry.again`)."""
+    """What came of a request: its events, and what the handler answers (see there, and `Entry.replay_answer`)."""
 
-    desk: Desk
+    context: RequestContext
     answer: Any
 
 
 def handle(
     message: Message,
-    house: House,
+    dependencies: Dependencies,
     actor: Actor,
     *,
     correlation_id: str,
@@ -40,12 +40,17 @@ def handle(
     Raises:
         domain.messages.Refusal: a rule says no, the actor may not ask for this, or the id is another message's.
     """
-    with tracing.wish(type(message).__name__, correlation_id, {"trunkline.role": actor.role}):
-        return _handled(message, house, actor, correlation_id, causation_id, message_id)
+    with tracing.command(type(message).__name__, correlation_id, {"trunkline.role": actor.role}):
+        return _handled(message, dependencies, actor, correlation_id, causation_id, message_id)
 
 
 def _handled(
-    message: Message, house: House, actor: Actor, correlation_id: str, causation_id: str | None, message_id: str | None
+    message: Message,
+    dependencies: Dependencies,
+    actor: Actor,
+    correlation_id: str,
+    causation_id: str | None,
+    message_id: str | None,
 ) -> Outcome:
     entry = COMMANDS[type(message)]
     account_id = getattr(message, "account_id", None)
@@ -55,38 +60,38 @@ def _handled(
 
     received = _received(message_id, message) if message_id else None
 
-    def as_before(desk: Desk, positions: range) -> Outcome:
-        desk.recorded = house.log.read(positions.start - 1, limit=len(positions)) if positions else []
-        return Outcome(desk, entry.again(message, desk) if entry.again else None)
+    def as_before(context: RequestContext, positions: range) -> Outcome:
+        context.recorded = dependencies.log.read(positions.start - 1, limit=len(positions)) if positions else []
+        return Outcome(context, entry.replay_answer(message, context) if entry.replay_answer else None)
 
     def once() -> Outcome:
-        desk = Desk(house, actor, correlation_id, causation_id, received)
+        context = RequestContext(dependencies, actor, correlation_id, causation_id, received)
         try:
             if (
                 received
-                and entry.handler not in DECIDED_ALONE
-                and (positions := house.log.handled(received)) is not None
+                and entry.handler not in NO_OUTSIDE_EFFECTS
+                and (positions := dependencies.log.handled(received)) is not None
             ):
-                return as_before(desk, positions)
-            answer = entry.handler(message, desk)
-            if received and not desk.committed:
-                desk.commit(desk.work(), account_id)
+                return as_before(context, positions)
+            answer = entry.handler(message, context)
+            if received and not context.committed:
+                context.commit(context.work(), account_id)
         except AlreadyHandled as before:
-            return as_before(desk, before.positions)
+            return as_before(context, before.positions)
         except Refusal:
-            if received and (positions := house.log.handled(received)) is not None:
-                return as_before(desk, positions)  # it was done, and is refused now because it was
+            if received and (positions := dependencies.log.handled(received)) is not None:
+                return as_before(context, positions)  # it was done, and is refused now because it was
             raise
-        return Outcome(desk, answer)
+        return Outcome(context, answer)
 
     try:
         return once()
     except VersionConflict:
-        with entry.queue:
-            return again(once)
+        with entry.retry_lock:
+            return retry_on_conflict(once)
 
 
-def _received(message_id: str, message: Message) -> Received:
+def _received(message_id: str, message: Message) -> InboxEntry:
     """What the inbox keeps of a message. The time of its arrival is no part of it: a copy arrives later."""
     body = f"{type(message).__name__} {message.model_dump_json(exclude={'at'})}"
-    return Received(message_id, hashlib.sha256(body.encode()).digest())
+    return InboxEntry(message_id, hashlib.sha256(body.encode()).digest())

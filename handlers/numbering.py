@@ -17,12 +17,12 @@ from datetime import datetime
 from domain.invoice_series import INVOICE_SERIES, AssignInvoiceNumber, series_id
 from infra.clock import Clock
 from infra.event_log.log import VersionConflict
-from infra.event_log.state_cache import RecentState
+from infra.event_log.state_cache import CachedState
 from infra.event_log.unit_of_work import UnitOfWork
 
 
 @dataclass(eq=False)
-class Turn:
+class NumberReservation:
     """A number, and the moment at which it was given: a later number is never of an earlier moment.
 
     Who has it makes the document, waits, commits, and ends the context that gave it.
@@ -30,10 +30,10 @@ class Turn:
 
     number: str
     at: datetime
-    series: RecentState
+    series: CachedState
     """As the commit of this document will leave it."""
 
-    before: Turn | None
+    before: NumberReservation | None
     ended: threading.Event = field(default_factory=threading.Event)
     issued: bool = False
 
@@ -50,15 +50,15 @@ class Turn:
             raise VersionConflict(f"The document before {self.number} was not issued, so that is not the next number.")
 
 
-class Numbering:
+class NumberSequencer:
     """The series that documents of this process are being numbered in."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: dict[str, Turn] = {}
+        self._last: dict[str, NumberReservation] = {}
 
     @contextmanager
-    def turn(self, work: UnitOfWork, clock: Clock, seller: str, document_id: str) -> Iterator[Turn]:
+    def turn(self, work: UnitOfWork, clock: Clock, seller: str, document_id: str) -> Iterator[NumberReservation]:
         """The next number of a seller, decided in a unit of work; that is to be committed before the context ends."""
         with self._lock:
             at = clock.now()
@@ -68,7 +68,7 @@ class Numbering:
                 work.begin_at(INVOICE_SERIES, series, before.series)
             assign = AssignInvoiceNumber(at=at, seller=seller, year=at.year, document_id=document_id)
             number = work.do(INVOICE_SERIES, series, assign)[0].number
-            turn = self._last[series] = Turn(number, at, work.standing(INVOICE_SERIES, series), before)
+            turn = self._last[series] = NumberReservation(number, at, work.standing(INVOICE_SERIES, series), before)
         try:
             yield turn
             turn.issued = True

@@ -93,7 +93,7 @@ def span_id(event_id: UUID) -> int:
 
 
 @contextmanager
-def wish(name: str, correlation_id: str, attributes: Attributes) -> Iterator[None]:
+def command(name: str, correlation_id: str, attributes: Attributes) -> Iterator[None]:
     """The span of a wish that is dealt with. A refusal is an answer, and no error."""
     if _tracer is None:
         yield

@@ -31,7 +31,7 @@ from handlers.commands import COMMANDS
 from handlers.demo.teller import StoryBroken
 from handlers.dispatch import handle
 from handlers.requests import OrderExpansion
-from handlers.runtime.adapters import Outside, mailer_of, provider_of
+from handlers.runtime.adapters import Adapters, mailer_of, provider_of
 from handlers.runtime.secrets import local_senders, secrets_of, signer_of
 from handlers.runtime.servers import prepared, servers
 from handlers.use_cases.purchase import order_summary
@@ -50,7 +50,7 @@ from projections.billing import BillingDocumentRow
 from projections.engine.projection import stored
 from projections.maintenance.runner import bring_up_to_date
 
-SAID = (
+REPORTED_ERRORS = (
     Refusal,
     WrongSetting,
     DatabaseUnavailable,
@@ -97,13 +97,13 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
 ) -> None:
     """Tell the whole purchase, step by step, on real servers."""
-    from handlers.demo.stage import staged  # noqa: PLC0415 - a third of what is loaded, and most commands need none
+    from handlers.demo.stage import demo_environment  # noqa: PLC0415 - a third of what is loaded, and most commands need none
     from handlers.demo.story import Story  # noqa: PLC0415 - as above
 
     given = settings()
     if keep:
         _make("--keep", keep)
-    with staged(given, keep) as stage:
+    with demo_environment(given, keep) as stage:
         story = Story(stage, console(quiet=as_json))
         end = story.tell()
     if as_json:
@@ -124,7 +124,7 @@ def up(
     _make("--data", data)
     given = local_senders(settings(), data)
     with servers(given, data) as places, provider_of(given) as provider, mailer_of(given) as mailer:
-        outside = Outside(SystemClock(), provider, mailer)
+        outside = Adapters(SystemClock(), provider, mailer)
         with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
             say(f"Trunkline serves at {running.url}; stop it by Ctrl-C.")
             until_stopped()
@@ -178,9 +178,9 @@ def order(
     order_id = f"order-{uuid4()}"
     fields = {"order_id": order_id, "account_id": account, "package_id": package}
     expansion = _message(OrderExpansion, fields | {"selections": _selections(selections)})
-    with opened_log(data) as opened, house_over(opened) as house:
-        outcome = handle(expansion, house, actor_of(actor, account), correlation_id=str(uuid4()))
-    summary = Quote.model_validate(outcome.desk.recorded[0].event.model_dump()["quote"])
+    with opened_log(data) as opened, house_over(opened) as dependencies:
+        outcome = handle(expansion, dependencies, actor_of(actor, account), correlation_id=str(uuid4()))
+    summary = Quote.model_validate(outcome.context.recorded[0].event.model_dump()["quote"])
     if as_json:
         print_json({"order_id": order_id, "quote": summary})
     else:
@@ -194,13 +194,13 @@ def send(name: str, message: str, data: Data = None, actor: As = None) -> None:
     kinds = {kind.__name__: kind for kind in COMMANDS}
     if name not in kinds:
         raise UnknownCommand(f"There is no command {name}; the commands are {', '.join(sorted(kinds))}.")
-    with opened_log(data) as opened, house_over(opened) as house:
+    with opened_log(data) as opened, house_over(opened) as dependencies:
         fields = _fields(sys.stdin.read() if message == "-" else message)
         if issubclass(kinds[name], Command):
-            fields["at"] = house.clock.now()
+            fields["at"] = dependencies.clock.now()
         wish = _message(kinds[name], fields)
-        outcome = handle(wish, house, actor_of(actor, fields.get("account_id")), correlation_id=str(uuid4()))
-    for recorded in outcome.desk.recorded:
+        outcome = handle(wish, dependencies, actor_of(actor, fields.get("account_id")), correlation_id=str(uuid4()))
+    for recorded in outcome.context.recorded:
         say(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}")
 
 
@@ -296,7 +296,7 @@ def main() -> None:
     except UnicodeEncodeError as error:
         sys.stderr.write(f"{error.object[:100]!a} is no text in UTF-8.\n")
         sys.exit(1)
-    except SAID as said:
+    except REPORTED_ERRORS as said:
         sys.stderr.write(f"{' '.join(str(said).split())}\n")
         sys.exit(1)
     except OSError as error:  # of a file or a socket: what Python says of it names it

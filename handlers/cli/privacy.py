@@ -33,15 +33,15 @@ def erase(
 ) -> None:
     """Make all that the log holds of a person unreadable, for good. Issued invoices stay, as the law wants it."""
     account, _, receiver = person.partition("/")
-    with opened_log(data) as opened, house_over(opened) as house:
+    with opened_log(data) as opened, house_over(opened) as dependencies:
         try:
-            wish = EraseBillingReceiver(at=house.clock.now(), account_id=account, receiver_id=receiver)
+            wish = EraseBillingReceiver(at=dependencies.clock.now(), account_id=account, receiver_id=receiver)
         except ValidationError as error:
             raise MalformedMessage(f"{person} is no person; write ACCOUNT/RECEIVER, as in acme/wonka.") from error
         readable = opened.log.has_key(person)
-        outcome = handle(wish, house, actor_of(actor, account), correlation_id=str(uuid4()))
-    if outcome.desk.recorded:
-        said = f"{person} is erased, by the event at position {outcome.desk.recorded[0].position}."
+        outcome = handle(wish, dependencies, actor_of(actor, account), correlation_id=str(uuid4()))
+    if outcome.context.recorded:
+        said = f"{person} is erased, by the event at position {outcome.context.recorded[0].position}."
     elif readable:
         said = f"{person} was erased before, but a key had come back; it is destroyed now."
     else:
@@ -72,10 +72,10 @@ def delete_old_documents(data: Data = None, actor: As = None) -> None:
         owner_and_login(given, data) as (owner_url, database_url),
         owning(owner_url) as owner,
         postgres_log(database_url, master_key=master_key(given, data)) as log,
-        house_over(Opened(given, data, database_url, log)) as house,
+        house_over(Opened(given, data, database_url, log)) as dependencies,
         bar("documents") as told,
     ):
-        count = delete_documents(owner, house, actor_of(actor, None), given.document_years, told)
+        count = delete_documents(owner, dependencies, actor_of(actor, None), given.document_years, told)
     years = "1 year" if given.document_years == 1 else f"{given.document_years} years"
     said = f"{_so_many('document', count)} deleted: each is kept for {years} after the year of its issue."
     say(said)

@@ -8,7 +8,7 @@ import threading
 
 from handlers.cli.console import say
 from handlers.cli.start import settled
-from handlers.runtime.adapters import Outside, mailer_of, provider_of
+from handlers.runtime.adapters import Adapters, mailer_of, provider_of
 from handlers.runtime.composition import Parts, trunkline
 from handlers.runtime.secrets import secrets_of, signer_of
 from handlers.runtime.servers import Servers
@@ -36,7 +36,7 @@ def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False)
     servers, parts = Servers(given.database_url, given.nats_url), Parts(relays, works, serves)
     signer = signer_of(given, None) if relays or works else None
     with provider_of(given) as provider, mailer_of(given) as mailer:
-        outside = Outside(SystemClock(), provider, mailer)
+        outside = Adapters(SystemClock(), provider, mailer)
         with trunkline(given, servers, outside, secrets_of(given, None), signer, parts) as running:
             say(f"Trunkline {what} at {running.url}; stop it by Ctrl-C.")
             until_stopped()

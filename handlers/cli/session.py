@@ -13,8 +13,8 @@ import typer
 
 from domain.messages import Refusal
 from handlers.context import Actor, Role
-from handlers.dependencies import House
-from handlers.runtime.adapters import Outside, house_of, mailer_of, provider_of
+from handlers.dependencies import Dependencies
+from handlers.runtime.adapters import Adapters, dependencies_of, mailer_of, provider_of
 from handlers.runtime.secrets import link_secret, master_key
 from handlers.runtime.servers import database
 from infra.clock import SystemClock
@@ -54,13 +54,13 @@ def opened_log(data: Path | None) -> Iterator[Opened]:
 
 
 @contextmanager
-def house_over(opened: Opened) -> Iterator[House]:
+def house_over(opened: Opened) -> Iterator[Dependencies]:
     """The house over a log, without its HTTP application, projections and worker."""
     given = opened.settings
     with exported(), provider_of(given) as provider, mailer_of(given) as mailer:
-        outside = Outside(SystemClock(), provider, mailer)
+        outside = Adapters(SystemClock(), provider, mailer)
         url = given.public_url or f"http://127.0.0.1:{given.http_port}"
-        yield house_of(given, opened.log, outside, link_secret(given, opened.data), url)
+        yield dependencies_of(given, opened.log, outside, link_secret(given, opened.data), url)
 
 
 def actor_of(text: str | None, account_id: str | None) -> Actor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.demo.prices import BEGIN
-from handlers.runtime.adapters import Outside
+from handlers.runtime.adapters import Adapters
 from handlers.runtime.composition import Running, trunkline
 from handlers.runtime.secrets import secrets_of, signer_of
 from handlers.runtime.servers import servers
@@ -38,7 +38,7 @@ class Stage:
 
 
 @contextmanager
-def staged(settings: Settings, keep: Path | None) -> Iterator[Stage]:
+def demo_environment(settings: Settings, keep: Path | None) -> Iterator[Stage]:
     """Set the stage: in a temporary directory, or in ``keep``, where the servers' data then stays."""
     with ExitStack() as stack:
         directory = keep or stack.enter_context(temporary_directory())
@@ -56,10 +56,10 @@ def staged(settings: Settings, keep: Path | None) -> Iterator[Stage]:
         )
         catcher = stack.enter_context(mail_catcher())
         mailer = stack.enter_context(SmtpMailer(catcher.host, catcher.port))
-        outside = Outside(clock, provider, mailer)
+        outside = Adapters(clock, provider, mailer)
         as_told = settings.model_copy(update=AS_TOLD)
         given, signer = secrets_of(settings, directory), signer_of(settings, directory)
         running = stack.enter_context(trunkline(as_told, places, outside, given, signer))
         simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
-        fresh = running.house.log.head() == 0
+        fresh = running.dependencies.log.head() == 0
         yield Stage(running, clock, simulator, catcher, "" if fresh else f"-{secrets.token_hex(3)}")

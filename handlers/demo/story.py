@@ -24,7 +24,7 @@ from domain.subscription import ActivatePackage
 from handlers.context import Actor, Role
 from handlers.demo.prices import BEGIN, PRICES
 from handlers.demo.stage import Stage
-from handlers.demo.teller import WAIT_S, StoryBroken, Teller
+from handlers.demo.teller import WAIT_S, Narrator, StoryBroken
 from handlers.dispatch import Outcome, handle
 from handlers.requests import (
     BillTo,
@@ -62,7 +62,7 @@ class Story:
         self.account_id = f"acme{stage.suffix}"
         self.package_id = f"pkg-acme{stage.suffix}"
         self.partner = Actor(Role.PARTNER, "alice", self.account_id)
-        self.teller = Teller(stage.running, self.account_id, console)
+        self.teller = Narrator(stage.running, self.account_id, console)
         self._running = stage.running
         self._clock = stage.clock
         self._simulator = stage.simulator
@@ -76,7 +76,7 @@ class Story:
         self.ultimate_by_paypal()
         self.the_mail_and_its_link()
         self.capacity_to_pbxs()
-        before_second = self._running.house.log.head()
+        before_second = self._running.dependencies.log.head()
         self.mid_term_by_card()
         self.offline_with_a_pi_number()
         self.an_expired_link()
@@ -149,7 +149,7 @@ class Story:
             assert isinstance(capture, Capture)
             self._until(InvoiceEmailed)
             delivered = self._simulator.redeliver(capture.capture_id, times=25)
-            history = self._running.house.log.load(ORDER.stream(order_id))
+            history = self._running.dependencies.log.load(ORDER.stream(order_id))
             captured = sum(isinstance(recorded.event, PaymentCaptured) for recorded in history)
             if captured != 1 or not all(httpx.codes.is_success(status) for status in delivered):
                 raise StoryBroken("A capture that was delivered again was refused, or recorded again.")
@@ -331,7 +331,7 @@ class Story:
                 raise StoryBroken("The provider answered, although its answer was to be lost.")
             self._ask(WithdrawOrder(order_id=order_id, account_id=self.account_id), self.partner)
             self._simulator.send_webhooks_to(f"{self._running.url}/webhooks/paypal")
-            late = self._running.house.provider.capture(checkout.checkout_id)
+            late = self._running.dependencies.provider.capture(checkout.checkout_id)
             assert isinstance(late, Capture)
             self._simulator.redeliver(late.capture_id)
             aside = self._until(PaymentSetAside)
@@ -362,7 +362,7 @@ class Story:
 
     def as_it_was(self, position: int) -> None:
         """Any read model, as of any position."""
-        rows = ENTITLEMENTS.as_of(self._running.house.log, self.account_id, position)
+        rows = ENTITLEMENTS.as_of(self._running.dependencies.log, self.account_id, position)
         before = {entitlement.service: entitlement for entitlement in entitlements(rows.of(EntitlementRow))}
         now = self._entitlements()
         self.teller.table(
@@ -448,7 +448,7 @@ class Story:
     # what the scenes are made of
 
     def _prove(self) -> None:
-        log = self._running.house.log
+        log = self._running.dependencies.log
         for projection in PROJECTIONS:
             replayed = projection.as_of(log, self.account_id, log.head())
             for table in projection.tables:
@@ -463,7 +463,7 @@ class Story:
 
     def _ask(self, message: Message, actor: Actor) -> Outcome:
         self._asked += 1
-        return handle(message, self._running.house, actor, correlation_id=f"demo{self._suffix}-{self._asked}")
+        return handle(message, self._running.dependencies, actor, correlation_id=f"demo{self._suffix}-{self._asked}")
 
     def _refused(self, message: Message, figure: str) -> None:
         try:
@@ -484,7 +484,7 @@ class Story:
             order_id=order_id, account_id=self.account_id, package_id=self.package_id, selections=selections
         )
         outcome = self._ask(expansion, self.partner)
-        requested = outcome.desk.recorded[0].event
+        requested = outcome.context.recorded[0].event
         assert isinstance(requested, ExpansionRequested)
         return order_id, requested.quote
 

@@ -31,7 +31,7 @@ class StoryBroken(Exception):
     """Something that the story tells of did not happen. The demonstration shows what is, or nothing."""
 
 
-class Teller:
+class Narrator:
     """Tells one account's story on a console, and keeps every figure that it claims."""
 
     def __init__(self, running: Running, account_id: str, console: Console) -> None:
@@ -39,7 +39,7 @@ class Teller:
         self._running = running
         self._account_id = account_id
         self._console = console
-        self._told = running.house.log.head()
+        self._told = running.dependencies.log.head()
         self._seen: Snapshot = {}
 
     @contextmanager
@@ -83,7 +83,7 @@ class Teller:
         Raises:
             StoryBroken: it did not come in time.
         """
-        log, after = self._running.house.log, self._told
+        log, after = self._running.dependencies.log, self._told
         while True:
             for recorded in log.read(after, limit=100):
                 if happened(recorded):
@@ -93,7 +93,7 @@ class Teller:
                 raise StoryBroken("An event that the story tells of did not come in time; see the servers' logs.")
 
     def _tell_events(self) -> None:
-        for recorded in self._running.house.log.read(self._told, limit=1000):
+        for recorded in self._running.dependencies.log.read(self._told, limit=1000):
             self._console.print(
                 Text.assemble(
                     (f"  {recorded.position:>4} ", "dim"),

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from domain.invoice_link import UnknownLink
 from domain.messages import Refusal
 from handlers.context import SYSTEM
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.http.metrics import Traced
 from handlers.requests import NotePayment, UseInvoiceLink
@@ -62,7 +62,7 @@ def bare_application() -> FastAPI:
     return app
 
 
-def application(house: House) -> FastAPI:
+def application(dependencies: Dependencies) -> FastAPI:
     """The application over a house: what customers open, and what the payment provider calls."""
     app = bare_application()
     app.add_middleware(Traced)
@@ -76,7 +76,7 @@ def application(house: House) -> FastAPI:
     def use_link(token: str, request: Request) -> Response:
         """The invoice, once."""
         try:
-            outcome = handle(UseInvoiceLink(token=token), house, SYSTEM, correlation_id=new_correlation_id())
+            outcome = handle(UseInvoiceLink(token=token), dependencies, SYSTEM, correlation_id=new_correlation_id())
         except UnknownLink as refusal:
             if "text/html" in request.headers.get("accept", ""):
                 return HTMLResponse(PAGE.render(refused=str(refusal)), 404, headers=SAFE_HEADERS)
@@ -96,7 +96,7 @@ def application(house: House) -> FastAPI:
         capture_id = hinted_capture(body)
         if capture_id is not None:
             hint = NotePayment(capture_id=capture_id)
-            await run_in_threadpool(handle, hint, house, SYSTEM, correlation_id=new_correlation_id())
+            await run_in_threadpool(handle, hint, dependencies, SYSTEM, correlation_id=new_correlation_id())
         return Response(status_code=204)
 
     return app

@@ -26,7 +26,7 @@ from handlers.contract.commands import (
     Refused,
     offered,
 )
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signed_by
 from infra.payments.provider import Checkout, PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
@@ -93,7 +93,7 @@ class Answer:
     outcome: str
 
 
-def deal_with(incoming: Incoming, house: House, senders: Sequence[Sender]) -> Answer:
+def deal_with(incoming: Incoming, dependencies: Dependencies, senders: Sequence[Sender]) -> Answer:
     """Do what a message asks, once, and say what came of it.
 
     Raises:
@@ -104,10 +104,10 @@ def deal_with(incoming: Incoming, house: House, senders: Sequence[Sender]) -> An
     try:
         sender = _sender(incoming, senders)
         event = _event(incoming)
-        accepted = _done(event, house, sender)
+        accepted = _done(event, dependencies, sender)
     except Refusal as refusal:
-        return _refused(incoming, house, event, refusal)
-    return Answer(incoming.reply, _answer(house, event, accepted), _name(event), "accepted")
+        return _refused(incoming, dependencies, event, refusal)
+    return Answer(incoming.reply, _answer(dependencies, event, accepted), _name(event), "accepted")
 
 
 def _sender(incoming: Incoming, senders: Sequence[Sender]) -> Sender:
@@ -144,8 +144,8 @@ def _event(incoming: Incoming) -> CommandEvent:
     return event
 
 
-def _done(event: CommandEvent, house: House, sender: Sender) -> Accepted:
-    message = _message(event, house)
+def _done(event: CommandEvent, dependencies: Dependencies, sender: Sender) -> Accepted:
+    message = _message(event, dependencies)
     account_id = getattr(message, "account_id", None)
     if not sender.may_act_for(account_id):
         whose = f"for the account {account_id}" if account_id else "without naming an account"
@@ -153,7 +153,7 @@ def _done(event: CommandEvent, house: House, sender: Sender) -> Accepted:
     try:
         outcome = handle(
             message,
-            house,
+            dependencies,
             Actor(Role(sender.role), sender.name, account_id),
             correlation_id=event.correlationid or event.id,
             causation_id=event.id,
@@ -163,12 +163,12 @@ def _done(event: CommandEvent, house: House, sender: Sender) -> Accepted:
         raise refused_by_provider(error) from error
     opened = outcome.answer
     return Accepted(
-        positions=tuple(recorded.position for recorded in outcome.desk.recorded),
+        positions=tuple(recorded.position for recorded in outcome.context.recorded),
         checkout=OpenedCheckout(**opened.model_dump()) if isinstance(opened, Checkout) else None,
     )
 
 
-def _message(event: CommandEvent, house: House) -> Message:
+def _message(event: CommandEvent, dependencies: Dependencies) -> Message:
     kind = offered().get(event.type)
     if kind is None:
         raise UnknownCommandType(f"There is no command {event.type}; the commands are {_listed(offered())}.")
@@ -176,7 +176,7 @@ def _message(event: CommandEvent, house: House) -> Message:
     if issubclass(kind, Command):
         if "at" in fields:
             raise MalformedCommand("The time of a command is when it arrives; leave out its field at.")
-        fields = {**fields, "at": house.clock.now()}
+        fields = {**fields, "at": dependencies.clock.now()}
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
@@ -192,10 +192,10 @@ def refused_by_provider(error: PaymentProviderError) -> PaymentRefused:
     return PaymentRefused(f"The payment provider will not do this: {str(error).rstrip('.')}.")
 
 
-def _refused(incoming: Incoming, house: House, event: CommandEvent | None, refusal: Refusal) -> Answer:
+def _refused(incoming: Incoming, dependencies: Dependencies, event: CommandEvent | None, refusal: Refusal) -> Answer:
     if not incoming.reply:
         raise Unanswerable(f"{refusal.code}: {refusal}") from refusal
-    body = _answer(house, event, Refused(code=refusal.code, sentence=str(refusal)))
+    body = _answer(dependencies, event, Refused(code=refusal.code, sentence=str(refusal)))
     return Answer(incoming.reply, body, _name(event), refusal.code)
 
 
@@ -204,11 +204,11 @@ def _name(event: CommandEvent | None) -> str:
     return kind.__name__ if kind else "unknown"
 
 
-def _answer(house: House, event: CommandEvent | None, outcome: Accepted | Refused) -> bytes:
+def _answer(dependencies: Dependencies, event: CommandEvent | None, outcome: Accepted | Refused) -> bytes:
     answer = AnswerEvent(
         id=f"answer:{event.id if event else 'unread'}",
         subject=event.type if event else "",
-        time=house.clock.now(),
+        time=dependencies.clock.now(),
         correlationid=event.correlationid or event.id if event else None,
         causationid=event.id if event else None,
         data=outcome,

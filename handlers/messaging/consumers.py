@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from domain.messages import Event
 from handlers.context import SYSTEM
 from handlers.contract.history import END_HEADER
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.messaging.command_messages import Answer, Incoming, Unanswerable, account_named, deal_with
 from handlers.messaging.history import SENTENCE_HEADER, Part, told
@@ -57,7 +57,7 @@ STOP_S = 5.0
 FETCH_S = 1.0
 REACTIONS_AT_ONCE = 8
 """So many events are followed at a time by each reaction: what is slow about them is a mail server, or a document."""
-MUCH = 2
+MAIL_THROTTLE_THRESHOLD = 2
 """With so many payments on their way to a grant or an invoice, mails are sent one at a time."""
 
 MAIL_WAITS_S = 5.0
@@ -127,7 +127,7 @@ class Delivery(BaseMiddleware):
 
 
 def reactions_broker(
-    nats_url: str, house: House, threads: Executor, precedence: Precedence, wanted: Collection[Reaction]
+    nats_url: str, dependencies: Dependencies, threads: Executor, precedence: Precedence, wanted: Collection[Reaction]
 ) -> NatsBroker:
     """A broker with a subscriber for each reaction that is wanted. Their streams and consumers are there already."""
     broker = NatsBroker(
@@ -152,7 +152,7 @@ def reactions_broker(
                 max_workers=REACTIONS_AT_ONCE,
                 ack_policy=AckPolicy.NACK_ON_ERROR,
             )
-            subscriber(_reacting(reaction, house, threads, precedence))
+            subscriber(_reacting(reaction, dependencies, threads, precedence))
     return broker
 
 
@@ -162,14 +162,14 @@ async def _cloud_event(message: StreamMessage[Any]) -> CloudEvent:
 
 @asynccontextmanager
 async def reacting(
-    nats_url: str, house: House, threads: Executor, precedence: Precedence, wanted: Collection[Reaction]
+    nats_url: str, dependencies: Dependencies, threads: Executor, precedence: Precedence, wanted: Collection[Reaction]
 ) -> AsyncIterator[See]:
     """Reactions, while the context lasts; and what sees whether they are served.
 
     It asks over the connection that they fetch over: one to a server that is cut off from its cluster, or a line that
     is dead, gives them nothing for minutes, and looks as if there were nothing.
     """
-    broker = reactions_broker(nats_url, house, threads, precedence, wanted)
+    broker = reactions_broker(nats_url, dependencies, threads, precedence, wanted)
     client = await connection_of(broker)
 
     async def see() -> None:
@@ -248,7 +248,7 @@ class Precedence:
     async def of(self, reaction: Reaction) -> AsyncIterator[None]:
         """Follow an event in here."""
         if reaction in MAILS:
-            async with self._one_at_a_time() if self._waited_for >= MUCH else nullcontext():
+            async with self._one_at_a_time() if self._waited_for >= MAIL_THROTTLE_THRESHOLD else nullcontext():
                 yield
         else:
             self._waited_for += 1
@@ -271,30 +271,30 @@ class Precedence:
 
 
 def _reacting(
-    reaction: Reaction, house: House, threads: Executor, precedence: Precedence
+    reaction: Reaction, dependencies: Dependencies, threads: Executor, precedence: Precedence
 ) -> Callable[[CloudEvent], Awaitable[None]]:
     async def react(message: CloudEvent) -> None:
-        follows = partial(copy_context().run, follow, message, reaction, house)
+        follows = partial(copy_context().run, follow, message, reaction, dependencies)
         async with precedence.of(reaction):
             await asyncio.get_running_loop().run_in_executor(threads, follows)
 
     return react
 
 
-def follow(message: CloudEvent, reaction: Reaction, house: House) -> None:
+def follow(message: CloudEvent, reaction: Reaction, dependencies: Dependencies) -> None:
     """Do what follows from the event that a message names.
 
     Raises:
         UnknownPosition: the log has no such event there.
     """
-    found = house.log.read(message.position - 1, limit=1)
+    found = dependencies.log.read(message.position - 1, limit=1)
     if not found or str(found[0].event_id) != message.id:
         raise UnknownPosition(f"the log has no event {message.id} at position {message.position}")
     recorded = found[0]
     for number, request in enumerate(reaction(recorded.event)):
         handle(
             request,
-            house,
+            dependencies,
             SYSTEM,
             correlation_id=recorded.cause.correlation_id,
             causation_id=str(recorded.event_id),
@@ -306,7 +306,7 @@ def follow(message: CloudEvent, reaction: Reaction, house: House) -> None:
 
 
 @asynccontextmanager
-async def telling_history(client: Client, house: House, senders: Sequence[Sender]) -> AsyncIterator[None]:
+async def telling_history(client: Client, dependencies: Dependencies, senders: Sequence[Sender]) -> AsyncIterator[None]:
     """Requests for past events, while the context lasts; each is answered by one of all processes."""
 
     async def tell(request: Msg) -> None:
@@ -314,7 +314,7 @@ async def telling_history(client: Client, house: House, senders: Sequence[Sender
             return
 
         def page() -> list[Part]:
-            return list(told(request.reply, request.headers or {}, request.data, house, senders))
+            return list(told(request.reply, request.headers or {}, request.data, dependencies, senders))
 
         try:
             parts = await asyncio.to_thread(page)
@@ -344,10 +344,10 @@ class Commands:
     becomes of one that fails is decided as for reactions, by `again_in`.
     """
 
-    def __init__(self, client: Client, house: House, senders: Sequence[Sender]) -> None:
+    def __init__(self, client: Client, dependencies: Dependencies, senders: Sequence[Sender]) -> None:
         self._client = client
         self._jetstream = client.jetstream()
-        self._house = house
+        self._dependencies = dependencies
         self._senders = senders
         self._running: set[asyncio.Task[None]] = set()
         self._last: dict[str, asyncio.Task[None]] = {}
@@ -415,7 +415,7 @@ class Commands:
         incoming = Incoming(original_subject(message), message.headers or {}, message.data, first_stored_at(message))
         try:
             with tracing.received(incoming.headers, incoming.subject):
-                return deal_with(incoming, self._house, self._senders)
+                return deal_with(incoming, self._dependencies, self._senders)
         except Exception as error:  # noqa: BLE001 - what becomes of it is decided for each kind, by `again_in`
             return error
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from domain.messages import Refusal, what_is_wrong
 from handlers.contract.events import encoded
 from handlers.contract.history import END_HEADER, NEXT_HEADER, HistoryRequest
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.messaging.command_messages import FRESH_FOR, UnknownSender
 from infra.broker.cloudevents import CONTENT_TYPE
 from infra.broker.nats import HISTORY_SUBJECT, subject_of
@@ -43,7 +43,7 @@ class Part:
 
 
 def told(
-    reply: str, headers: Mapping[str, str], body: bytes, house: House, senders: Sequence[Sender]
+    reply: str, headers: Mapping[str, str], body: bytes, dependencies: Dependencies, senders: Sequence[Sender]
 ) -> Iterator[Part]:
     """The answer to a request: events behind a position, of the accounts that the sender may act for."""
     try:
@@ -52,7 +52,7 @@ def told(
     except Refusal as refusal:
         yield Part({END_HEADER: "refused", SENTENCE_HEADER: f"{refusal.code}: {refusal}"})
         return
-    events = house.log.read(request.after, limit=request.limit)
+    events = dependencies.log.read(request.after, limit=request.limit)
     for recorded in events:
         if EVERY_ACCOUNT in sender.accounts or recorded.account_id in sender.accounts:
             yield Part(

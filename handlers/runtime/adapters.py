@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from infra.clock import Clock
 from infra.event_log.log import Log
 from infra.mail.smtp import Mailer, SmtpMailer
@@ -15,7 +15,7 @@ from infra.settings import Settings
 
 
 @dataclass(frozen=True)
-class Outside:
+class Adapters:
     """What is handed in from outside the house."""
 
     clock: Clock
@@ -35,9 +35,9 @@ def mailer_of(settings: Settings) -> SmtpMailer:
     return SmtpMailer(settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password)
 
 
-def house_of(settings: Settings, log: Log, outside: Outside, secret: bytes, url: str) -> House:
+def dependencies_of(settings: Settings, log: Log, outside: Adapters, secret: bytes, url: str) -> Dependencies:
     """A house with the terms that the settings say."""
-    return House(
+    return Dependencies(
         log=log,
         clock=outside.clock,
         provider=outside.provider,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.contract.page import contract_pages
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.http.application import application, bare_application, health_pages
 from handlers.http.metrics import metrics_pages
-from handlers.runtime.adapters import Outside, house_of
+from handlers.runtime.adapters import Adapters, dependencies_of
 from handlers.runtime.checkpoint_signing import Signer
 from handlers.runtime.secrets import Secrets
 from handlers.runtime.servers import Servers
@@ -42,7 +42,7 @@ WHOLE = Parts()
 class Running:
     """A Trunkline at work, or some of its parts, and the URL of its HTTP application."""
 
-    house: House
+    dependencies: Dependencies
     url: str
     database_url: str
     runners: list[Runner]
@@ -57,7 +57,7 @@ class Running:
         halted = {s.name: f"position {s.parked.position}: {s.parked.error}" for s in projections if s.parked}
         failing = worker.failing if worker else None
         blocked = worker.relay.blocked if worker else None
-        head = self.house.log.head()
+        head = self.dependencies.log.head()
         return {
             "ok": not halted and failing is None and blocked is None,
             "head": head,
@@ -81,7 +81,7 @@ class Running:
 def trunkline(
     settings: Settings,
     servers: Servers,
-    outside: Outside,
+    outside: Adapters,
     secrets: Secrets,
     signer: Signer | None = None,
     parts: Parts = WHOLE,
@@ -98,14 +98,14 @@ def trunkline(
         log = stack.enter_context(postgres_log(servers.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(settings.http_port))
         url = url_of(listener)
-        house = house_of(settings, log, outside, secrets.link, url)
+        dependencies = dependencies_of(settings, log, outside, secrets.link, url)
         runners = stack.enter_context(running(servers.database_url, log)) if parts.works else []
         worker = None
         if parts.relays or parts.works:
             duties = Duties(parts.relays, parts.works, settings.senders, settings.limits, signer)
-            worker = stack.enter_context(working(house, servers.database_url, servers.nats_url, duties))
-        at_work = Running(house, url, servers.database_url, runners, worker)
-        app = application(house) if parts.serves else bare_application()
+            worker = stack.enter_context(working(dependencies, servers.database_url, servers.nats_url, duties))
+        at_work = Running(dependencies, url, servers.database_url, runners, worker)
+        app = application(dependencies) if parts.serves else bare_application()
         if parts.serves:
             app.include_router(contract_pages())
         app.include_router(health_pages(at_work.health))

@@ -18,7 +18,7 @@ from domain.messages import Refusal
 from domain.order import ExpireOrder
 from handlers.context import SYSTEM
 from handlers.contract.events import encoded
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.messaging.consumers import (
     REACTIONS_AT_ONCE,
@@ -74,13 +74,15 @@ class Worker:
     `failing` says what is wrong while something is; none while it works. `unsigned` says why no checkpoints are signed.
     """
 
-    def __init__(self, house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> None:
+    def __init__(
+        self, dependencies: Dependencies, database_url: str, nats_url: str, duties: Duties = EVERYTHING
+    ) -> None:
         self.failing: str | None = "not started yet"
         self.unsigned: str | None = None if duties.signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
         self.dead_letters: int | None = None
         """So many messages wait for a person; none while that is not known."""
-        self.relay = Relay(database_url, house.log, encoded)
-        self._house = house
+        self.relay = Relay(database_url, dependencies.log, encoded)
+        self._dependencies = dependencies
         self._database_url = database_url
         self._nats_url = nats_url
         self._duties = duties
@@ -104,7 +106,7 @@ class Worker:
     def stop(self) -> None:
         """End, after what is being done."""
         self._stopped.set()
-        self._house.log.news.tell()  # so that the relay does not wait for any
+        self._dependencies.log.news.tell()  # so that the relay does not wait for any
         self._thread.join()
         self._threads.shutdown()
 
@@ -126,10 +128,10 @@ class Worker:
             works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
                 shared = [reaction for found in REACTIONS.values() for reaction in found if reaction not in NUMBERED]
-                with_these = (self._nats_url, self._house, self._threads, Precedence())
+                with_these = (self._nats_url, self._dependencies, self._threads, Precedence())
                 see_reactions = await stack.enter_async_context(reacting(*with_these, shared))
-                await stack.enter_async_context(telling_history(client, self._house, self._duties.senders))
-                works.append(Commands(client, self._house, self._duties.senders).obey(self._stopped))
+                await stack.enter_async_context(telling_history(client, self._dependencies, self._duties.senders))
+                works.append(Commands(client, self._dependencies, self._duties.senders).obey(self._stopped))
                 works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
                 works += [self._watch(jetstream, see_reactions), self._number(reacting(*with_these, NUMBERED))]
             if self._duties.relays:
@@ -164,7 +166,7 @@ class Worker:
 
     async def _expire(self) -> None:
         while not self._stopped.is_set():
-            await asyncio.to_thread(expire_orders, self._house, self._database_url)
+            await asyncio.to_thread(expire_orders, self._dependencies, self._database_url)
             await self._pause(EXPIRY_EVERY_S)
 
     async def _take_snapshots(self) -> None:
@@ -172,7 +174,7 @@ class Worker:
         async with connected_aside(self._database_url) as conn:
             while not self._stopped.is_set():
                 if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
-                    await asyncio.to_thread(take_snapshots, conn, self._house.log)
+                    await asyncio.to_thread(take_snapshots, conn, self._dependencies.log)
                 await self._pause(SNAPSHOTS_EVERY_S)
 
     async def _sign(self, jetstream: JetStreamContext) -> None:
@@ -185,7 +187,7 @@ class Worker:
         while signer and not last:
             last = self._stopped.is_set()
             try:
-                await sign(signer, self._database_url, jetstream, self._house.clock.now())
+                await sign(signer, self._database_url, jetstream, self._dependencies.clock.now())
                 self.unsigned = None
             except Busy:
                 logger.info("another process makes a checkpoint")
@@ -222,26 +224,28 @@ class Worker:
             await asyncio.sleep(0.05)
 
 
-def expire_orders(house: House, database_url: str) -> None:
+def expire_orders(dependencies: Dependencies, database_url: str) -> None:
     """Close the orders whose time to pay is over. The order itself decides; the read model only says which to ask."""
     with connect(database_url) as conn:
-        due = unpaid_in_time(conn, house.clock.now())
+        due = unpaid_in_time(conn, dependencies.clock.now())
     for order_id in due:
         try:
-            command = ExpireOrder(at=house.clock.now(), order_id=order_id)
-            handle(command, house, SYSTEM, correlation_id=str(uuid4()))
+            command = ExpireOrder(at=dependencies.clock.now(), order_id=order_id)
+            handle(command, dependencies, SYSTEM, correlation_id=str(uuid4()))
         except Refusal as refusal:
             logger.info("order %s is not closed: %s", order_id, refusal)
 
 
 @contextmanager
-def working(house: House, database_url: str, nats_url: str, duties: Duties = EVERYTHING) -> Iterator[Worker]:
+def working(
+    dependencies: Dependencies, database_url: str, nats_url: str, duties: Duties = EVERYTHING
+) -> Iterator[Worker]:
     """A worker while the context lasts.
 
     Raises:
         BrokerUnavailable: NATS does not serve.
     """
-    worker = Worker(house, database_url, nats_url, duties)
+    worker = Worker(dependencies, database_url, nats_url, duties)
     worker.start()
     try:
         yield worker

@@ -12,9 +12,9 @@ from domain.invoice import (
     UnknownInvoice,
 )
 from domain.order import ORDER, BillingContactChosen
-from handlers.context import Desk
+from handlers.context import RequestContext
 from infra.documents.typst_invoice import kept
-from infra.event_log.recorder import Kept
+from infra.event_log.recorder import StoredDocument
 from infra.event_log.unit_of_work import UnitOfWork
 
 
@@ -28,7 +28,7 @@ def billing_of(work: UnitOfWork, order_id: str) -> BillingContactChosen:
 def keep_document(work: UnitOfWork, pdf: bytes) -> Document:
     """Keep the bytes of a PDF in the unit of work's commit, and return its description."""
     document = kept(pdf)
-    work.keep(Kept(document.sha256, document.media_type, pdf))
+    work.keep(StoredDocument(document.sha256, document.media_type, pdf))
     return document
 
 
@@ -44,7 +44,7 @@ def issued_invoice(work: UnitOfWork, invoice_id: str) -> InvoiceIssued:
     return issued
 
 
-def kept_document(desk: Desk, invoice: Invoice) -> Kept:
+def kept_document(context: RequestContext, invoice: Invoice) -> StoredDocument:
     """The bytes that were issued: not rendered again, for that would be no evidence.
 
     Raises:
@@ -53,7 +53,7 @@ def kept_document(desk: Desk, invoice: Invoice) -> Kept:
     assert invoice.issued, "what has a link, or a mail, was issued"
     if invoice.deleted:
         raise no_document(invoice.issued)
-    document = desk.house.log.document(invoice.issued.document.sha256)
+    document = context.dependencies.log.document(invoice.issued.document.sha256)
     assert document, "a document is kept in the commit of its issue"
     return document
 

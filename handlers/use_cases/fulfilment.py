@@ -8,43 +8,43 @@ from domain.messages import Refusal
 from domain.order import ORDER, FulfilOrder, SetPaymentAside
 from domain.services import Pricing
 from domain.subscription import SUBSCRIPTION, ActivatePackage, ExpandPackage, ReverseGrant
-from handlers.context import Desk
+from handlers.context import RequestContext
 from handlers.requests import FulfilPaidOrder, ReverseRefundedGrant
 
 
-def activate_package(command: ActivatePackage, desk: Desk) -> None:
+def activate_package(command: ActivatePackage, context: RequestContext) -> None:
     """Begin a package of an account, with its pool."""
-    work = desk.work()
+    work = context.work()
     work.state(ACCOUNT, command.account_id).require(command.account_id)
     began = work.do(SUBSCRIPTION, command.package_id, command)
     if began:
         grant = GrantCapacity(
-            at=desk.now,
+            at=context.now,
             package_id=command.package_id,
             account_id=command.account_id,
             grant_id=command.package_id,
             quantities=command.quantities,
         )
         work.do(ALLOCATION, command.package_id, grant)
-    desk.commit(work, command.account_id)
+    context.commit(work, command.account_id)
 
 
-def fulfil_order(request: FulfilPaidOrder, desk: Desk) -> None:
+def fulfil_order(request: FulfilPaidOrder, context: RequestContext) -> None:
     """Grant what was paid for. Where the package cannot take it any more, the payment is put before a person."""
     try:
-        _grant(request, desk)
+        _grant(request, context)
     except Refusal as refusal:
-        work = desk.work()
+        work = context.work()
         order = work.state(ORDER, request.order_id)
         if order.captured is None:
             raise
-        aside = SetPaymentAside(at=desk.now, order_id=request.order_id, explanation=str(refusal))
+        aside = SetPaymentAside(at=context.now, order_id=request.order_id, explanation=str(refusal))
         work.do(ORDER, request.order_id, aside)
-        desk.commit(work, work.account_of(ORDER, request.order_id))
+        context.commit(work, work.account_of(ORDER, request.order_id))
 
 
-def _grant(request: FulfilPaidOrder, desk: Desk) -> None:
-    work, now = desk.work(trusting=True), desk.now
+def _grant(request: FulfilPaidOrder, context: RequestContext) -> None:
+    work, now = context.work(use_cache=True), context.now
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     if work.do(ORDER, request.order_id, FulfilOrder(at=now, order_id=request.order_id)):
@@ -61,12 +61,12 @@ def _grant(request: FulfilPaidOrder, desk: Desk) -> None:
         )
         if pooled:
             work.do(ALLOCATION, requested.package_id, grant)
-    desk.commit(work, requested.account_id)
+    context.commit(work, requested.account_id)
 
 
-def reverse_refunded_grant(request: ReverseRefundedGrant, desk: Desk) -> None:
+def reverse_refunded_grant(request: ReverseRefundedGrant, context: RequestContext) -> None:
     """Take back what a refund gave up. Nothing, where the order had not been fulfilled: then it never will be."""
-    work, now = desk.work(), desk.now
+    work, now = context.work(), context.now
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     refunded = order.refund(request.refund_id)
@@ -83,4 +83,4 @@ def reverse_refunded_grant(request: ReverseRefundedGrant, desk: Desk) -> None:
         )
         if withdrawn:
             work.do(ALLOCATION, requested.package_id, withdrawal)
-    desk.commit(work, requested.account_id)
+    context.commit(work, requested.account_id)

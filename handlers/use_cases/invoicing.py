@@ -17,8 +17,8 @@ from domain.invoice import (
 from domain.invoice_link import INVOICE_LINK
 from domain.messages import Refusal
 from domain.order import ORDER, Status
-from handlers.context import Desk
-from handlers.numbering import Turn
+from handlers.context import RequestContext
+from handlers.numbering import NumberReservation
 from handlers.requests import (
     CreditRefund,
     InvoiceFulfilledOrder,
@@ -46,13 +46,13 @@ def credit_note_id_of(order_id: str, refund_id: str) -> str:
     return str(uuid5(DOCUMENT_IDS, f"credit note/{order_id}/{refund_id}"))
 
 
-def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
+def invoice_fulfilled_order(request: InvoiceFulfilledOrder, context: RequestContext) -> None:
     """Issue the invoice of a fulfilled order: number, document and first link in one commit.
 
     Raises:
         NotFulfilled: nothing was granted that could be invoiced.
     """
-    work = desk.work(trusting=True)
+    work = context.work(use_cache=True)
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     invoice_id = invoice_id_of(request.order_id)
@@ -63,7 +63,7 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
     assert order.captured, "what is fulfilled was paid"
     billing = billing_of(work, request.order_id)
     assert order.placed, "what is paid was placed"
-    with _turn(work, desk, invoice_id) as turn:
+    with _turn(work, context, invoice_id) as turn:
         draft = InvoiceDraft(
             at=turn.at,
             invoice_id=invoice_id,
@@ -71,7 +71,7 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
             account_id=requested.account_id,
             order_id=request.order_id,
             package_id=requested.package_id,
-            seller=desk.house.seller,
+            seller=context.dependencies.seller,
             receiver_id=billing.receiver_id,
             buyer=_buyer(work, requested.account_id, billing.contact),
             quote=requested.quote,
@@ -83,9 +83,9 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, desk: Desk) -> None:
         document = keep_document(work, render_invoice(draft))
         work.do(INVOICE, invoice_id, IssueInvoice(**dict(draft), document=document))
         work.begin(INVOICE_LINK, link_tokens.link_id(invoice_id, 1))
-        issue_link(work, desk, invoice_id, request.order_id, ordinal=1)
+        issue_link(work, context, invoice_id, request.order_id, ordinal=1)
         turn.wait()
-        desk.commit(work, requested.account_id)
+        context.commit(work, requested.account_id)
 
 
 def _buyer(work: UnitOfWork, account_id: str, contact: BillingContact) -> BillingContact:
@@ -96,17 +96,19 @@ def _buyer(work: UnitOfWork, account_id: str, contact: BillingContact) -> Billin
     return contact.model_copy(update={"company": account.name, "country": account.country})
 
 
-def _turn(work: UnitOfWork, desk: Desk, document_id: str) -> AbstractContextManager[Turn]:
-    return desk.house.numbering.turn(work, desk.house.clock, desk.house.seller.code, document_id)
+def _turn(work: UnitOfWork, context: RequestContext, document_id: str) -> AbstractContextManager[NumberReservation]:
+    return context.dependencies.numbering.turn(
+        work, context.dependencies.clock, context.dependencies.seller.code, document_id
+    )
 
 
-def credit_refund(request: CreditRefund, desk: Desk) -> None:
+def credit_refund(request: CreditRefund, context: RequestContext) -> None:
     """Issue the credit note of a refund. Nothing, where there will be no invoice that it could correct.
 
     Raises:
         UnknownInvoice: the invoice has not been issued yet; ask again later.
     """
-    work = desk.work()
+    work = context.work()
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     refunded = order.refund(request.refund_id)
@@ -120,7 +122,7 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
             return
         raise UnknownInvoice(f"There is no invoice {invoice_id} that a credit note could correct; issue it first.")
     net, taxes = credit_of(invoice.quote, refunded.amount)
-    with _turn(work, desk, credit_note_id) as turn:
+    with _turn(work, context, credit_note_id) as turn:
         draft = CreditNoteDraft(
             at=turn.at,
             credit_note_id=credit_note_id,
@@ -130,7 +132,7 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
             account_id=requested.account_id,
             order_id=request.order_id,
             refund_id=request.refund_id,
-            seller=desk.house.seller,
+            seller=context.dependencies.seller,
             receiver_id=billing_of(work, request.order_id).receiver_id,
             buyer=_buyer(work, requested.account_id, invoice.buyer),
             net=net,
@@ -141,4 +143,4 @@ def credit_refund(request: CreditRefund, desk: Desk) -> None:
         document = keep_document(work, render_credit_note(draft))
         work.do(INVOICE, credit_note_id, IssueCreditNote(**dict(draft), document=document))
         turn.wait()
-        desk.commit(work, requested.account_id)
+        context.commit(work, requested.account_id)

@@ -11,7 +11,7 @@ from domain.invoice import (
 )
 from domain.invoice_link import INVOICE_LINK, UnknownLink
 from domain.order import ORDER, Method
-from handlers.context import Desk
+from handlers.context import RequestContext
 from handlers.requests import (
     MailCreditNote,
     MailInvoiceLink,
@@ -23,7 +23,7 @@ from infra.mail import messages as mails
 from infra.settings import WrongSetting
 
 
-def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
+def mail_invoice_link(request: MailInvoiceLink, context: RequestContext) -> None:
     """Mail the order summary and the link; recorded once the mail server has taken it, and then never sent again.
 
     Nothing, where the contact was erased: the invoice is on the portal.
@@ -32,26 +32,26 @@ def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
         UnknownInvoice, UnknownLink: there is none with this id.
         MailNotSent: the mail server does not take it.
     """
-    work, house = desk.work(), desk.house
+    work, dependencies = context.work(), context.dependencies
     issued = issued_invoice(work, request.invoice_id)
     if request.link_id in work.state(INVOICE, request.invoice_id).emailed or issued.buyer.erased:
         return
     link = work.state(INVOICE_LINK, request.link_id).issued
     if link is None:
         raise UnknownLink(f"There is no link {request.link_id}; issue it first.")
-    token = link_tokens.token(house.link_secret, request.link_id)
+    token = link_tokens.token(dependencies.link_secret, request.link_id)
     if link_tokens.digest(token) != link.token_sha256:
         raise WrongSetting("TRUNKLINE_LINK_SECRET is not the one that this link was issued with; renew the link.")
     message = mails.invoice_mail(
         issued,
-        link_url=f"{house.public_url}/invoices/{token}",
+        link_url=f"{dependencies.public_url}/invoices/{token}",
         expires_at=link.expires_at,
-        message_id=_message_id(desk, request.link_id),
-        at=desk.now,
+        message_id=_message_id(context, request.link_id),
+        at=context.now,
     )
-    house.mailer.send(message)
+    dependencies.mailer.send(message)
     record = RecordInvoiceEmailed(
-        at=desk.now,
+        at=context.now,
         invoice_id=request.invoice_id,
         link_id=request.link_id,
         receiver_id=issued.receiver_id or billing_of(work, issued.order_id).receiver_id,
@@ -59,17 +59,17 @@ def mail_invoice_link(request: MailInvoiceLink, desk: Desk) -> None:
         message_id=str(message["Message-ID"]),
     )
     work.do(INVOICE, request.invoice_id, record)
-    desk.commit(work, issued.account_id)
+    context.commit(work, issued.account_id)
 
 
-def _message_id(desk: Desk, about: str) -> str:
+def _message_id(context: RequestContext, about: str) -> str:
     """The same message keeps its id when it has to be sent again, so that mail programs show it once."""
-    return f"<{about}@{desk.house.mail_from.rpartition('@')[2]}>"
+    return f"<{about}@{context.dependencies.mail_from.rpartition('@')[2]}>"
 
 
-def tell_account_manager(request: TellAccountManager, desk: Desk) -> None:
+def tell_account_manager(request: TellAccountManager, context: RequestContext) -> None:
     """Tell whoever collects offline payments; nothing, where there is none to collect, or none any more."""
-    work = desk.work()
+    work = context.work()
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     if order.placed is None or order.placed.method is not Method.OFFLINE or not order.open:
@@ -79,21 +79,21 @@ def tell_account_manager(request: TellAccountManager, desk: Desk) -> None:
         account,
         requested,
         order.placed,
-        sender=desk.house.mail_from,
-        message_id=_message_id(desk, f"placed-{request.order_id}"),
-        at=desk.now,
+        sender=context.dependencies.mail_from,
+        message_id=_message_id(context, f"placed-{request.order_id}"),
+        at=context.now,
     )
-    desk.house.mailer.send(message)
+    context.dependencies.mailer.send(message)
 
 
-def mail_credit_note(request: MailCreditNote, desk: Desk) -> None:
+def mail_credit_note(request: MailCreditNote, context: RequestContext) -> None:
     """Mail a credit note, with its document, to the billing contact; to nobody, where that one was erased.
 
     Raises:
         UnknownInvoice: there is no such credit note.
         MailNotSent: the mail server does not take it.
     """
-    credit_note = desk.work().state(INVOICE, request.credit_note_id)
+    credit_note = context.work().state(INVOICE, request.credit_note_id)
     issued = credit_note.issued
     if not isinstance(issued, CreditNoteIssued):
         raise UnknownInvoice(f"There is no credit note {request.credit_note_id}; issue it first.")
@@ -101,8 +101,8 @@ def mail_credit_note(request: MailCreditNote, desk: Desk) -> None:
         return
     message = mails.credit_note_mail(
         issued,
-        pdf=kept_document(desk, credit_note).content,
-        message_id=_message_id(desk, issued.credit_note_id),
-        at=desk.now,
+        pdf=kept_document(context, credit_note).content,
+        message_id=_message_id(context, issued.credit_note_id),
+        at=context.now,
     )
-    desk.house.mailer.send(message)
+    context.dependencies.mailer.send(message)

@@ -6,7 +6,7 @@ from domain.messages import Refusal
 from domain.money import Money
 from domain.order import ORDER, CapturePayment, DeclinePayment, Method, OrderClosed, RefundPayment
 from domain.payment_reference import PAYMENT_REFERENCE, ClaimPaymentReference, capture_reference
-from handlers.context import Desk, again
+from handlers.context import RequestContext, retry_on_conflict
 from handlers.requests import CompleteCheckout, ConfirmOfflinePayment, NotePayment, RefundOrder
 from infra.payments.provider import Capture, Decline
 
@@ -22,56 +22,56 @@ class NotAnOfflineOrder(Refusal):
     """An order that is paid at the provider was to be confirmed by hand."""
 
 
-def complete_checkout(request: CompleteCheckout, desk: Desk) -> Capture | Decline:
+def complete_checkout(request: CompleteCheckout, context: RequestContext) -> Capture | Decline:
     """Capture what the customer approved, once, and record what the provider said.
 
     Raises:
         OrderClosed: the order cannot be paid any more; no money was taken.
         UnknownPayment: the checkout is another order's. The payment is recorded there, and told to nobody here.
     """
-    work = desk.work()
+    work = context.work()
     order = work.state(ORDER, request.order_id)
     order.require(request.order_id, request.account_id)
     if order.captured is None and not order.open:
         raise OrderClosed(f"The order is {order.status}; no money was taken.")
-    outcome = desk.house.provider.capture(request.checkout_id)
+    outcome = context.dependencies.provider.capture(request.checkout_id)
     if isinstance(outcome, Capture):
         # The money is ours now, whatever became of the order meanwhile: only its recording is done again.
-        again(_record_capture, desk, outcome)
+        retry_on_conflict(_record_capture, context, outcome)
         if outcome.order_id != request.order_id:
             raise UnknownPayment("The provider knows no such payment of this order.")
         return outcome
     decline = DeclinePayment(
-        at=desk.now, order_id=request.order_id, attempt_id=outcome.attempt_id, reason=outcome.reason
+        at=context.now, order_id=request.order_id, attempt_id=outcome.attempt_id, reason=outcome.reason
     )
     work.do(ORDER, request.order_id, decline)
-    desk.commit(work, request.account_id)
+    context.commit(work, request.account_id)
     return outcome
 
 
-def note_payment(request: NotePayment, desk: Desk) -> None:
+def note_payment(request: NotePayment, context: RequestContext) -> None:
     """Ask the provider for a capture that we were told of, and record it; told again, nothing happens.
 
     Raises:
         UnknownPayment: the provider knows none: the hint was forged, or meant for somebody else.
     """
-    capture = desk.house.provider.find_capture(request.capture_id)
+    capture = context.dependencies.provider.find_capture(request.capture_id)
     if capture is None:
         raise UnknownPayment("The provider knows no such payment.")
-    _record_capture(desk, capture)
+    _record_capture(context, capture)
 
 
-def _record_capture(desk: Desk, capture: Capture) -> None:
-    work = desk.work()
-    reference = capture_reference(desk.house.provider.name, capture.capture_id)
-    claim = ClaimPaymentReference(at=desk.now, reference=reference, order_id=capture.order_id)
+def _record_capture(context: RequestContext, capture: Capture) -> None:
+    work = context.work()
+    reference = capture_reference(context.dependencies.provider.name, capture.capture_id)
+    claim = ClaimPaymentReference(at=context.now, reference=reference, order_id=capture.order_id)
     work.do(PAYMENT_REFERENCE, reference, claim)
-    payment = CapturePayment(at=desk.now, **capture.model_dump(exclude={"checkout_id"}))
+    payment = CapturePayment(at=context.now, **capture.model_dump(exclude={"checkout_id"}))
     work.do(ORDER, capture.order_id, payment)
-    desk.commit(work, work.account_of(ORDER, capture.order_id))
+    context.commit(work, work.account_of(ORDER, capture.order_id))
 
 
-def confirm_offline_payment(request: ConfirmOfflinePayment, desk: Desk) -> None:
+def confirm_offline_payment(request: ConfirmOfflinePayment, context: RequestContext) -> None:
     """Record the money that an account manager or a distributor collected.
 
     An amount that is not the order's is set aside under an id of its own, so that the right one can follow.
@@ -79,7 +79,7 @@ def confirm_offline_payment(request: ConfirmOfflinePayment, desk: Desk) -> None:
     Raises:
         NotAnOfflineOrder: its payment comes from the provider.
     """
-    work = desk.work()
+    work = context.work()
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     if order.placed is None or order.placed.method is not Method.OFFLINE:
@@ -88,25 +88,25 @@ def confirm_offline_payment(request: ConfirmOfflinePayment, desk: Desk) -> None:
     amount = f"{request.amount.amount_minor}{request.amount.currency}:" if differs else ""
     capture_id = f"offline:{amount}{order.placed.pi_number or request.order_id}".replace("/", "-")[:MOST_CHARACTERS]
     payment = CapturePayment(
-        at=desk.now,
+        at=context.now,
         order_id=request.order_id,
         method=Method.OFFLINE,
         capture_id=capture_id,
         amount=request.amount,
-        captured_at=desk.now,
+        captured_at=context.now,
     )
     work.do(ORDER, request.order_id, payment)
-    desk.commit(work, requested.account_id)
+    context.commit(work, requested.account_id)
 
 
-def refund_order(request: RefundOrder, desk: Desk) -> None:
+def refund_order(request: RefundOrder, context: RequestContext) -> None:
     """Give money back: decided by our rules, then done by the provider (once per refund id), then recorded."""
-    work = desk.work()
+    work = context.work()
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)
     left = Money(amount_minor=order.refundable_minor, currency=requested.quote.currency)
     refund = RefundPayment(
-        at=desk.now,
+        at=context.now,
         order_id=request.order_id,
         refund_id=request.refund_id,
         amount=request.amount or left,
@@ -114,5 +114,7 @@ def refund_order(request: RefundOrder, desk: Desk) -> None:
     )
     decided = work.do(ORDER, request.order_id, refund)
     if decided and order.captured and order.captured.method is not Method.OFFLINE:
-        desk.house.provider.refund(order.captured.capture_id, refund_id=request.refund_id, amount=refund.amount)
-    desk.commit(work, requested.account_id)
+        context.dependencies.provider.refund(
+            order.captured.capture_id, refund_id=request.refund_id, amount=refund.amount
+        )
+    context.commit(work, requested.account_id)

@@ -18,7 +18,7 @@ from domain.payment_reference import PAYMENT_REFERENCE, ClaimPaymentReference, p
 from domain.price_list import PRICE_LIST, price_list_id
 from domain.quote import Quote, Selection, quote
 from domain.subscription import SUBSCRIPTION
-from handlers.context import Desk
+from handlers.context import RequestContext
 from handlers.requests import BillTo, CheckOut, OrderExpansion, WithdrawOrder
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.payments.provider import Checkout
@@ -47,9 +47,9 @@ def order_summary(
     return summary
 
 
-def order_expansion(request: OrderExpansion, desk: Desk) -> None:
+def order_expansion(request: OrderExpansion, context: RequestContext) -> None:
     """Open an order at today's prices, billed to the account's default receiver until another is chosen."""
-    work, now = desk.work(), desk.now
+    work, now = context.work(), context.now
     if not _asked_before(work, request):
         summary = order_summary(work, now.date(), request.account_id, request.package_id, request.selections)
         work.do(
@@ -61,7 +61,7 @@ def order_expansion(request: OrderExpansion, desk: Desk) -> None:
                 account_id=request.account_id,
                 package_id=request.package_id,
                 quote=summary,
-                expires_at=now + desk.house.order_life,
+                expires_at=now + context.dependencies.order_life,
             ),
         )
         account = work.state(ACCOUNT, request.account_id)
@@ -70,7 +70,7 @@ def order_expansion(request: OrderExpansion, desk: Desk) -> None:
             contact = account.receiver(receiver_id)
             choice = ChooseBillingContact(at=now, order_id=request.order_id, receiver_id=receiver_id, contact=contact)
             work.do(ORDER, request.order_id, choice)
-    desk.commit(work, request.account_id)
+    context.commit(work, request.account_id)
 
 
 def _asked_before(work: UnitOfWork, request: OrderExpansion) -> bool:
@@ -83,9 +83,9 @@ def _asked_before(work: UnitOfWork, request: OrderExpansion) -> bool:
     return asked == (requested.account_id, requested.package_id, lines)
 
 
-def bill_to(request: BillTo, desk: Desk) -> None:
+def bill_to(request: BillTo, context: RequestContext) -> None:
     """Choose the billing contact; a new one also joins the account's list."""
-    work, now = desk.work(), desk.now
+    work, now = context.work(), context.now
     work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
     if request.contact:
         who = {"account_id": request.account_id, "receiver_id": request.receiver_id}
@@ -93,12 +93,12 @@ def bill_to(request: BillTo, desk: Desk) -> None:
     contact = work.state(ACCOUNT, request.account_id).receiver(request.receiver_id)
     choice = ChooseBillingContact(at=now, order_id=request.order_id, receiver_id=request.receiver_id, contact=contact)
     work.do(ORDER, request.order_id, choice)
-    desk.commit(work, request.account_id)
+    context.commit(work, request.account_id)
 
 
-def check_out(request: CheckOut, desk: Desk) -> Checkout | None:
+def check_out(request: CheckOut, context: RequestContext) -> Checkout | None:
     """Place the order. Gives what `checkout_of` does."""
-    work, now = desk.work(), desk.now
+    work, now = context.work(), context.now
     requested = work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
     facts = request.model_dump(exclude={"account_id"})
     work.do(ORDER, request.order_id, PlaceOrder(at=now, **facts))
@@ -106,36 +106,36 @@ def check_out(request: CheckOut, desk: Desk) -> Checkout | None:
         reference = pi_reference(requested.quote.seller, request.pi_number)
         claim = ClaimPaymentReference(at=now, reference=reference, order_id=request.order_id)
         work.do(PAYMENT_REFERENCE, reference, claim)
-    desk.commit(work, request.account_id)
-    return checkout_of(request, desk)
+    context.commit(work, request.account_id)
+    return checkout_of(request, context)
 
 
-def checkout_of(request: CheckOut, desk: Desk) -> Checkout | None:
+def checkout_of(request: CheckOut, context: RequestContext) -> Checkout | None:
     """Where the customer approves the payment: the same however often it is asked for.
 
     None where it is paid offline, or no longer waits for a payment.
     """
-    order = desk.work().state(ORDER, request.order_id)
+    order = context.work().state(ORDER, request.order_id)
     if request.method is Method.OFFLINE or not order.open:
         return None
-    return desk.house.provider.open_checkout(
+    return context.dependencies.provider.open_checkout(
         order_id=request.order_id,
         method=request.method,
         amount=order.require(request.order_id).quote.total,
-        return_url=f"{desk.house.public_url}/orders/{request.order_id}",
+        return_url=f"{context.dependencies.public_url}/orders/{request.order_id}",
     )
 
 
-def withdraw_order(request: WithdrawOrder, desk: Desk) -> None:
+def withdraw_order(request: WithdrawOrder, context: RequestContext) -> None:
     """Cancel an order of the account."""
-    work = desk.work()
+    work = context.work()
     work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
-    work.do(ORDER, request.order_id, CancelOrder(at=desk.now, order_id=request.order_id, reason=request.reason))
-    desk.commit(work, request.account_id)
+    work.do(ORDER, request.order_id, CancelOrder(at=context.now, order_id=request.order_id, reason=request.reason))
+    context.commit(work, request.account_id)
 
 
-def expire_order(command: ExpireOrder, desk: Desk) -> None:
+def expire_order(command: ExpireOrder, context: RequestContext) -> None:
     """Close an order that nobody paid in time."""
-    work = desk.work()
+    work = context.work()
     work.do(ORDER, command.order_id, command)
-    desk.commit(work, work.account_of(ORDER, command.order_id))
+    context.commit(work, work.account_of(ORDER, command.order_id))

@@ -188,7 +188,7 @@ class Relay:
         if before.blocked:
             stopping.wait(BLOCKED_S)
         elif not before.messages and not stopping.is_set():
-            self._log.news.beyond(self._news, longest_s)
+            self._log.news.wait_past(self._news, longest_s)
         return self._page(position)
 
     def _page(self, position: int) -> Page:

@@ -11,7 +11,7 @@ from eventsourcing.persistence import DataError, IntegrityError, StoredEvent, Tr
 from psycopg import Connection
 
 from infra.event_log.fair_wakeup import Waiter
-from infra.event_log.recorder import AlreadyHandled, Kept, LogRow, Received, expected_versions
+from infra.event_log.recorder import AlreadyHandled, InboxEntry, LogRow, StoredDocument, expected_versions
 from infra.postgres.binary_format import (
     INT4,
     INT8,
@@ -66,8 +66,8 @@ class Append:
     def __init__(
         self,
         events: Sequence[StoredEvent | LogRow],
-        received: Received | None = None,
-        documents: Sequence[Kept] = (),
+        received: InboxEntry | None = None,
+        documents: Sequence[StoredDocument] = (),
         tracking: Tracking | None = None,
     ) -> None:
         self.rows = [LogRow.of_stored(event) for event in events]
@@ -139,7 +139,7 @@ def _packed_expected(stream: str, version: int) -> bytes:
     return _without_command(text_column(stream), _INT8_COLUMN(INT8, 8, version))
 
 
-def _packed_message(received: Received) -> bytes:
+def _packed_message(received: InboxEntry) -> bytes:
     return _without_command(text_column(received.message_id), bytes_column(received.body_sha256))
 
 
@@ -147,7 +147,7 @@ def _packed_tracking(tracking: Tracking) -> bytes:
     return _without_command(text_column(tracking.application_name), _INT8_COLUMN(INT8, 8, tracking.notification_id))
 
 
-def _packed_document(document: Kept) -> bytes:
+def _packed_document(document: StoredDocument) -> bytes:
     return _without_command(
         text_column(document.sha256), name_column(document.media_type), bytes_column(document.content)
     )

@@ -34,7 +34,7 @@ class Waiter:
         """Holds its turn, from when it is called until that is given back by whoever takes it out."""
 
 
-class Turns:
+class FairWakeup:
     """Calls waiters, the earliest first.
 
     It needs no lock: whoever gives a turn back looks for waiters after that, and whoever adds waiters looks for turns

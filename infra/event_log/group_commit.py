@@ -20,7 +20,7 @@ from psycopg import Connection
 from psycopg.errors import ProgramLimitExceeded
 
 from infra.event_log.append import Append, Said, appended
-from infra.event_log.fair_wakeup import Turns
+from infra.event_log.fair_wakeup import FairWakeup
 from infra.event_log.recorder import LogRow
 from infra.metrics import APPENDED, APPENDS, GROUP
 
@@ -71,7 +71,7 @@ class GroupCommit:
     """Wakes the thread; ends it where false."""
     _alone: bool = False
     """Whether the last group was of one."""
-    _turns: Turns = field(default_factory=Turns)
+    _turns: FairWakeup = field(default_factory=FairWakeup)
     _conn: Connection[Any] | None = None
     _closed: bool = False
     """Whether nothing more may be asked."""

@@ -17,9 +17,9 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 from domain.messages import Event
 from infra import tracing
 from infra.event_log.mapper import PydanticMapper
-from infra.event_log.notifications import News
-from infra.event_log.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
-from infra.event_log.state_cache import RecentStates
+from infra.event_log.notifications import Notifier
+from infra.event_log.recorder import InboxEntry, LogRow, Recorder, Snapshot, StoredDocument, as_notifications
+from infra.event_log.state_cache import StateCache
 from infra.recorded import Cause, Recorded
 
 
@@ -58,13 +58,13 @@ class Log:
     """What the rest of the program knows of the log."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self.recent = RecentStates()
+        self.recent = StateCache()
         self._recorder = recorder
         self._mapper = PydanticMapper(recorder.keys)
         self._concealing = PydanticMapper(None)
 
     @property
-    def news(self) -> News:
+    def news(self) -> Notifier:
         """Tells that something was appended."""
         return self._recorder.news
 
@@ -87,8 +87,8 @@ class Log:
         account_id: str | None,
         cause: Cause,
         at: datetime,
-        documents: Sequence[Kept] = (),
-        received: Received | None = None,
+        documents: Sequence[StoredDocument] = (),
+        received: InboxEntry | None = None,
     ) -> list[Recorded]:
         """Write all changes, keep all documents, and note the message they follow from, in one commit, or nothing.
 
@@ -183,7 +183,7 @@ class Log:
         with _available:
             self._recorder.keep_snapshot(snapshot)
 
-    def handled(self, received: Received) -> range | None:
+    def handled(self, received: InboxEntry) -> range | None:
         """The positions of the events that a message led to; none where it was not dealt with yet.
 
         Raises:
@@ -192,7 +192,7 @@ class Log:
         with _available:
             return self._recorder.handled(received)
 
-    def document(self, sha256: str) -> Kept | None:
+    def document(self, sha256: str) -> StoredDocument | None:
         """A kept document by the SHA-256 of its bytes (hexadecimal)."""
         with _available:
             return self._recorder.document(sha256)

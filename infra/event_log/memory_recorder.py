@@ -9,14 +9,14 @@ from typing import Any, cast
 from eventsourcing.persistence import IntegrityError, Notification, StoredEvent
 from eventsourcing.popo import POPOProcessRecorder
 
-from infra.event_log.notifications import News
+from infra.event_log.notifications import Notifier
 from infra.event_log.recorder import (
     AlreadyHandled,
-    Kept,
+    InboxEntry,
     LogRow,
-    Received,
     Recorder,
     Snapshot,
+    StoredDocument,
     as_notifications,
     expected_versions,
 )
@@ -29,15 +29,15 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
     def __init__(self) -> None:
         super().__init__()
         self.keys = MemoryPersonKeys()
-        self.news = News()
-        self._documents: dict[str, Kept] = {}
-        self._inbox: dict[str, tuple[Received, range]] = {}
+        self.news = Notifier()
+        self._documents: dict[str, StoredDocument] = {}
+        self._inbox: dict[str, tuple[InboxEntry, range]] = {}
         self._snapshots: dict[str, Snapshot] = {}
 
     def _assert_uniqueness(
         self,
         stored_events: Sequence[StoredEvent],
-        received: Received | None = None,
+        received: InboxEntry | None = None,
         **kwargs: Any,  # noqa: ANN401 - passed on
     ) -> None:
         if received is not None and (positions := self.handled(received)) is not None:
@@ -50,8 +50,8 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
     def _update_table(
         self,
         stored_events: Sequence[StoredEvent],
-        received: Received | None = None,
-        documents: Sequence[Kept] = (),
+        received: InboxEntry | None = None,
+        documents: Sequence[StoredDocument] = (),
         **kwargs: Any,  # noqa: ANN401 - passed on
     ) -> Sequence[int] | None:
         first = len(self._stored_events) + 1
@@ -97,7 +97,7 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
             some = cast("list[LogRow]", self._stored_events[max(after, 0) : stop])
         return [row for row in some if wanted(row)][:limit]
 
-    def handled(self, received: Received) -> range | None:
+    def handled(self, received: InboxEntry) -> range | None:
         """The positions of what a message led to."""
         found, positions = self._inbox.get(received.message_id, (received, None))
         if found != received:
@@ -112,6 +112,6 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
         """Keep a snapshot."""
         self._snapshots[snapshot.stream] = snapshot
 
-    def document(self, sha256: str) -> Kept | None:
+    def document(self, sha256: str) -> StoredDocument | None:
         """A document by the SHA-256 of its bytes."""
         return self._documents.get(sha256)

@@ -1,4 +1,4 @@
-"""News of the log: wakes whoever waits for something to happen there."""
+"""Notify threads of this process when the log has grown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ POLL_S = 0.5
 """How often a waiter looks by itself: notifications are a hint, and hints get lost."""
 
 
-class News:
+class Notifier:
     """Wakes whoever waits for something to happen in the log."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class News:
         with self._condition:
             return self._count
 
-    def beyond(self, count: int, timeout_s: float) -> None:
+    def wait_past(self, count: int, timeout_s: float) -> None:
         """Wait until there is more news than ``count``, or until time is up."""
         with self._condition:
             self._condition.wait_for(lambda: self._count != count, timeout_s)
@@ -44,4 +44,4 @@ class News:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self.beyond(seen, min(POLL_S, left))
+            self.wait_past(seen, min(POLL_S, left))

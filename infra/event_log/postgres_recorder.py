@@ -30,8 +30,8 @@ from psycopg_pool import ConnectionPool
 from infra.event_log.append import Append
 from infra.event_log.group_commit import GroupCommit
 from infra.event_log.log import Log
-from infra.event_log.notifications import News
-from infra.event_log.recorder import Kept, LogRow, Received, Recorder, Snapshot, as_notifications
+from infra.event_log.notifications import Notifier
+from infra.event_log.recorder import InboxEntry, LogRow, Recorder, Snapshot, StoredDocument, as_notifications
 from infra.personal_data.postgres_person_keys import PostgresPersonKeys
 from infra.postgres.connections import LINE, WRITER, connect, listening, session, set_right
 from infra.postgres.prepared import Statement, ask
@@ -85,7 +85,7 @@ class PostgresRecorder(Recorder):
 
     def __init__(self, database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> None:
         wary(database_url)
-        self.news = News()
+        self.news = Notifier()
         self._writer = GroupCommit(lambda: connect(database_url, WRITER), self.news.tell)
         self._pool = ConnectionPool(
             database_url,
@@ -119,8 +119,8 @@ class PostgresRecorder(Recorder):
     def insert_events(
         self,
         stored_events: Sequence[StoredEvent],
-        received: Received | None = None,
-        documents: Sequence[Kept] = (),
+        received: InboxEntry | None = None,
+        documents: Sequence[StoredDocument] = (),
         tracking: Tracking | None = None,
         **_: object,
     ) -> Sequence[int]:
@@ -240,7 +240,7 @@ class PostgresRecorder(Recorder):
         rows = self._rows(query, {"name": application_name})
         return rows[0]["notification_id"] if rows else None
 
-    def handled(self, received: Received) -> range | None:
+    def handled(self, received: InboxEntry) -> range | None:
         """The positions of what a message led to."""
         for body_sha256, first, last in self._asked(_HANDLED, received.message_id, row=tuple):
             if body_sha256 != received.body_sha256:
@@ -263,11 +263,11 @@ class PostgresRecorder(Recorder):
         )
         self._rows(query, asdict(snapshot))
 
-    def document(self, sha256: str) -> Kept | None:
+    def document(self, sha256: str) -> StoredDocument | None:
         """A document by the SHA-256 of its bytes."""
         query = "SELECT sha256, media_type, content FROM log.documents WHERE sha256 = %(sha256)s"
         rows = self._rows(query, {"sha256": sha256})
-        return Kept(**rows[0]) if rows else None
+        return StoredDocument(**rows[0]) if rows else None
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> _Subscription:
         """The library's subscription: it listens, and also looks by itself."""
@@ -285,7 +285,7 @@ class _Subscription(ListenNotifySubscription[PostgresRecorder]):
 
     def _wake(self) -> None:
         while not self._ended.is_set():
-            self._recorder.news.beyond(self._recorder.news.count, timeout_s=0.5)
+            self._recorder.news.wait_past(self._recorder.news.count, timeout_s=0.5)
             self._has_been_notified.set()
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 from eventsourcing.persistence import IntegrityError, Notification, ProcessRecorder, StoredEvent
 
 from domain.messages import Refusal
-from infra.event_log.notifications import News
+from infra.event_log.notifications import Notifier
 from infra.personal_data.person_keys import PersonKeys
 
 LIBRARY = "system:eventsourcing"
@@ -69,7 +69,7 @@ def as_notifications(rows: Sequence[LogRow]) -> Sequence[Notification]:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredDocument:
     """A document whose bytes are to be kept in the same commit as the events that name it."""
 
     sha256: str
@@ -78,7 +78,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class InboxEntry:
     """A message that led to an append: its id, and the SHA-256 of its body. Written to the inbox in the same commit."""
 
     message_id: str
@@ -105,18 +105,18 @@ class Snapshot:
 class Recorder(ProcessRecorder, ABC):
     """A recorder of the library that keeps an inbox, and documents, in the commit of the events.
 
-    ``insert_events`` also takes ``received=``, a `Received`, and ``documents=``, a sequence of `Kept`. It raises
-    `AlreadyHandled` or `MessageIdReused` where the inbox knows the message. Each stream has to go on from its last
+    ``insert_events`` also takes ``received=``, an `InboxEntry`, and ``documents=``, a sequence of `StoredDocument`. It
+    raises `AlreadyHandled` or `MessageIdReused` if the inbox knows the message. Each stream has to go on from its last
     version; a new one begins with 0 or 1.
 
     ``keys`` are those of the personal data that its events hold; ``news`` tells of what anybody appends.
     """
 
     keys: PersonKeys
-    news: News
+    news: Notifier
 
     @abstractmethod
-    def handled(self, received: Received) -> range | None:
+    def handled(self, received: InboxEntry) -> range | None:
         """The positions of what a message led to; none where it was not dealt with.
 
         Raises:
@@ -132,7 +132,7 @@ class Recorder(ProcessRecorder, ABC):
         """Keep a snapshot in the place of an older one of its stream."""
 
     @abstractmethod
-    def document(self, sha256: str) -> Kept | None:
+    def document(self, sha256: str) -> StoredDocument | None:
         """A document by the SHA-256 of its bytes."""
 
     @abstractmethod

@@ -28,7 +28,7 @@ from domain.subscription import SUBSCRIPTION
 from infra.event_log.log import Log
 from infra.event_log.mapper import UnreadableEvent
 from infra.event_log.recorder import Snapshot
-from infra.event_log.state_cache import RecentState
+from infra.event_log.state_cache import CachedState
 from infra.postgres.positions import move_position, position_of
 
 EVERY: Final = 100
@@ -62,13 +62,13 @@ def _shape(category: str) -> str:
     return hashlib.sha256(schema + fold).hexdigest()
 
 
-def snapshot_of(decider: AnyDecider, stream: str, recent: RecentState) -> Snapshot:
+def snapshot_of(decider: AnyDecider, stream: str, recent: CachedState) -> Snapshot:
     """A state, to be kept."""
     state = _adapter(decider.category).dump_json(recent.state)
     return Snapshot(stream, recent.version, recent.account_id, _shape(decider.category), state)
 
 
-def from_snapshot(decider: AnyDecider, stream: str, log: Log) -> RecentState | None:
+def from_snapshot(decider: AnyDecider, stream: str, log: Log) -> CachedState | None:
     """The state that the stream's snapshot holds; none where there is none, or it is of another shape."""
     if decider.personal:
         return None
@@ -76,19 +76,19 @@ def from_snapshot(decider: AnyDecider, stream: str, log: Log) -> RecentState | N
     if snapshot is None:
         return None
     state = _adapter(decider.category).validate_json(snapshot.state)
-    return RecentState(snapshot.version, state, snapshot.account_id)
+    return CachedState(snapshot.version, state, snapshot.account_id)
 
 
-def folded(decider: AnyDecider, stream: str, log: Log) -> RecentState:
+def load_aggregate(decider: AnyDecider, stream: str, log: Log) -> CachedState:
     """An aggregate as the log tells it now; folded on from what is kept of it in memory, or in a snapshot."""
-    base = log.recent.get(stream) or from_snapshot(decider, stream, log) or RecentState(0, decider.initial, None)
+    base = log.recent.get(stream) or from_snapshot(decider, stream, log) or CachedState(0, decider.initial, None)
     events = log.load(stream, after=base.version)
     if not events:
         return base
     state = base.state
     for recorded in events:
         state = decider.evolve(state, recorded.event)
-    recent = RecentState(events[-1].version, state, base.account_id if base.version else events[0].account_id)
+    recent = CachedState(events[-1].version, state, base.account_id if base.version else events[0].account_id)
     if not decider.personal:
         log.recent.keep(stream, recent)
     return recent
@@ -109,7 +109,7 @@ def take_snapshots(conn: Connection[DictRow], log: Log) -> int:
             if decider is None:
                 continue
             try:
-                log.keep_snapshot(snapshot_of(decider, stream, folded(decider, stream, log)))
+                log.keep_snapshot(snapshot_of(decider, stream, load_aggregate(decider, stream, log)))
             except UnreadableEvent as error:  # who loads the stream is told; no other stream is to suffer
                 logger.warning("there is no snapshot of %s: %s", stream, error)
             else:

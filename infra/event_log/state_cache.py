@@ -12,7 +12,7 @@ MOST: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class RecentState:
+class CachedState:
     """An aggregate's state at a version of its stream, and the account of its first event."""
 
     version: int
@@ -20,22 +20,22 @@ class RecentState:
     account_id: str | None
 
 
-class RecentStates:
+class StateCache:
     """May be behind the log, never ahead of it: an append checks versions, and who appends nothing asks the log."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._states: OrderedDict[str, RecentState] = OrderedDict()
+        self._states: OrderedDict[str, CachedState] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, stream: str) -> RecentState | None:
+    def get(self, stream: str) -> CachedState | None:
         """The state of a stream, where it is kept."""
         with self._lock:
             if stream in self._states:
                 self._states.move_to_end(stream)
             return self._states.get(stream)
 
-    def keep(self, stream: str, state: RecentState) -> None:
+    def keep(self, stream: str, state: CachedState) -> None:
         """Keep a state, unless a later one is kept."""
         with self._lock:
             kept = self._states.get(stream)

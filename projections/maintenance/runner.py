@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 
 from domain.messages import Refusal
 from infra.event_log.log import Log, LogUnavailable
-from infra.event_log.notifications import POLL_S, News
+from infra.event_log.notifications import POLL_S, Notifier
 from infra.postgres.connections import DatabaseUnavailable, connect, only_one
 from projections.allocations import ALLOCATIONS
 from projections.billing import BILLING
@@ -45,7 +45,7 @@ _SESSION = (
     "set_config('tcp_keepalives_interval', '1', false), set_config('tcp_keepalives_count', '3', false)"
 )
 _HALTED = "projection %s is halted before position %s: %s"
-_MOVED = News()
+_MOVED = Notifier()
 """Tells, within this process, that a projection has moved; beyond it, whoever waits looks every `LOOK_S`."""
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Runner:
                 continue
             passed_on = self.step(conn)
             if not passed_on:
-                self._log.news.beyond(seen, POLL_S)
+                self._log.news.wait_past(seen, POLL_S)
             elif passed_on < engine.BATCH:
                 self._stopped.wait(GATHER_S)
 
@@ -218,7 +218,7 @@ def wait(
             return True
         if time.monotonic() > deadline:
             return False
-        _MOVED.beyond(seen, LOOK_S)
+        _MOVED.wait_past(seen, LOOK_S)
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ from domain.subscription import (
     UnknownPackage,
 )
 from handlers.commands import COMMANDS
-from handlers.context import SYSTEM, Actor, Desk, NotPermitted, Role, again
+from handlers.context import SYSTEM, Actor, NotPermitted, RequestContext, Role, retry_on_conflict
 from handlers.dispatch import handle
 from handlers.requests import (
     BillTo,
@@ -227,49 +227,49 @@ create_lab = but(create_shop, pbx_id="pbx-lab", name="Inventing room", extension
 def in_which(given: Given, *messages: Message) -> Given:
     """A beginning, and what was asked for after it."""
 
-    def so(house: InMemory) -> None:
-        given(house)
+    def so(dependencies: InMemory) -> None:
+        given(dependencies)
         for message in messages:
-            house.ask(message)
+            dependencies.ask(message)
 
     return so
 
 
-def nothing(_house: InMemory) -> None:
+def nothing(_dependencies: InMemory) -> None:
     """An empty log."""
 
 
-def without_a_package(house: InMemory) -> None:
-    house.ask(open_account)
+def without_a_package(dependencies: InMemory) -> None:
+    dependencies.ask(open_account)
 
 
-def fulfilled(house: InMemory) -> None:
+def fulfilled(dependencies: InMemory) -> None:
     """Paid and granted; nothing was invoiced yet."""
-    house.paid().ask(fulfil)
+    dependencies.paid().ask(fulfil)
 
 
-def credited(house: InMemory) -> None:
+def credited(dependencies: InMemory) -> None:
     """The credit note of a whole refund stands."""
-    house.refunded().settle()
+    dependencies.refunded().settle()
 
 
-def without_documents(house: InMemory) -> None:
+def without_documents(dependencies: InMemory) -> None:
     """As it is years later; but for the clock, so that the link is good for one use."""
-    credited(house)
-    now, house.clock.at = house.clock.at, delete_document.at
+    credited(dependencies)
+    now, dependencies.clock.at = dependencies.clock.at, delete_document.at
     for document_id in (invoice_of(), mail_credit.credit_note_id):
-        give_up(document_id, delete_document.kept_years, Desk(house.house, SYSTEM, "retention"))
-    house.clock.at = now
+        give_up(document_id, delete_document.kept_years, RequestContext(dependencies.dependencies, SYSTEM, "retention"))
+    dependencies.clock.at = now
 
 
-def two_fulfilled(house: InMemory) -> None:
+def two_fulfilled(dependencies: InMemory) -> None:
     """Two orders, both fulfilled, none invoiced."""
-    fulfilled(house)
-    house.ask(order("order-2", extensions=1))
-    house.ask(check_out(Method.PAYPAL, "order-2"))
-    house.provider.approve("checkout-2")
-    house.ask(complete("checkout-2", "order-2"))
-    house.ask(FulfilPaidOrder(order_id="order-2"))
+    fulfilled(dependencies)
+    dependencies.ask(order("order-2", extensions=1))
+    dependencies.ask(check_out(Method.PAYPAL, "order-2"))
+    dependencies.provider.approve("checkout-2")
+    dependencies.ask(complete("checkout-2", "order-2"))
+    dependencies.ask(FulfilPaidOrder(order_id="order-2"))
 
 
 # --- accepted, repeated, conflicting -------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def named(wish: Wish) -> str:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who lost, decides again at once."""
-    monkeypatch.setattr(again, "wait", tenacity.wait_none())
+    monkeypatch.setattr(retry_on_conflict, "wait", tenacity.wait_none())
 
 
 def test_every_entry_has_a_wish_here() -> None:
@@ -442,166 +442,168 @@ def test_every_entry_has_a_wish_here() -> None:
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=named)
-def test_a_wish_is_granted(house: InMemory, wish: Wish) -> None:
-    wish.given(house)
-    before = house.head
+def test_a_wish_is_granted(dependencies: InMemory, wish: Wish) -> None:
+    wish.given(dependencies)
+    before = dependencies.head
 
-    outcome = house.ask(wish.message)
+    outcome = dependencies.ask(wish.message)
 
-    assert tuple(type(event) for event in house.since(before)) == wish.events
-    assert [recorded.event for recorded in outcome.desk.recorded] == house.since(before)
+    assert tuple(type(event) for event in dependencies.since(before)) == wish.events
+    assert [recorded.event for recorded in outcome.context.recorded] == dependencies.since(before)
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=named)
-def test_a_wish_is_on_the_record_of_who_had_it_and_why(house: InMemory, wish: Wish) -> None:
-    wish.given(house)
-    before, actor = house.head, permitted(wish.message)
-    handle(wish.message, house.house, actor, correlation_id="golden-ticket-5", causation_id="chocolate-bar")
+def test_a_wish_is_on_the_record_of_who_had_it_and_why(dependencies: InMemory, wish: Wish) -> None:
+    wish.given(dependencies)
+    before, actor = dependencies.head, permitted(wish.message)
+    handle(
+        wish.message, dependencies.dependencies, actor, correlation_id="golden-ticket-5", causation_id="chocolate-bar"
+    )
 
-    for recorded in house.house.log.read(before, limit=100):
+    for recorded in dependencies.dependencies.log.read(before, limit=100):
         assert (recorded.cause.actor, recorded.cause.correlation_id) == (str(actor), "golden-ticket-5")
         assert recorded.cause.causation_id == "chocolate-bar"
         assert recorded.account_id == (None if recorded.stream.startswith("price_list") else "acme")
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
-def test_a_wish_repeated_appends_nothing_and_is_answered_alike(house: InMemory, wish: Wish) -> None:
-    wish.given(house)
-    first = house.ask(wish.message)
-    before = house.head
+def test_a_wish_repeated_appends_nothing_and_is_answered_alike(dependencies: InMemory, wish: Wish) -> None:
+    wish.given(dependencies)
+    first = dependencies.ask(wish.message)
+    before = dependencies.head
 
-    again = house.ask(wish.message)
+    retry_on_conflict = dependencies.ask(wish.message)
 
-    assert house.since(before) == []
-    assert again.answer == first.answer
+    assert dependencies.since(before) == []
+    assert retry_on_conflict.answer == first.answer
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
-def test_a_wish_repeated_three_days_later_appends_nothing(house: InMemory, wish: Wish) -> None:
-    wish.given(house)
-    house.ask(wish.message)
-    before = house.head
-    house.clock.advance(timedelta(days=3))
+def test_a_wish_repeated_three_days_later_appends_nothing(dependencies: InMemory, wish: Wish) -> None:
+    wish.given(dependencies)
+    dependencies.ask(wish.message)
+    before = dependencies.head
+    dependencies.clock.advance(timedelta(days=3))
 
-    house.ask(wish.message)
+    dependencies.ask(wish.message)
 
-    assert house.since(before) == []
+    assert dependencies.since(before) == []
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.rival], ids=named)
-def test_a_wish_that_loses_to_another_is_decided_again(house: InMemory, wish: Wish) -> None:
-    wish.given(house)
+def test_a_wish_that_loses_to_another_is_decided_again(dependencies: InMemory, wish: Wish) -> None:
+    wish.given(dependencies)
     rival = wish.rival
     assert rival is not None
-    house.recorder.rivals.append(lambda: house.ask_elsewhere(rival))
+    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(rival))
 
-    before = house.head
+    before = dependencies.head
     refusal: type[Refusal] | None = None
     recorded: tuple[type[Event], ...] = ()
     try:
-        recorded = tuple(type(fact.event) for fact in house.ask(wish.message).desk.recorded)
+        recorded = tuple(type(fact.event) for fact in dependencies.ask(wish.message).context.recorded)
     except Refusal as reason:
         refusal = type(reason)
 
-    assert house.recorder.conflicts == 1, f"{type(rival).__name__} is no rival"
+    assert dependencies.recorder.conflicts == 1, f"{type(rival).__name__} is no rival"
     assert (refusal or recorded) == wish.then
-    assert len(house.since(before)) > len(recorded), "the rival's events stand"
+    assert len(dependencies.since(before)) > len(recorded), "the rival's events stand"
 
 
-def test_a_wish_that_loses_all_the_time_is_given_up_and_appends_nothing(house: InMemory) -> None:
-    house.opened()
+def test_a_wish_that_loses_all_the_time_is_given_up_and_appends_nothing(dependencies: InMemory) -> None:
+    dependencies.opened()
     numbers = iter(range(100))
 
     def add_another() -> None:
         another = but(add_receiver, receiver_id=f"oompa-{next(numbers)}")
-        house.ask(another)
-        house.recorder.rivals.append(add_another)
+        dependencies.ask(another)
+        dependencies.recorder.rivals.append(add_another)
 
-    house.recorder.rivals.append(add_another)
+    dependencies.recorder.rivals.append(add_another)
     with pytest.raises(VersionConflict):
-        house.ask(add_receiver)
+        dependencies.ask(add_receiver)
 
-    assert house.recorder.conflicts == 31
-    assert "bucket" not in {added.receiver_id for added in house.all(BillingReceiverAdded)}
-
-
-def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(house: InMemory) -> None:
-    house.settled()
-    house.ask(renew_link)
-    house.ask(renew_link)
-
-    assert [link.ordinal for link in house.all(LinkIssued)] == [1, 2, 3]
-    assert [link.link_id for link in house.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
+    assert dependencies.recorder.conflicts == 31
+    assert "bucket" not in {added.receiver_id for added in dependencies.all(BillingReceiverAdded)}
 
 
-def test_two_renewals_at_once_give_two_links_of_which_the_last_counts(house: InMemory) -> None:
-    house.settled()
-    house.recorder.rivals.append(lambda: house.ask_elsewhere(renew_link))
-    house.ask(renew_link)
+def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(dependencies: InMemory) -> None:
+    dependencies.settled()
+    dependencies.ask(renew_link)
+    dependencies.ask(renew_link)
 
-    assert house.recorder.conflicts == 1
-    assert [link.ordinal for link in house.all(LinkIssued)] == [1, 2, 3]
-    assert [link.link_id for link in house.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
-
-
-def test_a_link_is_used_once(house: InMemory) -> None:
-    house.settled()
-    before = house.head
-
-    document = house.ask(use_link).answer
-
-    assert [type(event) for event in house.since(before)] == [LinkConsumed]
-    assert document.sha256 == house.one(InvoiceIssued).document.sha256
+    assert [link.ordinal for link in dependencies.all(LinkIssued)] == [1, 2, 3]
+    assert [link.link_id for link in dependencies.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
 
 
-def test_a_link_used_again_is_refused_and_that_is_recorded(house: InMemory) -> None:
-    house.settled().ask(use_link)
-    before = house.head
+def test_two_renewals_at_once_give_two_links_of_which_the_last_counts(dependencies: InMemory) -> None:
+    dependencies.settled()
+    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(renew_link))
+    dependencies.ask(renew_link)
+
+    assert dependencies.recorder.conflicts == 1
+    assert [link.ordinal for link in dependencies.all(LinkIssued)] == [1, 2, 3]
+    assert [link.link_id for link in dependencies.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
+
+
+def test_a_link_is_used_once(dependencies: InMemory) -> None:
+    dependencies.settled()
+    before = dependencies.head
+
+    document = dependencies.ask(use_link).answer
+
+    assert [type(event) for event in dependencies.since(before)] == [LinkConsumed]
+    assert document.sha256 == dependencies.one(InvoiceIssued).document.sha256
+
+
+def test_a_link_used_again_is_refused_and_that_is_recorded(dependencies: InMemory) -> None:
+    dependencies.settled().ask(use_link)
+    before = dependencies.head
     with pytest.raises(UnknownLink):
-        house.ask(use_link)
+        dependencies.ask(use_link)
 
-    assert [type(event) for event in house.since(before)] == [LinkRefused]
+    assert [type(event) for event in dependencies.since(before)] == [LinkRefused]
 
 
-def test_of_two_uses_at_once_one_loses_and_both_are_recorded(house: InMemory) -> None:
-    house.settled()
-    house.recorder.rivals.append(lambda: house.ask_elsewhere(use_link))
+def test_of_two_uses_at_once_one_loses_and_both_are_recorded(dependencies: InMemory) -> None:
+    dependencies.settled()
+    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(use_link))
     with pytest.raises(UnknownLink):
-        house.ask(use_link)
+        dependencies.ask(use_link)
 
-    assert house.recorder.conflicts == 1
-    assert len(house.all(LinkConsumed)) == 1
-    assert len(house.all(LinkRefused)) == 1
-
-
-def test_a_declined_payment_can_be_tried_again(house: InMemory) -> None:
-    house.placed(Method.CARD).provider.enter_bad_card()
-    house.ask(complete())
-    house.provider.approve()
-    house.ask(complete())
-
-    assert house.names()[-3:] == ["PaymentDeclined", "PaymentReferenceClaimed", "PaymentCaptured"]
+    assert dependencies.recorder.conflicts == 1
+    assert len(dependencies.all(LinkConsumed)) == 1
+    assert len(dependencies.all(LinkRefused)) == 1
 
 
-def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(house: InMemory) -> None:
-    house.placed(Method.CARD).provider.enter_bad_card()
-    house.recorder.rivals.append(lambda: house.ask_elsewhere(withdraw))
+def test_a_declined_payment_can_be_tried_again(dependencies: InMemory) -> None:
+    dependencies.placed(Method.CARD).provider.enter_bad_card()
+    dependencies.ask(complete())
+    dependencies.provider.approve()
+    dependencies.ask(complete())
+
+    assert dependencies.names()[-3:] == ["PaymentDeclined", "PaymentReferenceClaimed", "PaymentCaptured"]
+
+
+def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(dependencies: InMemory) -> None:
+    dependencies.placed(Method.CARD).provider.enter_bad_card()
+    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(withdraw))
     with pytest.raises(OrderClosed, match=r"The order is cancelled; no money was taken\."):
-        house.ask(complete())
+        dependencies.ask(complete())
 
-    assert house.recorder.conflicts == 1
-    assert house.all(PaymentDeclined) == []
-    assert house.provider.captures == {}
+    assert dependencies.recorder.conflicts == 1
+    assert dependencies.all(PaymentDeclined) == []
+    assert dependencies.provider.captures == {}
 
 
 def test_money_that_was_taken_while_the_order_was_cancelled_is_recorded_before_anybody_is_told(
-    house: InMemory,
+    dependencies: InMemory,
 ) -> None:
-    house.approved()
-    house.recorder.rivals.append(lambda: house.ask_elsewhere(withdraw))
-    house.ask(complete())
+    dependencies.approved()
+    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(withdraw))
+    dependencies.ask(complete())
 
-    assert house.one(PaymentSetAside).capture_id == "capture-1"
+    assert dependencies.one(PaymentSetAside).capture_id == "capture-1"
 
 
 # --- refused -------------------------------------------------------------------------------------------------------
@@ -617,40 +619,40 @@ class No:
     sentence: str
 
 
-def free_of_charge(house: InMemory) -> None:
+def free_of_charge(dependencies: InMemory) -> None:
     """A price list on which the custom domain costs nothing."""
     offers = tuple(but(offer, unit_price_minor=0) if offer.service == "custom_domain" else offer for offer in OFFERS)
     for message in (but(publish, offers=offers), open_account, activate):
-        house.ask(message)
+        dependencies.ask(message)
 
 
-def after_the_deadline(house: InMemory) -> None:
-    house.ordered()
-    house.clock.at = DEADLINE
+def after_the_deadline(dependencies: InMemory) -> None:
+    dependencies.ordered()
+    dependencies.clock.at = DEADLINE
 
 
-def after_the_term(house: InMemory) -> None:
-    house.opened()
-    house.clock.advance(timedelta(days=73))
+def after_the_term(dependencies: InMemory) -> None:
+    dependencies.opened()
+    dependencies.clock.advance(timedelta(days=73))
 
 
-def in_austria(house: InMemory) -> None:
+def in_austria(dependencies: InMemory) -> None:
     for message in (publish, but(open_account, country="AT"), activate):
-        house.ask(message)
+        dependencies.ask(message)
 
 
-def in_francs(house: InMemory) -> None:
+def in_francs(dependencies: InMemory) -> None:
     for message in (publish, but(open_account, currency="CHF"), activate):
-        house.ask(message)
+        dependencies.ask(message)
 
 
-def to_spare(house: InMemory) -> None:
+def to_spare(dependencies: InMemory) -> None:
     """A package whose whole capacity PBXs could have, and a PBX with one unit of High Availability."""
-    house.ask(publish)
-    house.ask(open_account)
-    house.ask(but(activate, quantities={"extensions": 100, "ultimate_plan": 20, "high_availability": 2}))
-    house.ask(create_factory)
-    house.ask(but(allocate, service="high_availability", quantity=1))
+    dependencies.ask(publish)
+    dependencies.ask(open_account)
+    dependencies.ask(but(activate, quantities={"extensions": 100, "ultimate_plan": 20, "high_availability": 2}))
+    dependencies.ask(create_factory)
+    dependencies.ask(but(allocate, service="high_availability", quantity=1))
 
 
 NOWHERE = {"account_id": "nowhere"}
@@ -1097,45 +1099,47 @@ def test_every_entry_is_refused_somehow_here() -> None:
 
 
 @pytest.mark.parametrize("case", NOES, ids=called)
-def test_a_refusal_says_why_and_writes_nothing(house: InMemory, case: No) -> None:
-    case.given(house)
-    before = house.head
+def test_a_refusal_says_why_and_writes_nothing(dependencies: InMemory, case: No) -> None:
+    case.given(dependencies)
+    before = dependencies.head
 
     actor = PORTAL if getattr(case.message, "account_id", None) == "nowhere" else None
     with pytest.raises(Refusal) as refused:
-        house.ask(case.message, actor)
+        dependencies.ask(case.message, actor)
 
     assert (type(refused.value), str(refused.value)) == (case.reason, case.sentence)
-    assert house.head == before
+    assert dependencies.head == before
 
 
-def test_a_checkout_that_nobody_approved_takes_no_money_and_writes_nothing(house: InMemory) -> None:
-    house.placed()
-    before = house.head
+def test_a_checkout_that_nobody_approved_takes_no_money_and_writes_nothing(dependencies: InMemory) -> None:
+    dependencies.placed()
+    before = dependencies.head
     with pytest.raises(PaymentNotApproved):
-        house.ask(complete())
+        dependencies.ask(complete())
 
-    assert house.head == before
+    assert dependencies.head == before
 
 
 @pytest.mark.parametrize("spent", [use_link, renew_link], ids=["used", "revoked"])
-def test_a_spent_link_is_refused_as_a_stranger_is_and_recorded_with_its_reason(house: InMemory, spent: Message) -> None:
-    house.settled().ask(spent)
+def test_a_spent_link_is_refused_as_a_stranger_is_and_recorded_with_its_reason(
+    dependencies: InMemory, spent: Message
+) -> None:
+    dependencies.settled().ask(spent)
     with pytest.raises(UnknownLink, match=SPENT):
-        house.ask(use_link)
+        dependencies.ask(use_link)
 
-    assert house.one(LinkRefused).reason == ("used" if spent is use_link else "revoked")
+    assert dependencies.one(LinkRefused).reason == ("used" if spent is use_link else "revoked")
 
 
-def test_a_link_expires_after_24_hours_to_the_second(house: InMemory) -> None:
-    house.settled()
-    house.clock.advance(timedelta(hours=24))
+def test_a_link_expires_after_24_hours_to_the_second(dependencies: InMemory) -> None:
+    dependencies.settled()
+    dependencies.clock.advance(timedelta(hours=24))
     with pytest.raises(UnknownLink, match=SPENT):
-        house.ask(use_link)
-    assert house.one(LinkRefused).reason == "expired"
+        dependencies.ask(use_link)
+    assert dependencies.one(LinkRefused).reason == "expired"
 
-    house.clock.advance(timedelta(seconds=-1))
-    assert house.ask(use_link).answer.content.startswith(b"%PDF")
+    dependencies.clock.advance(timedelta(seconds=-1))
+    assert dependencies.ask(use_link).answer.content.startswith(b"%PDF")
 
 
 # --- who may ask ---------------------------------------------------------------------------------------------------
@@ -1150,34 +1154,36 @@ EXAMPLES: dict[type[Message], Message] = {type(wish.message): wish.message for w
     [(EXAMPLES[kind], role) for kind, entry in COMMANDS.items() for role in Role if role not in entry.roles],
     ids=lambda value: value if isinstance(value, Role) else type(value).__name__,
 )
-def test_a_role_that_is_not_named_may_not_ask(house: InMemory, message: Message, role: Role) -> None:
-    house.settled()
-    before = house.head
+def test_a_role_that_is_not_named_may_not_ask(dependencies: InMemory, message: Message, role: Role) -> None:
+    dependencies.settled()
+    before = dependencies.head
 
     with pytest.raises(NotPermitted, match=f"{role}:{ACTORS[role].name} may not ask for {type(message).__name__}"):
-        house.ask(message, ACTORS[role])
+        dependencies.ask(message, ACTORS[role])
 
-    assert house.head == before
+    assert dependencies.head == before
 
 
 @pytest.mark.parametrize("kind", [kind for kind, entry in COMMANDS.items() if Role.PARTNER in entry.roles])
-def test_a_partner_asks_for_its_own_account_only_and_learns_of_no_other(house: InMemory, kind: type[Message]) -> None:
-    house.settled()
-    before = house.head
+def test_a_partner_asks_for_its_own_account_only_and_learns_of_no_other(
+    dependencies: InMemory, kind: type[Message]
+) -> None:
+    dependencies.settled()
+    before = dependencies.head
     sentences = set()
     for account_id in ("acme", "nowhere"):
         with pytest.raises(NotPermitted) as refused:
-            house.ask(but(EXAMPLES[kind], account_id=account_id), ARTHUR)
+            dependencies.ask(but(EXAMPLES[kind], account_id=account_id), ARTHUR)
         sentences.add(str(refused.value))
 
     assert len(sentences) == 1
-    assert house.head == before
+    assert dependencies.head == before
 
 
-def test_a_partner_without_an_account_asks_for_nothing(house: InMemory) -> None:
-    house.opened()
+def test_a_partner_without_an_account_asks_for_nothing(dependencies: InMemory) -> None:
+    dependencies.opened()
     with pytest.raises(NotPermitted):
-        house.ask(order(), Actor(Role.PARTNER, "nobody"))
+        dependencies.ask(order(), Actor(Role.PARTNER, "nobody"))
 
 
 @dataclass(frozen=True)
@@ -1213,42 +1219,42 @@ def test_every_request_of_a_partner_that_names_something_is_among_the_foreign_on
 
 @pytest.mark.parametrize("case", FOREIGN, ids=lambda case: type(case.message).__name__)
 @pytest.mark.parametrize("stage", [InMemory.approved, InMemory.settled], ids=["open", "fulfilled"])
-def test_what_is_anothers_is_as_unknown_as_what_is_nobodys(house: InMemory, case: Foreign, stage: Given) -> None:
-    stage(house)
-    house.ask(create_factory)
-    house.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
-    before, mine = house.head, str(getattr(case.message, case.what))
+def test_what_is_anothers_is_as_unknown_as_what_is_nobodys(dependencies: InMemory, case: Foreign, stage: Given) -> None:
+    stage(dependencies)
+    dependencies.ask(create_factory)
+    dependencies.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
+    before, mine = dependencies.head, str(getattr(case.message, case.what))
 
     answers = []
     for name in (mine, case.unknown):
         with pytest.raises(Refusal) as refused:
-            house.ask(but(case.message, **{case.what: name}), ARTHUR)
+            dependencies.ask(but(case.message, **{case.what: name}), ARTHUR)
         answers.append((type(refused.value), str(refused.value).replace(name, "...")))
 
     assert answers[0] == answers[1]
-    assert house.head == before
-    assert len(house.provider.captures) == len(house.all(PaymentCaptured))
+    assert dependencies.head == before
+    assert len(dependencies.provider.captures) == len(dependencies.all(PaymentCaptured))
 
 
 def test_another_accounts_checkout_is_told_to_nobody_and_its_money_is_recorded_where_it_belongs(
-    house: InMemory,
+    dependencies: InMemory,
 ) -> None:
     """The provider takes what its customer approved, whoever asks; the answer is not for a stranger."""
-    house.approved()
-    slugworth(house)
+    dependencies.approved()
+    slugworth(dependencies)
 
     with pytest.raises(UnknownPayment, match=r"The provider knows no such payment of this order\."):
-        house.ask(but(complete("checkout-1", "order-2"), **SLUGWORTH), ARTHUR)
+        dependencies.ask(but(complete("checkout-1", "order-2"), **SLUGWORTH), ARTHUR)
 
-    assert house.one(PaymentCaptured).order_id == "order-1"
+    assert dependencies.one(PaymentCaptured).order_id == "order-1"
 
 
-def slugworth(house: InMemory) -> None:
+def slugworth(dependencies: InMemory) -> None:
     """Slugworth has a package, too, and an order that is placed."""
-    house.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
-    house.ask(but(activate, package_id="pkg-slug", account_id="slugworth"))
-    house.ask(but(order("order-2", extensions=1), account_id="slugworth", package_id="pkg-slug"), ARTHUR)
-    house.ask(but(check_out(Method.PAYPAL, "order-2"), account_id="slugworth"), ARTHUR)
+    dependencies.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
+    dependencies.ask(but(activate, package_id="pkg-slug", account_id="slugworth"))
+    dependencies.ask(but(order("order-2", extensions=1), account_id="slugworth", package_id="pkg-slug"), ARTHUR)
+    dependencies.ask(but(check_out(Method.PAYPAL, "order-2"), account_id="slugworth"), ARTHUR)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -1307,12 +1313,12 @@ def test_every_domain_command_is_asked_for_or_internal() -> None:
     assert not ASKED & INTERNAL
 
 
-def test_what_is_internal_cannot_be_asked_for_by_anybody(house: InMemory) -> None:
+def test_what_is_internal_cannot_be_asked_for_by_anybody(dependencies: InMemory) -> None:
     for kind in INTERNAL:
         assert kind not in COMMANDS
 
 
-def test_only_the_system_may_ask_for_what_follows(house: InMemory) -> None:
+def test_only_the_system_may_ask_for_what_follows(dependencies: InMemory) -> None:
     ours = {kind for kind, entry in COMMANDS.items() if entry.roles == {Role.SYSTEM}}
     assert ours == {
         NotePayment,

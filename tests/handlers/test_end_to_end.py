@@ -56,7 +56,7 @@ WAYS = (
 def rows(work: AtWork, table: type[Row]) -> list[dict[str, object]]:
     """The rows of ACME in a read model, once it knows all that the log does."""
     with connect(work.running.database_url) as conn:
-        assert wait(conn, work.house.log.head(), SOON_S)
+        assert wait(conn, work.dependencies.log.head(), SOON_S)
         return [vars(row) for row in stored(conn, table, account_id="acme")]
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from domain.invoice_series import INVOICE_SERIES, InvoiceNumberAssigned
-from handlers.numbering import Numbering
+from handlers.numbering import NumberSequencer
 from infra.event_log.log import Log, VersionConflict
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.recorded import Cause
@@ -25,7 +25,7 @@ class Maker:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._numbering = Numbering()
+        self._numbering = NumberSequencer()
 
     def make(self, document_id: str, making: Callable[[], object] = lambda: None) -> str:
         """Make a document, which takes as long as ``making`` does. Gives its number."""

@@ -19,10 +19,10 @@ from domain.messages import Event, Message
 from domain.order import Method
 from domain.quote import Selection
 from handlers.context import Actor
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import Outcome, handle
 from handlers.requests import CheckOut, CompleteCheckout, OrderExpansion
-from handlers.runtime.adapters import Outside
+from handlers.runtime.adapters import Adapters
 from handlers.runtime.composition import Running, trunkline
 from handlers.runtime.secrets import Secrets
 from handlers.runtime.servers import Servers
@@ -85,8 +85,8 @@ class Surroundings:
     mailer: SmtpMailer
 
     @property
-    def outside(self) -> Outside:
-        return Outside(self.clock, self.provider, self.mailer)
+    def outside(self) -> Adapters:
+        return Adapters(self.clock, self.provider, self.mailer)
 
 
 @contextmanager
@@ -117,8 +117,8 @@ class AtWork:
     _orders: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
-    def house(self) -> House:
-        return self.running.house
+    def dependencies(self) -> Dependencies:
+        return self.running.dependencies
 
     @property
     def url(self) -> str:
@@ -131,7 +131,7 @@ class AtWork:
 
     def ask(self, message: Message, actor: Actor | None = None) -> Outcome:
         """Ask as somebody who may."""
-        return handle(message, self.house, actor or permitted(message), correlation_id="wish-1")
+        return handle(message, self.dependencies, actor or permitted(message), correlation_id="wish-1")
 
     def history(self) -> list[Recorded]:
         return self.reader.history()
@@ -230,7 +230,7 @@ def at_work(database_url: str, nats_url: str) -> Iterator[AtWork]:
         servers = Servers(database_url, nats_url)
         running = stack.enter_context(trunkline(given, servers, around.outside, Secrets(SECRET, MASTER_KEY)))
         around.simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
-        work = AtWork(running, around, Reader(running.house.log))
+        work = AtWork(running, around, Reader(running.dependencies.log))
         for message in (publish, open_account, activate):
             work.ask(message, ADA)
         yield work

@@ -25,10 +25,10 @@ from domain.quote import Selection
 from handlers.commands import COMMANDS
 from handlers.context import SYSTEM, Actor, Role
 from handlers.contract.events import encoded
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import Outcome, handle
 from handlers.messaging.consumers import follow
-from handlers.numbering import Numbering
+from handlers.numbering import NumberSequencer
 from handlers.reactions import REACTIONS, Reaction
 from handlers.requests import (
     CheckOut,
@@ -292,7 +292,7 @@ class InMemory:
 
     def __post_init__(self) -> None:
         self.provider = StandIn(self.clock)
-        self.house = House(
+        self.dependencies = Dependencies(
             log=self.log or Log(self.recorder),
             clock=self.clock,
             provider=self.provider,
@@ -302,25 +302,25 @@ class InMemory:
             public_url="https://orders.yt.example",
             link_secret=SECRET,
         )
-        self.reader = Reader(self.house.log)
+        self.reader = Reader(self.dependencies.log)
 
     # asking, and looking
 
     def ask(self, message: Message, actor: Actor | None = None) -> Outcome:
         """Ask as somebody who may."""
-        return handle(message, self.house, actor or permitted(message), correlation_id="wish-1")
+        return handle(message, self.dependencies, actor or permitted(message), correlation_id="wish-1")
 
     def ask_elsewhere(self, message: Message) -> Outcome:
         """Ask another process over the same log."""
-        other = replace(self.house, numbering=Numbering())
+        other = replace(self.dependencies, numbering=NumberSequencer())
         return handle(message, other, permitted(message), correlation_id="wish-2")
 
     @property
     def head(self) -> int:
-        return self.house.log.head()
+        return self.dependencies.log.head()
 
     def since(self, position: int) -> list[Event]:
-        return [recorded.event for recorded in self.house.log.read(position, limit=1000)]
+        return [recorded.event for recorded in self.dependencies.log.read(position, limit=1000)]
 
     def all(self, kind: type[E]) -> list[E]:
         """Every event of a kind, in order."""
@@ -394,7 +394,7 @@ class InMemory:
 
     def published(self) -> list[Due]:
         """What the events since the last call are to be delivered to."""
-        fresh = self.house.log.read(self.delivered, limit=1000)
+        fresh = self.dependencies.log.read(self.delivered, limit=1000)
         self.delivered = fresh[-1].position if fresh else self.delivered
         return [
             Due(recorded.position, reaction)
@@ -409,8 +409,8 @@ class InMemory:
 
     def deliver(self, due: Due) -> None:
         """One delivery, by way of the message as it is on the wire."""
-        (recorded,) = self.house.log.read(due.position - 1, limit=1)
-        follow(on_the_wire(recorded), due.reaction, self.house)
+        (recorded,) = self.dependencies.log.read(due.position - 1, limit=1)
+        follow(on_the_wire(recorded), due.reaction, self.dependencies)
 
     def settle(
         self, choose: Choice = oldest, *, times: int = 1, wishes: Sequence[Message] = (), waiting: int = 0

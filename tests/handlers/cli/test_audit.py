@@ -399,11 +399,11 @@ def test_the_worker_signs_now_and_then_and_at_its_end_and_two_of_them_sign_once(
     database_url: str, nats_url: str, signing: Signer, postgres: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers.runtime.worker, "CHECKPOINT_EVERY_S", 0.1)
-    house = InMemory(log=postgres).house
+    dependencies = InMemory(log=postgres).dependencies
     append(postgres, opened)
     with (
-        working(house, database_url, nats_url, Duties(signer=signing)),
-        working(house, database_url, nats_url, Duties(signer=signing)),
+        working(dependencies, database_url, nats_url, Duties(signer=signing)),
+        working(dependencies, database_url, nats_url, Duties(signer=signing)),
     ):
         eventually(lambda: [one.position for one in in_file(signing)] == [1], "the first checkpoint")
         append(postgres, wonka_added)
@@ -425,7 +425,7 @@ def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
     database_url = as_program(owner_url)
     monkeypatch.setattr(handlers.runtime.worker, "CHECKPOINT_EVERY_S", 0.1)
     append(postgres, opened, wonka_added)
-    with working(InMemory(log=postgres).house, database_url, nats_url, Duties(signer=signing)) as worker:
+    with working(InMemory(log=postgres).dependencies, database_url, nats_url, Duties(signer=signing)) as worker:
         eventually(lambda: in_file(signing), "the first checkpoint")
         with caplog.at_level(logging.ERROR):
             tamper(owner_url, "UPDATE log.events SET hash = sha256('forged') WHERE position = 2")
@@ -437,7 +437,7 @@ def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
 
 
 def test_a_worker_without_a_key_says_that_it_signs_nothing(database_url: str, nats_url: str, postgres: Log) -> None:
-    with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
+    with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
         assert worker.unsigned == "not made, for TRUNKLINE_SIGNING_KEY is not set"
 
 

@@ -32,9 +32,9 @@ def _broker(nats_url: str) -> Broker:
 
 @pytest.fixture(name="acme")
 def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
-    house = InMemory(log=postgres).opened()
-    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
-        yield house
+    dependencies = InMemory(log=postgres).opened()
+    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+        yield dependencies
 
 
 @pytest.fixture(name="run")
@@ -57,10 +57,10 @@ def test_what_failed_is_put_back_for_the_reaction_that_had_it_and_for_no_other(
     real = handlers.messaging.consumers.follow
     drowned = ["fulfil_order"]
 
-    def follow(message: object, reaction: Callable[..., object], house: object) -> None:
+    def follow(message: object, reaction: Callable[..., object], dependencies: object) -> None:
         if reaction.__name__ in drowned:
             raise RuntimeError("Augustus fell into the river")
-        real(message, reaction, house)  # type: ignore[arg-type]
+        real(message, reaction, dependencies)  # type: ignore[arg-type]
 
     monkeypatch.setattr(handlers.messaging.consumers, "follow", follow)
     monkeypatch.setattr(handlers.messaging.consumers, "TRIES", 1)

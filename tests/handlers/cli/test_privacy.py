@@ -154,8 +154,8 @@ def _bought(database_url: str, owner_url: str, nats_url: str) -> Bought:
         shop.ask(CheckOut(order_id=placed, account_id="acme", method=Method.OFFLINE, pi_number="PI-2026-7"), WILLY)
         mailed = eventually(lambda: len(shop.mails("Credit note")), "the mail of the credit note")
         with connect(database_url) as conn:
-            assert wait(conn, shop.house.log.head(), SOON_S)
-        head = shop.house.log.head()
+            assert wait(conn, shop.dependencies.log.head(), SOON_S)
+        head = shop.dependencies.log.head()
         eventually(lambda: relayed(database_url) >= head, "the relay")
     return Bought(database_url, owner_url, asyncio.run(_every_message(nats_url)), tables(owner_url), mailed)
 
@@ -293,7 +293,7 @@ def test_orders_go_on_after_an_erasure_at_work(database_url: str, nats_url: str,
         shop.until(InvoiceEmailed, placed)
         assert erase(database_url, "acme/wonka")[0] == 0
         eventually(lambda: shop.all(BillingReceiverErased), "the erasure")
-        eventually(lambda: ERASED_CONTACT in buyers(shop.house.log), "the end of the cache")
+        eventually(lambda: ERASED_CONTACT in buyers(shop.dependencies.log), "the end of the cache")
         shop.ask(AddBillingReceiver(at=NOW, account_id="acme", receiver_id="veruca", contact=VERUCA))
         shop.ask(ChooseDefaultBillingReceiver(at=NOW, account_id="acme", receiver_id="veruca"))
         again = shop.buy(extensions=1)

@@ -96,13 +96,13 @@ def test_a_mail_scanner_that_opens_the_link_uses_nothing_up(shop: AtWork, http: 
 def test_the_page_is_the_same_to_the_byte_for_any_token(shop: AtWork, http: httpx.Client, link: Link) -> None:
     spent = bought_link(shop).path
     assert http.post(spent).status_code == 200
-    head = shop.house.log.head()
+    head = shop.dependencies.log.head()
     for verb in ("GET", "HEAD"):
         pages = {
             str(look(http.request(verb, path))) for path in (link.path, spent, f"/invoices/{ABSENT}", "/invoices/x")
         }
         assert len(pages) == 1
-    assert shop.house.log.head() == head
+    assert shop.dependencies.log.head() == head
 
 
 def test_the_page_of_the_link_has_a_button_and_loads_nothing(http: httpx.Client, link: Link) -> None:
@@ -196,7 +196,7 @@ def test_while_the_document_cannot_be_read_the_link_is_not_used_up(
         raise LogUnavailable("The log does not answer.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.house.log, "document", away)
+        patch.setattr(shop.dependencies.log, "document", away)
         answer = http.post(link.path)
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:trunkline:problem:unavailable")
     assert answer.headers["Connection"] == "close"
@@ -278,30 +278,30 @@ def test_a_webhook_25_times_at_once_and_three_days_later_records_one_capture(sho
 
     assert shop.around.simulator.redeliver(capture_id, times=25) == [204] * 25
     shop.until(InvoiceEmailed, order_id)
-    head = shop.house.log.head()
+    head = shop.dependencies.log.head()
     shop.around.clock.advance(timedelta(days=3))
     assert shop.around.simulator.redeliver(capture_id, times=3) == [204] * 3
 
     assert len(shop.all(PaymentCaptured, order_id)) == 1
-    assert shop.house.log.head() == head
+    assert shop.dependencies.log.head() == head
 
 
 def test_a_forged_webhook_is_refused_and_writes_nothing(shop: AtWork, http: httpx.Client) -> None:
-    head = shop.house.log.head()
+    head = shop.dependencies.log.head()
     answer = http.post("/webhooks/paypal", json=webhook("0FORGED0CAPTURE00"))
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"] == "The provider knows no such payment."
-    assert shop.house.log.head() == head
+    assert shop.dependencies.log.head() == head
 
 
 def test_a_webhook_of_anything_else_is_taken_and_writes_nothing(shop: AtWork, http: httpx.Client) -> None:
-    head = shop.house.log.head()
+    head = shop.dependencies.log.head()
     answer = http.post("/webhooks/paypal", json={"id": "WH-2", "event_type": "CHECKOUT.ORDER.APPROVED"})
 
     assert (answer.status_code, answer.content) == (204, b"")
-    assert shop.house.log.head() == head
+    assert shop.dependencies.log.head() == head
 
 
 @pytest.mark.parametrize(
@@ -325,12 +325,12 @@ def test_a_webhook_of_anything_else_is_taken_and_writes_nothing(shop: AtWork, ht
     ids=lambda body: repr(body[:40]),
 )
 def test_what_is_no_webhook_is_refused_and_writes_nothing(shop: AtWork, http: httpx.Client, body: bytes) -> None:
-    head = shop.house.log.head()
+    head = shop.dependencies.log.head()
     answer = http.post("/webhooks/paypal", content=body)
 
     assert answer.status_code == 400
     assert answer.json()["type"] == "urn:trunkline:problem:unreadable_webhook"
-    assert shop.house.log.head() == head
+    assert shop.dependencies.log.head() == head
 
 
 def test_a_webhook_that_is_too_large_is_refused_before_it_is_read(http: httpx.Client) -> None:
@@ -396,11 +396,11 @@ def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
 def test_whatever_is_sent_is_never_answered_with_500(
     shop: AtWork, http: httpx.Client, verb: str, path: str, body: bytes
 ) -> None:
-    head = shop.house.log.head()
+    head = shop.dependencies.log.head()
     answer = http.request(verb, f"/{quote(path, safe='/')}", content=body)
 
     assert answer.status_code < 500
-    assert shop.house.log.head() == head
+    assert shop.dependencies.log.head() == head
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ def _cluster(tmp_path: Path) -> Iterator[Cluster]:
 class Buying:
     """Somebody who buys on and on, in a thread. Each order that was accepted is counted."""
 
-    def __init__(self, house: InMemory) -> None:
+    def __init__(self, dependencies: InMemory) -> None:
         self.orders = 0
-        self._house = house
+        self._dependencies = dependencies
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._buy, daemon=True)
 
@@ -56,10 +56,10 @@ class Buying:
             if self._stopping.is_set():
                 return
             order_id = f"order-{number}"
-            requested = self._house.ask(order(order_id, extensions=1)).desk.recorded[0].event
+            requested = self._dependencies.ask(order(order_id, extensions=1)).context.recorded[0].event
             assert isinstance(requested, ExpansionRequested)
-            self._house.ask(check_out(Method.OFFLINE, order_id))
-            self._house.ask(confirm(requested.quote.total, order_id))
+            self._dependencies.ask(check_out(Method.OFFLINE, order_id))
+            self._dependencies.ask(confirm(requested.quote.total, order_id))
             self.orders = number
             self._stopping.wait(0.1)
 
@@ -73,8 +73,8 @@ class Buying:
 
     def flow(self, more: int, what: str) -> None:
         """Orders go on, through to their invoices, from now on."""
-        invoiced = len(self._house.all(InvoiceIssued))
-        eventually(lambda: len(self._house.all(InvoiceIssued)) >= invoiced + more, what)
+        invoiced = len(self._dependencies.all(InvoiceIssued))
+        eventually(lambda: len(self._dependencies.all(InvoiceIssued)) >= invoiced + more, what)
 
 
 @pytest.fixture(name="bought")
@@ -84,26 +84,26 @@ def _bought(postgres: Log, database_url: str, cluster: Cluster, monkeypatch: pyt
     What somebody had fetched when the broker went away comes again after the time to acknowledge: shorter here.
     """
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 10)
-    house = InMemory(log=postgres).opened()
+    dependencies = InMemory(log=postgres).opened()
     duties = Duties(senders=SENDERS, limits=REPLICATED)
-    with working(house.house, database_url, cluster.url, duties) as worker:
-        with Buying(house) as buying:
+    with working(dependencies.dependencies, database_url, cluster.url, duties) as worker:
+        with Buying(dependencies) as buying:
             buying.flow(3, "invoices at first")
             assert cluster.replicas() == dict.fromkeys(STREAMS, 3)
             yield buying
         bought = buying.orders
-        eventually(lambda: len(house.all(InvoiceEmailed)) == bought, "every mail")
+        eventually(lambda: len(dependencies.all(InvoiceEmailed)) == bought, "every mail")
         eventually(cluster.whole, "three servers that agree")
         eventually(lambda: worker.failing is None, "a good report")
         answer = eventually(lambda: _answer_at(cluster), "the answer to a command")
         assert answer
         assert answer["data"]["outcome"] == "accepted"
         broker = Broker(cluster.url)
-        eventually(lambda: broker.count() >= house.head, "every event on its stream")
+        eventually(lambda: broker.count() >= dependencies.head, "every event on its stream")
 
-    assert len(house.all(OrderFulfilled)) == len(house.all(InvoiceIssued)) == bought
-    assert [event.sequence for event in house.all(InvoiceNumberAssigned)] == list(range(1, bought + 1))
-    assert broker.ordered_positions() == list(range(1, house.head + 1))
+    assert len(dependencies.all(OrderFulfilled)) == len(dependencies.all(InvoiceIssued)) == bought
+    assert [event.sequence for event in dependencies.all(InvoiceNumberAssigned)] == list(range(1, bought + 1))
+    assert broker.ordered_positions() == list(range(1, dependencies.head + 1))
     assert broker.dead_letters() == []
 
 

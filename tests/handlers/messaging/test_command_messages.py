@@ -48,9 +48,9 @@ def _broker(nats_url: str) -> Broker:
 @pytest.fixture(name="acme")
 def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
     """ACME with its package, and a worker that takes commands."""
-    house = InMemory(log=postgres).opened()
-    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
-        yield house
+    dependencies = InMemory(log=postgres).opened()
+    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+        yield dependencies
 
 
 @pytest.fixture(name="service")
@@ -63,7 +63,7 @@ def test_a_command_is_done_and_answered_with_the_positions_of_its_events(acme: I
     answer = service.ask(create_pbx())
 
     assert answer["data"] == {"outcome": "accepted", "positions": [before + 1]}
-    (created,) = acme.house.log.read(before, limit=10)
+    (created,) = acme.dependencies.log.read(before, limit=10)
     assert isinstance(created.event, PbxCreated)
     assert (created.cause.actor, created.cause.causation_id) == ("service:provisioner", "create-1")
     assert (answer["causationid"], answer["type"]) == ("create-1", "trunkline.answers.v1")
@@ -114,7 +114,7 @@ def test_a_distributor_confirms_a_payment_and_a_service_may_not(acme: InMemory, 
     checkout = body_of("CheckOut", "o-2", **facts, method="offline", pi_number="PI-7")
     assert service.ask(checkout, "CheckOut")["data"]["outcome"] == "accepted"
     assert acme.one(OrderPlaced).pi_number == "PI-7"
-    requested = acme.house.log.read(acme.head - 10, limit=20)
+    requested = acme.dependencies.log.read(acme.head - 10, limit=20)
     total = next(fact.event.quote.total for fact in requested if hasattr(fact.event, "quote"))
     confirm = body_of("ConfirmOfflinePayment", "o-3", order_id="order-1", amount=total.model_dump())
 
@@ -195,12 +195,12 @@ def test_a_command_that_waited_for_us_for_an_hour_is_done(
     postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is when it reached the broker; from then on it may wait."""
-    house = InMemory(log=postgres).opened()
-    with working(house.house, database_url, broker.url):
+    dependencies = InMemory(log=postgres).opened()
+    with working(dependencies.dependencies, database_url, broker.url):
         pass
     Service(broker.url).tell(create_pbx())
-    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
-        eventually(lambda: house.all(PbxCreated), "the PBX")
+    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+        eventually(lambda: dependencies.all(PbxCreated), "the PBX")
 
 
 def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
@@ -217,13 +217,13 @@ def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_e
         return real(incoming, *given)
 
     monkeypatch.setattr(handlers.messaging.consumers, "deal_with", slow)
-    house = InMemory(log=postgres).opened()
-    with working(house.house, database_url, broker.url, Duties(senders=SENDERS)):
+    dependencies = InMemory(log=postgres).opened()
+    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
         service = Service(broker.url)
         service.tell(create_pbx(1))
         eventually(lambda: begun, "the first one")
         service.tell(create_pbx(2))
-        eventually(lambda: len(house.all(PbxCreated)) == 2, "both")
+        eventually(lambda: len(dependencies.all(PbxCreated)) == 2, "both")
         eventually(lambda: broker.commands() == [], "an empty stream of commands")
     assert begun == ["create-1", "create-2"]
 

@@ -19,7 +19,7 @@ from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.invoice_series import InvoiceNumberAssigned
 from domain.order import ExpansionRequested, Method, OrderFulfilled, OrderPlaced, PaymentCaptured
 from handlers.contract.events import encoded
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.messaging.consumers import consumers
 from handlers.reactions import Reaction
 from handlers.runtime.worker import working
@@ -135,20 +135,20 @@ def test_after_a_restart_the_relay_goes_on_where_it_was(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     on_postgres.paid()
-    relayed(database_url, on_postgres.house.log, broker)
+    relayed(database_url, on_postgres.dependencies.log, broker)
     before = len(broker.events())
     on_postgres.settle()
-    relayed(database_url, on_postgres.house.log, broker)
+    relayed(database_url, on_postgres.dependencies.log, broker)
 
     assert before < len(broker.events())
-    assert broker.positions() == [recorded.position for recorded in on_postgres.house.log.history()]
+    assert broker.positions() == [recorded.position for recorded in on_postgres.dependencies.log.history()]
 
 
 def test_what_was_published_before_a_crash_and_not_noted_is_not_doubled(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_postgres.opened()
-    relayed(database_url, on_postgres.house.log, broker)
+    relayed(database_url, on_postgres.dependencies.log, broker)
     on_postgres.ask(order())
 
     def power_cut(*_: object) -> None:
@@ -157,12 +157,12 @@ def test_what_was_published_before_a_crash_and_not_noted_is_not_doubled(
     with monkeypatch.context() as patch:
         patch.setattr(infra.broker.relay, "save_position", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
-            relayed(database_url, on_postgres.house.log, broker)
+            relayed(database_url, on_postgres.dependencies.log, broker)
     assert len(broker.events()) == on_postgres.head
     assert relay_position(database_url) < on_postgres.head
 
-    relayed(database_url, on_postgres.house.log, broker)
-    assert broker.positions() == [recorded.position for recorded in on_postgres.house.log.history()]
+    relayed(database_url, on_postgres.dependencies.log, broker)
+    assert broker.positions() == [recorded.position for recorded in on_postgres.dependencies.log.history()]
 
 
 def test_more_than_a_page_is_published_in_order(
@@ -170,19 +170,19 @@ def test_more_than_a_page_is_published_in_order(
 ) -> None:
     monkeypatch.setattr(infra.broker.relay, "PAGE", 3)
     on_postgres.settled()
-    relayed(database_url, on_postgres.house.log, broker)
+    relayed(database_url, on_postgres.dependencies.log, broker)
 
-    assert broker.positions() == [recorded.position for recorded in on_postgres.house.log.history()]
+    assert broker.positions() == [recorded.position for recorded in on_postgres.dependencies.log.history()]
 
 
 def test_a_wiped_stream_is_rebuilt_from_the_log(on_postgres: InMemory, database_url: str, broker: Broker) -> None:
     on_postgres.settled()
-    relayed(database_url, on_postgres.house.log, broker)
+    relayed(database_url, on_postgres.dependencies.log, broker)
     bodies = [message.data for message in broker.events()]
     broker.wipe()
     assert broker.events() == []
 
-    relayed(database_url, on_postgres.house.log, broker)
+    relayed(database_url, on_postgres.dependencies.log, broker)
 
     assert [message.data for message in broker.events()] == bodies
 
@@ -191,13 +191,15 @@ def test_of_two_relays_one_waits_until_the_other_is_gone(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     on_postgres.settled()
-    two = [threading.Thread(target=relayed, args=(database_url, on_postgres.house.log, broker)) for _ in range(2)]
+    two = [
+        threading.Thread(target=relayed, args=(database_url, on_postgres.dependencies.log, broker)) for _ in range(2)
+    ]
     for thread in two:
         thread.start()
     for thread in two:
         thread.join()
 
-    assert broker.positions() == [recorded.position for recorded in on_postgres.house.log.history()]
+    assert broker.positions() == [recorded.position for recorded in on_postgres.dependencies.log.history()]
 
 
 # --- deliveries ----------------------------------------------------------------------------------------------------
@@ -207,14 +209,14 @@ def test_what_happened_before_the_worker_began_is_caught_up_with(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     on_postgres.paid()
-    with working(on_postgres.house, database_url, broker.url):
+    with working(on_postgres.dependencies, database_url, broker.url):
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
 
 
 def test_everything_delivered_once_more_changes_nothing(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
-    with working(on_postgres.house, database_url, broker.url):
+    with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
         names = on_postgres.names()
@@ -233,7 +235,10 @@ def test_everything_delivered_once_more_changes_nothing(
 def test_two_workers_share_the_work_and_do_nothing_twice(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
-    with working(on_postgres.house, database_url, broker.url), working(on_postgres.house, database_url, broker.url):
+    with (
+        working(on_postgres.dependencies, database_url, broker.url),
+        working(on_postgres.dependencies, database_url, broker.url),
+    ):
         on_postgres.opened()
         for number in range(1, 6):
             on_postgres.ask(order(f"order-{number}", extensions=1))
@@ -246,7 +251,7 @@ def test_two_workers_share_the_work_and_do_nothing_twice(
 
     assert len(on_postgres.all(OrderFulfilled)) == len(on_postgres.all(InvoiceIssued)) == 5
     assert [event.sequence for event in on_postgres.all(InvoiceNumberAssigned)] == [1, 2, 3, 4, 5]
-    assert broker.positions() == [recorded.position for recorded in on_postgres.house.log.history()]
+    assert broker.positions() == [recorded.position for recorded in on_postgres.dependencies.log.history()]
 
 
 def test_a_consumer_that_takes_long_holds_up_nobody_and_misses_nothing(trunkline: AtWork, broker: Broker) -> None:
@@ -300,7 +305,7 @@ def test_what_cannot_be_read_goes_to_the_dead_letters_at_once_with_its_error(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     unreadable = list(product(UNREADABLE, CONTENT_TYPES))
-    with working(on_postgres.house, database_url, broker.url):
+    with working(on_postgres.dependencies, database_url, broker.url):
         for body, headers in unreadable:
             broker.publish(subject_of(PaymentCaptured), body, headers)
         eventually(lambda: len(broker.dead_letters()) == len(unreadable), "the dead letters")
@@ -321,9 +326,9 @@ def test_a_message_that_names_no_event_of_ours_goes_to_the_dead_letters_at_once(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     on_postgres.paid()
-    captured = next(fact for fact in on_postgres.house.log.history() if isinstance(fact.event, PaymentCaptured))
+    captured = next(fact for fact in on_postgres.dependencies.log.history() if isinstance(fact.event, PaymentCaptured))
     strange = on_the_wire(captured).model_copy(update={"position": 4711, "id": "of-another-log"})
-    with working(on_postgres.house, database_url, broker.url):
+    with working(on_postgres.dependencies, database_url, broker.url):
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
         broker.publish(subject_of(PaymentCaptured), strange.model_dump_json().encode())
         (letter,) = eventually(broker.dead_letters, "the dead letter")
@@ -343,12 +348,12 @@ class Stumbling:
         self._follow = handlers.messaging.consumers.follow
         monkeypatch.setattr(handlers.messaging.consumers, "follow", self)
 
-    def __call__(self, message: CloudEvent, reaction: Reaction, house: House) -> None:
+    def __call__(self, message: CloudEvent, reaction: Reaction, dependencies: Dependencies) -> None:
         if reaction.__name__ == "fulfil_order":
             self.at_s.append(time.monotonic())
             if len(self.at_s) <= self._times:
                 raise RuntimeError("Augustus fell into the river")
-        self._follow(message, reaction, house)
+        self._follow(message, reaction, dependencies)
 
 
 def test_what_fails_is_delivered_again_later_and_later(
@@ -356,7 +361,7 @@ def test_what_fails_is_delivered_again_later_and_later(
 ) -> None:
     """Not within milliseconds, and not for ever: by 0.4 s, then 0.8 s, give or take a fifth."""
     stumbling = Stumbling(2, monkeypatch)
-    with working(on_postgres.house, database_url, broker.url):
+    with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
 
@@ -373,13 +378,13 @@ def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
     begun: list[str] = []
     real = handlers.messaging.consumers.follow
 
-    def slow(message: CloudEvent, reaction: Reaction, house: House) -> None:
+    def slow(message: CloudEvent, reaction: Reaction, dependencies: Dependencies) -> None:
         begun.append(f"{reaction.__name__} of {message.id}")
         time.sleep(6 if reaction.__name__ == "mail_invoice" else 0)
-        real(message, reaction, house)
+        real(message, reaction, dependencies)
 
     monkeypatch.setattr(handlers.messaging.consumers, "follow", slow)
-    with working(on_postgres.house, database_url, broker.url):
+    with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
         eventually(lambda: broker.idle(*REACTING), "idle consumers")
@@ -391,7 +396,7 @@ def test_what_fails_to_the_end_goes_to_the_dead_letters_others_go_on_and_it_can_
 ) -> None:
     monkeypatch.setattr(handlers.messaging.consumers, "TRIES", 2)
     stumbling = Stumbling(2, monkeypatch)
-    with working(on_postgres.house, database_url, broker.url):
+    with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
         (letter,) = eventually(broker.dead_letters, "the dead letter")
         eventually(lambda: broker.idle("fulfil_order"), "an idle consumer")

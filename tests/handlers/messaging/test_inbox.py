@@ -24,15 +24,15 @@ def shop(log: Log) -> InMemory:
 
 
 def send(shop: InMemory, message: Message, message_id: str = "message-1") -> Outcome:
-    return handle(message, shop.house, permitted(message), correlation_id="wish-1", message_id=message_id)
+    return handle(message, shop.dependencies, permitted(message), correlation_id="wish-1", message_id=message_id)
 
 
 def test_the_same_message_again_gives_the_same_events_and_appends_nothing(shop: InMemory) -> None:
     first = send(shop, allocate)
     head = shop.head
     again = send(shop, but(allocate, at=NOW + timedelta(minutes=3)))
-    assert again.desk.recorded == first.desk.recorded
-    assert len(first.desk.recorded) == 1
+    assert again.context.recorded == first.context.recorded
+    assert len(first.context.recorded) == 1
     assert shop.head == head
 
 
@@ -47,7 +47,7 @@ def test_another_message_under_a_known_id_is_refused_and_changes_nothing(shop: I
 
 
 def test_what_was_done_already_is_remembered_too(shop: InMemory) -> None:
-    assert send(shop, create_factory).desk.recorded == []
+    assert send(shop, create_factory).context.recorded == []
     with pytest.raises(MessageIdReused):
         send(shop, allocate)
 
@@ -55,12 +55,12 @@ def test_what_was_done_already_is_remembered_too(shop: InMemory) -> None:
 def test_a_refusal_is_not_remembered(shop: InMemory) -> None:
     with pytest.raises(PoolExhausted):
         send(shop, but(allocate, quantity=1_000))
-    assert len(send(shop, allocate).desk.recorded) == 1
+    assert len(send(shop, allocate).context.recorded) == 1
 
 
 def test_two_messages_that_ask_for_the_same_are_two(shop: InMemory) -> None:
     send(shop, order(), "message-1")
-    assert send(shop, order(), "message-2").desk.recorded == []
+    assert send(shop, order(), "message-2").context.recorded == []
 
 
 def test_of_many_copies_at_once_one_is_dealt_with_and_all_have_its_answer(postgres: Log) -> None:
@@ -70,7 +70,7 @@ def test_of_many_copies_at_once_one_is_dealt_with_and_all_have_its_answer(postgr
     with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(lambda copy: send(shop, copy), copies))
     assert shop.head == head + 1
-    assert {outcome.desk.recorded[0].position for outcome in outcomes} == {head + 1}
+    assert {outcome.context.recorded[0].position for outcome in outcomes} == {head + 1}
 
 
 def test_messages_of_many_senders_at_once_are_each_dealt_with_once(postgres: Log) -> None:

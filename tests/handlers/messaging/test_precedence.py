@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 import handlers.messaging.consumers
-from handlers.messaging.consumers import MUCH, Precedence
+from handlers.messaging.consumers import MAIL_THROTTLE_THRESHOLD, Precedence
 from handlers.reactions import fulfil_order, issue_invoice, mail_credit_note, mail_invoice
 
 
@@ -33,7 +33,7 @@ def test_mails_are_sent_one_at_a_time_while_much_is_waited_for_and_together_othe
         precedence = Precedence()
         found = [await _mails_at_once(precedence)]
         async with AsyncExitStack() as under_way:
-            for number in range(MUCH):
+            for number in range(MAIL_THROTTLE_THRESHOLD):
                 await under_way.enter_async_context(precedence.of(issue_invoice if number else fulfil_order))
             found.append(await _mails_at_once(precedence))
         return [*found, await _mails_at_once(precedence)]
@@ -47,7 +47,7 @@ def test_a_mail_that_hangs_holds_up_the_next_one_for_a_while_and_no_longer(monke
     async def all_of_it() -> int:
         precedence = Precedence()
         async with AsyncExitStack() as under_way:
-            for _ in range(MUCH):
+            for _ in range(MAIL_THROTTLE_THRESHOLD):
                 await under_way.enter_async_context(precedence.of(issue_invoice))
             async with precedence.of(mail_invoice), precedence.of(mail_invoice):
                 pass
@@ -62,7 +62,7 @@ def test_nothing_that_is_waited_for_waits_for_a_mail() -> None:
         precedence = Precedence()
         async with AsyncExitStack() as under_way:
             await under_way.enter_async_context(precedence.of(mail_invoice))
-            for _ in range(2 * MUCH):
+            for _ in range(2 * MAIL_THROTTLE_THRESHOLD):
                 await under_way.enter_async_context(precedence.of(issue_invoice))
 
     asyncio.run(asyncio.wait_for(all_of_it(), 5))

@@ -84,8 +84,8 @@ class Relaying:
 
 
 @contextmanager
-def relaying(house: InMemory, database_url: str, broker: Broker, encode: Encode = encoded) -> Iterator[Relay]:
-    with Relaying(database_url, house.house.log, broker.url, encode) as running:
+def relaying(dependencies: InMemory, database_url: str, broker: Broker, encode: Encode = encoded) -> Iterator[Relay]:
+    with Relaying(database_url, dependencies.dependencies.log, broker.url, encode) as running:
         yield running.relay
 
 
@@ -94,8 +94,8 @@ def saved(database_url: str) -> int:
         return position_of(conn, NAME)
 
 
-def all_there(house: InMemory, broker: Broker) -> bool:
-    return broker.positions() == list(range(1, house.head + 1))
+def all_there(dependencies: InMemory, broker: Broker) -> bool:
+    return broker.positions() == list(range(1, dependencies.head + 1))
 
 
 def test_its_position_is_saved_once_everything_is_acknowledged(
@@ -166,7 +166,7 @@ def test_a_message_of_somebody_else_in_between_neither_hides_nor_reorders_an_eve
 def test_a_rebuild_gives_the_same_messages_and_consumers_stay_and_get_them_again(
     acme: InMemory, database_url: str, broker: Broker
 ) -> None:
-    with working(acme.house, database_url, broker.url):
+    with working(acme.dependencies, database_url, broker.url):
         eventually(lambda: len(broker.events()) == acme.head, "every event on its stream")
         bodies = [message.data for message in broker.events()]
         broker.add_consumer(ConsumerConfig(durable_name="books"))
@@ -224,7 +224,7 @@ def rebuild(database_url: str, broker: Broker) -> str:
 def test_a_stream_that_was_deleted_is_noticed_and_filled_again(
     acme: InMemory, database_url: str, broker: Broker
 ) -> None:
-    with working(acme.house, database_url, broker.url) as worker:
+    with working(acme.dependencies, database_url, broker.url) as worker:
         eventually(lambda: len(broker.events()) == acme.head, "every event on its stream")
         broker.delete_stream(EVENTS)
         acme.ask(order("order-2", extensions=1))
@@ -240,7 +240,7 @@ def test_the_stream_of_another_log_is_not_written_to(
     with connect(database_url) as conn:
         conn.execute("DELETE FROM read.positions")
     strange = InMemory(log=memory).opened()
-    with Relaying(database_url, strange.house.log, broker.url) as running:
+    with Relaying(database_url, strange.dependencies.log, broker.url) as running:
         eventually(lambda: running.failure, "a complaint")
     assert isinstance(running.failure, AnotherLog)
     assert "trunkline relay rebuild" in str(running.failure)
@@ -263,7 +263,9 @@ def test_an_event_that_cannot_be_told_stops_the_relay_before_it_until_it_can_and
             raise ValueError("the gobstopper is not everlasting")
         return encoded(recorded)
 
-    captured = next(fact.position for fact in acme.house.log.history() if isinstance(fact.event, PaymentCaptured))
+    captured = next(
+        fact.position for fact in acme.dependencies.log.history() if isinstance(fact.event, PaymentCaptured)
+    )
     with relaying(acme, database_url, broker, told) as relay:
         eventually(lambda: relay.blocked, "a complaint")
         assert relay.blocked == f"position {captured}: ValueError: the gobstopper is not everlasting"
@@ -279,7 +281,7 @@ def test_a_stored_event_that_cannot_be_read_stops_the_relay_and_health_names_it(
     acme: InMemory, database_url: str, broker: Broker, places: ServerPlaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infra.broker.relay, "BLOCKED_S", 0.05)
-    with tampered(places, database_url, 5), working(acme.house, database_url, broker.url) as worker:
+    with tampered(places, database_url, 5), working(acme.dependencies, database_url, broker.url) as worker:
         blocked = eventually(lambda: worker.relay.blocked, "a complaint")
         assert blocked is not None
         assert "at position 5" in blocked
@@ -347,14 +349,16 @@ def test_when_the_active_one_is_killed_in_the_middle_another_takes_over_and_noth
     assert broker.ordered_positions() == list(range(1, acme.head + 1))
 
 
-def many(house: InMemory, count: int) -> None:
+def many(dependencies: InMemory, count: int) -> None:
     """Many small events of many accounts, in large commits."""
     for number in range(0, count, 500):
         changes = [
             Change(f"payment_reference-{n}", 0, [PaymentReferenceClaimed(reference=f"r-{n}", order_id=f"order-{n}")])
             for n in range(number, min(number + 500, count))
         ]
-        house.house.log.append(changes, account_id=f"account-{number}", cause=Cause("admin:ada", "many"), at=NOW)
+        dependencies.dependencies.log.append(
+            changes, account_id=f"account-{number}", cause=Cause("admin:ada", "many"), at=NOW
+        )
 
 
 def test_two_that_relay_at_once_against_all_rules_do_not_mix_up_the_order(

@@ -69,7 +69,7 @@ def test_without_nats_nothing_begins_and_the_setting_is_named(
     port = free_port()
     with (
         pytest.raises(BrokerUnavailable, match=rf"TRUNKLINE_NATS_URL \(127\.0\.0\.1:{port}\) does not serve"),
-        working(InMemory(log=postgres).house, database_url, f"nats://wonka:everlasting@127.0.0.1:{port}"),
+        working(InMemory(log=postgres).dependencies, database_url, f"nats://wonka:everlasting@127.0.0.1:{port}"),
     ):
         pytest.fail("it began")
     assert not [thread for thread in threading.enumerate() if thread.name == "worker"]
@@ -82,7 +82,7 @@ def test_a_password_that_nats_does_not_know_is_said_without_repeating_it(
     wrong = f"nats://slugworth:stolen-recipe@{nats_url.rpartition('@')[2]}"
     with (
         pytest.raises(BrokerUnavailable, match="TRUNKLINE_NATS_URL") as unavailable,
-        working(InMemory(log=postgres).house, database_url, wrong),
+        working(InMemory(log=postgres).dependencies, database_url, wrong),
     ):
         pytest.fail("it began")
     assert "stolen-recipe" not in str(unavailable.value)
@@ -170,7 +170,7 @@ def test_after_its_database_lines_were_cut_everything_goes_on(trunkline: AtWork,
     second = trunkline.buy()
     trunkline.until(InvoiceEmailed, second)
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
-    head = trunkline.house.log.head()
+    head = trunkline.dependencies.log.head()
     eventually(lambda: set(trunkline.running.health()["projections"].values()) == {head}, "all projections")
     assert httpx.get(f"{trunkline.url}/health", trust_env=False).status_code == 200
 
@@ -233,7 +233,7 @@ def test_a_halted_projection_makes_health_fail_and_is_named_while_everything_els
     assert report["ok"] is False
     assert re.fullmatch(r"position \d+: ValueError: the gobstopper is not everlasting", report["halted"]["billing"])
     trunkline.until(InvoiceEmailed, order_id)
-    head = trunkline.house.log.head()
+    head = trunkline.dependencies.log.head()
     eventually(lambda: trunkline.running.health()["projections"]["orders"] >= head, "the orders' projection")
     assert trunkline.running.health()["projections"]["billing"] < head
 
@@ -253,14 +253,14 @@ def test_orders_that_nobody_paid_in_time_are_closed_and_no_others(on_postgres: I
         on_postgres.ask(order(f"order-{number}", extensions=1))
     on_postgres.ask(check_out(Method.OFFLINE, "order-3"))
     on_postgres.ask(WithdrawOrder(order_id="order-4", account_id="acme"))
-    bring_up_to_date(database_url, on_postgres.house.log, SOON_S)
+    bring_up_to_date(database_url, on_postgres.dependencies.log, SOON_S)
 
-    expire_orders(on_postgres.house, database_url)
+    expire_orders(on_postgres.dependencies, database_url)
     assert on_postgres.all(OrderExpired) == [], "there is still time"
 
     on_postgres.clock.at = DEADLINE
-    expire_orders(on_postgres.house, database_url)
-    expire_orders(on_postgres.house, database_url)
+    expire_orders(on_postgres.dependencies, database_url)
+    expire_orders(on_postgres.dependencies, database_url)
     assert {event.order_id for event in on_postgres.all(OrderExpired)} == {"order-2", "order-3"}
     assert len(on_postgres.all(OrderExpired)) == 2
 
@@ -270,10 +270,10 @@ def test_an_order_that_was_paid_while_the_read_model_lagged_is_not_closed(
 ) -> None:
     """The order itself decides; the read model only says which to ask."""
     on_postgres.approved()
-    bring_up_to_date(database_url, on_postgres.house.log, SOON_S)
+    bring_up_to_date(database_url, on_postgres.dependencies.log, SOON_S)
     on_postgres.ask(complete())
     on_postgres.clock.at = DEADLINE
-    expire_orders(on_postgres.house, database_url)
+    expire_orders(on_postgres.dependencies, database_url)
 
     assert on_postgres.all(OrderExpired) == []
 
@@ -284,7 +284,7 @@ def test_an_order_that_the_read_model_knows_and_the_log_does_not_is_left_alone(
     on_postgres.ordered()
     on_postgres.clock.at = DEADLINE
     monkeypatch.setattr(handlers.runtime.worker, "unpaid_in_time", lambda _conn, _at: ["order-4711", "order-1"])
-    expire_orders(on_postgres.house, database_url)
+    expire_orders(on_postgres.dependencies, database_url)
 
     assert on_postgres.one(OrderExpired).order_id == "order-1"
 
@@ -295,8 +295,8 @@ def test_the_worker_closes_orders_by_itself(
     monkeypatch.setattr(handlers.runtime.worker, "EXPIRY_EVERY_S", 0.1)
     on_postgres.ordered()
     with (
-        running(database_url, on_postgres.house.log, [ORDERS]),
-        working(on_postgres.house, database_url, nats_url),
+        running(database_url, on_postgres.dependencies.log, [ORDERS]),
+        working(on_postgres.dependencies, database_url, nats_url),
     ):
         on_postgres.clock.at = DEADLINE
         eventually(lambda: on_postgres.all(OrderExpired), "the end of the order")
@@ -350,7 +350,7 @@ def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_be
     with closing(line_to(nats_url)) as line:
         first = iter([[by_line(nats_url, line)]] * 2)  # for the reactions, and for those that number
         monkeypatch.setattr(handlers.messaging.consumers, "addresses", lambda url: next(first, addresses(url)))
-        with working(on_postgres.house, database_url, nats_url):
+        with working(on_postgres.dependencies, database_url, nats_url):
             on_postgres.paid()
             eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
             assert next(first, None) is None
@@ -365,7 +365,7 @@ def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_be
 def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that_one_has_ended(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = InMemory(log=postgres).house
+    dependencies = InMemory(log=postgres).dependencies
     numbering: list[object] = []
     real = handlers.messaging.consumers.reacting
 
@@ -377,7 +377,7 @@ def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that
             yield see_reactions
 
     monkeypatch.setattr(handlers.runtime.worker, "reacting", watched)
-    first, second = (Worker(house, database_url, nats_url) for _ in range(2))
+    first, second = (Worker(dependencies, database_url, nats_url) for _ in range(2))
     first.start()
     eventually(lambda: numbering, "one that numbers")
     second.start()
@@ -436,7 +436,7 @@ def test_reactions_that_are_cancelled_over_and_over_while_they_end_leave_no_conn
 
     async def react(begun: asyncio.Event) -> None:
         with ThreadPoolExecutor(1) as threads:
-            async with reacting(nats_url, on_postgres.house, threads, Precedence(), ()):
+            async with reacting(nats_url, on_postgres.dependencies, threads, Precedence(), ()):
                 begun.set()
                 await asyncio.sleep(60)
 
@@ -480,7 +480,7 @@ def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
     monkeypatch.setattr(Relay, "run", breaks_once)
     monkeypatch.setattr(Worker, "_expire", deaf_once)
     monkeypatch.setattr(handlers.runtime.worker, "AGAIN_S", 0.1)
-    with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
+    with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
         eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
         assert worker.failing is None
 
@@ -499,7 +499,7 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_a_work(
         await asyncio.to_thread(stopping.wait)
 
     monkeypatch.setattr(Commands, "obey", cancelled_once)
-    with working(InMemory(log=postgres).house, database_url, nats_url) as worker:
+    with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
         eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
         assert worker.failing is None
 
@@ -520,5 +520,5 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_its_beginning(
 
     monkeypatch.setattr(handlers.runtime.worker, "provision", cancelled_the_second_time)
     monkeypatch.setattr(Commands, "obey", broken)
-    with working(InMemory(log=postgres).house, database_url, nats_url):
+    with working(InMemory(log=postgres).dependencies, database_url, nats_url):
         eventually(lambda: len(begun) == 3, "another beginning", within_s=25)

@@ -42,7 +42,7 @@ from domain.payment_reference import PaymentReferenceClaimed
 from domain.quote import Term
 from domain.subscription import SUBSCRIPTION, CapacityExpanded
 from handlers.context import SYSTEM
-from handlers.dependencies import House
+from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.messaging.consumers import UnknownPosition, follow
 from handlers.reactions import REACTIONS
@@ -120,47 +120,47 @@ def _printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(infra.mail.messages, name, written)
 
 
-def totals(house: InMemory) -> dict[str, int]:
+def totals(dependencies: InMemory) -> dict[str, int]:
     """What the package has, by service; the pool says the same."""
-    package = UnitOfWork(house.house.log).state(SUBSCRIPTION, "pkg-acme")
-    pool = UnitOfWork(house.house.log).state(ALLOCATION, "pkg-acme")
+    package = UnitOfWork(dependencies.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
+    pool = UnitOfWork(dependencies.dependencies.log).state(ALLOCATION, "pkg-acme")
     assert dict(pool.totals) == dict(package.totals)
     return dict(package.totals)
 
 
-def status(house: InMemory, order_id: str = "order-1") -> Status:
-    return UnitOfWork(house.house.log).state(ORDER, order_id).status
+def status(dependencies: InMemory, order_id: str = "order-1") -> Status:
+    return UnitOfWork(dependencies.dependencies.log).state(ORDER, order_id).status
 
 
-def numbers(house: InMemory) -> list[str]:
-    return [event.number for event in house.all(InvoiceNumberAssigned)]
+def numbers(dependencies: InMemory) -> list[str]:
+    return [event.number for event in dependencies.all(InvoiceNumberAssigned)]
 
 
 def minor(amounts: list[Money]) -> int:
     return sum(amount.amount_minor for amount in amounts)
 
 
-def assert_books_balance(house: InMemory) -> None:
+def assert_books_balance(dependencies: InMemory) -> None:
     """What was invoiced, less what was credited, is what was paid for what was granted, less what went back."""
-    invoiced = minor([event.quote.total for event in house.all(InvoiceIssued)])
-    credited = minor([event.total for event in house.all(CreditNoteIssued)])
-    fulfilled = {event.order_id for event in house.all(OrderFulfilled)}
-    paid = minor([event.amount for event in house.all(PaymentCaptured) if event.order_id in fulfilled])
-    returned = minor([event.amount for event in house.all(PaymentRefunded) if event.order_id in fulfilled])
+    invoiced = minor([event.quote.total for event in dependencies.all(InvoiceIssued)])
+    credited = minor([event.total for event in dependencies.all(CreditNoteIssued)])
+    fulfilled = {event.order_id for event in dependencies.all(OrderFulfilled)}
+    paid = minor([event.amount for event in dependencies.all(PaymentCaptured) if event.order_id in fulfilled])
+    returned = minor([event.amount for event in dependencies.all(PaymentRefunded) if event.order_id in fulfilled])
     assert invoiced - credited == paid - returned
 
 
-def assert_nothing_twice(house: InMemory) -> None:
+def assert_nothing_twice(dependencies: InMemory) -> None:
     """One of each, whatever was delivered how often."""
-    assert {event.order_id for event in house.all(OrderFulfilled)} >= {
-        event.order_id for event in house.all(InvoiceIssued)
+    assert {event.order_id for event in dependencies.all(OrderFulfilled)} >= {
+        event.order_id for event in dependencies.all(InvoiceIssued)
     }
     for kind, key in ONCE.items():
-        happened = Counter(getattr(event, key) for event in house.all(kind))
+        happened = Counter(getattr(event, key) for event in dependencies.all(kind))
         assert set(happened.values()) <= {1}, f"{kind.__name__}: {happened}"
-    sequence = [event.sequence for event in house.all(InvoiceNumberAssigned)]
+    sequence = [event.sequence for event in dependencies.all(InvoiceNumberAssigned)]
     assert sequence == list(range(1, len(sequence) + 1))
-    assert len(sequence) == len(house.all(InvoiceIssued)) + len(house.all(CreditNoteIssued))
+    assert len(sequence) == len(dependencies.all(InvoiceIssued)) + len(dependencies.all(CreditNoteIssued))
 
 
 ONCE: dict[type[Event], str] = {
@@ -179,46 +179,46 @@ ONCE: dict[type[Event], str] = {
 
 
 @pytest.mark.parametrize("method", [Method.PAYPAL, Method.CARD])
-def test_what_is_paid_at_the_provider_is_granted_invoiced_and_mailed(house: InMemory, method: Method) -> None:
-    house.placed(method).provider.approve()
-    before = house.head
-    house.ask(complete())
-    house.settle()
+def test_what_is_paid_at_the_provider_is_granted_invoiced_and_mailed(dependencies: InMemory, method: Method) -> None:
+    dependencies.placed(method).provider.approve()
+    before = dependencies.head
+    dependencies.ask(complete())
+    dependencies.settle()
 
-    names = [type(event).__name__ for event in house.since(before)]
+    names = [type(event).__name__ for event in dependencies.since(before)]
     assert names == ["PaymentReferenceClaimed", "PaymentCaptured", *GRANTED, *INVOICED]
-    assert totals(house) == AFTER
-    assert house.one(PaymentReferenceClaimed).reference == "stand-in:capture-1"
-    assert house.one(InvoiceIssued).method is method
+    assert totals(dependencies) == AFTER
+    assert dependencies.one(PaymentReferenceClaimed).reference == "stand-in:capture-1"
+    assert dependencies.one(InvoiceIssued).method is method
 
 
-def test_what_is_collected_offline_is_granted_invoiced_and_mailed(house: InMemory) -> None:
-    house.offline().settle()
-    (told,) = house.mailer.messages
+def test_what_is_collected_offline_is_granted_invoiced_and_mailed(dependencies: InMemory) -> None:
+    dependencies.offline().settle()
+    (told,) = dependencies.mailer.messages
     assert "dora@yt.example" in str(told["To"])
 
-    before = house.head
-    house.ask(confirm())
-    house.settle()
+    before = dependencies.head
+    dependencies.ask(confirm())
+    dependencies.settle()
 
-    names = [type(event).__name__ for event in house.since(before)]
+    names = [type(event).__name__ for event in dependencies.since(before)]
     assert names == ["PaymentCaptured", *GRANTED, *INVOICED]
-    assert house.one(InvoiceIssued).pi_number == "PI-2026-7"
-    assert house.one(PaymentCaptured).capture_id == "offline:PI-2026-7"
+    assert dependencies.one(InvoiceIssued).pi_number == "PI-2026-7"
+    assert dependencies.one(PaymentCaptured).capture_id == "offline:PI-2026-7"
 
 
-def test_the_mail_carries_the_link_that_opens_the_invoice(house: InMemory) -> None:
-    house.settled()
+def test_the_mail_carries_the_link_that_opens_the_invoice(dependencies: InMemory) -> None:
+    dependencies.settled()
 
-    (mail,) = house.mailer.to("wonka@acme.example")
+    (mail,) = dependencies.mailer.to("wonka@acme.example")
     assert f"https://orders.yt.example/invoices/{token_of()}" in text_of(mail)
-    assert house.ask(use).answer.content.startswith(b"%PDF")
+    assert dependencies.ask(use).answer.content.startswith(b"%PDF")
 
 
-def test_what_follows_has_the_correlation_of_the_wish_and_the_event_that_led_to_it(house: InMemory) -> None:
-    house.settled()
+def test_what_follows_has_the_correlation_of_the_wish_and_the_event_that_led_to_it(dependencies: InMemory) -> None:
+    dependencies.settled()
 
-    history = list(house.house.log.history())
+    history = list(dependencies.dependencies.log.history())
     by_name = {type(recorded.event).__name__: recorded for recorded in history}
     assert {recorded.cause.correlation_id for recorded in history} == {"wish-1"}
     for event, cause in (
@@ -230,11 +230,11 @@ def test_what_follows_has_the_correlation_of_the_wish_and_the_event_that_led_to_
         assert by_name[event].cause.actor == "system:trunkline"
 
 
-def test_nothing_is_granted_before_it_is_paid(house: InMemory) -> None:
-    house.placed().settle()
+def test_nothing_is_granted_before_it_is_paid(dependencies: InMemory) -> None:
+    dependencies.placed().settle()
 
-    assert totals(house) == BEFORE
-    assert house.mailer.messages == []
+    assert totals(dependencies) == BEFORE
+    assert dependencies.mailer.messages == []
 
 
 # --- delivered twice, late, in every order -------------------------------------------------------------------------
@@ -243,28 +243,28 @@ def test_nothing_is_granted_before_it_is_paid(house: InMemory) -> None:
 @pytest.mark.usefixtures("_printed_once")
 def test_reactions_delivered_twice_in_every_order_happen_once() -> None:
     def run(choose: Choice) -> None:
-        house = InMemory().just_paid()
-        house.settle(choose, times=2)
+        dependencies = InMemory().just_paid()
+        dependencies.settle(choose, times=2)
 
-        assert_nothing_twice(house)
-        assert house.names()[-9:] == [*GRANTED, *INVOICED]
-        assert len(house.mailer.to("wonka@acme.example")) == 1
+        assert_nothing_twice(dependencies)
+        assert dependencies.names()[-9:] == [*GRANTED, *INVOICED]
+        assert len(dependencies.mailer.to("wonka@acme.example")) == 1
 
     assert in_every_order(run) == 15, "so many ways there are for three that follow each other, twice each"
 
 
 @pytest.mark.usefixtures("_printed_once")
-def test_reactions_delivered_again_three_days_later_in_every_order_change_nothing(house: InMemory) -> None:
-    house.settled()
-    names = house.names()
-    house.clock.advance(timedelta(days=3))
+def test_reactions_delivered_again_three_days_later_in_every_order_change_nothing(dependencies: InMemory) -> None:
+    dependencies.settled()
+    names = dependencies.names()
+    dependencies.clock.advance(timedelta(days=3))
 
-    for again in permutations(house.everything_due()):
+    for again in permutations(dependencies.everything_due()):
         for due in again:
-            house.deliver(due)
+            dependencies.deliver(due)
 
-    assert house.names() == names
-    assert len(house.mailer.messages) == 1
+    assert dependencies.names() == names
+    assert len(dependencies.mailer.messages) == 1
 
 
 @pytest.mark.usefixtures("_printed_once")
@@ -272,95 +272,97 @@ def test_reactions_delivered_again_three_days_later_in_every_order_change_nothin
 def test_any_disorder_and_any_crash_come_to_the_same(seed: int) -> None:
     """Thrice delivered, in any order, with crashes right after commits, and a refund at any moment."""
     luck = random.Random(seed)  # noqa: S311 - it is to be the same at each run
-    house = InMemory().just_paid()
+    dependencies = InMemory().just_paid()
 
     def choose(due: list[Next]) -> int:
-        house.recorder.crashes = int(luck.random() < 0.3)
+        dependencies.recorder.crashes = int(luck.random() < 0.3)
         return luck.randrange(len(due))
 
-    house.settle(choose, times=3, wishes=[refund(eur(200_00), "custom_domain")])  # type: ignore[arg-type]
-    house.recorder.crashes = 0
+    dependencies.settle(choose, times=3, wishes=[refund(eur(200_00), "custom_domain")])  # type: ignore[arg-type]
+    dependencies.recorder.crashes = 0
 
-    assert_nothing_twice(house)
-    assert_books_balance(house)
-    assert totals(house) == AFTER
-    package = UnitOfWork(house.house.log).state(SUBSCRIPTION, "pkg-acme")
+    assert_nothing_twice(dependencies)
+    assert_books_balance(dependencies)
+    assert totals(dependencies) == AFTER
+    package = UnitOfWork(dependencies.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
     assert dict(package.flat) == {}
 
 
 @pytest.mark.parametrize("commit", range(4))
-def test_a_crash_between_a_commit_and_its_acknowledgement_changes_nothing(house: InMemory, commit: int) -> None:
-    house.paid()
+def test_a_crash_between_a_commit_and_its_acknowledgement_changes_nothing(dependencies: InMemory, commit: int) -> None:
+    dependencies.paid()
     steps = iter(range(100))
 
     def choose(_due: object) -> int:
-        house.recorder.crashes = int(next(steps) == commit)
+        dependencies.recorder.crashes = int(next(steps) == commit)
         return 0
 
-    house.settle(choose)
+    dependencies.settle(choose)
 
-    assert_nothing_twice(house)
-    assert house.names()[-9:] == [*GRANTED, *INVOICED]
+    assert_nothing_twice(dependencies)
+    assert dependencies.names()[-9:] == [*GRANTED, *INVOICED]
 
 
 def test_a_crash_before_the_mail_was_recorded_sends_it_again_with_the_same_message_id_and_link(
-    house: InMemory, monkeypatch: pytest.MonkeyPatch
+    dependencies: InMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.paid()
-    send, sent = house.mailer.send, []
+    dependencies.paid()
+    send, sent = dependencies.mailer.send, []
 
     def send_and_die(message: Any) -> None:  # noqa: ANN401 - a message
         send(message)
         sent.append(message)
         if len(sent) == 1:
-            house.recorder.rivals.append(die)
+            dependencies.recorder.rivals.append(die)
 
     def die() -> None:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(house.mailer, "send", send_and_die)
+    monkeypatch.setattr(dependencies.mailer, "send", send_and_die)
     with pytest.raises(RuntimeError):
-        house.settle()
-    house.delivered = 0
-    house.settle()
+        dependencies.settle()
+    dependencies.delivered = 0
+    dependencies.settle()
 
-    first, second = house.mailer.messages
+    first, second = dependencies.mailer.messages
     assert first["Message-ID"] == second["Message-ID"]
     assert text_of(first) == text_of(second)
-    assert len(house.all(InvoiceEmailed)) == 1
+    assert len(dependencies.all(InvoiceEmailed)) == 1
 
 
 def test_who_collects_is_told_again_with_the_same_message_id_and_not_once_there_is_nothing_to_collect(
-    house: InMemory,
+    dependencies: InMemory,
 ) -> None:
-    house.offline()
-    house.settle(times=2)
-    assert len({mail["Message-ID"] for mail in house.mailer.to("dora@yt.example")}) == 1
-    told = len(house.mailer.to("dora@yt.example"))
+    dependencies.offline()
+    dependencies.settle(times=2)
+    assert len({mail["Message-ID"] for mail in dependencies.mailer.to("dora@yt.example")}) == 1
+    told = len(dependencies.mailer.to("dora@yt.example"))
 
-    house.ask(confirm())
-    for due in house.everything_due():
-        house.deliver(due)
+    dependencies.ask(confirm())
+    for due in dependencies.everything_due():
+        dependencies.deliver(due)
 
-    assert len(house.mailer.to("dora@yt.example")) == told
-
-
-def test_while_the_mail_server_is_down_the_mail_waits_and_orders_go_on(house: InMemory) -> None:
-    house.paid().mailer.down = True
-    house.settle(waiting=1)
-    assert house.names()[-4:] == ["CapacityGranted", *INVOICED[:3]]
-
-    house.mailer.down = False
-    house.settle()
-    assert house.names()[-1] == "InvoiceEmailed"
-    assert len(house.mailer.messages) == 1
+    assert len(dependencies.mailer.to("dora@yt.example")) == told
 
 
-def test_a_message_that_names_no_event_of_the_log_is_refused(house: InMemory) -> None:
-    house.paid()
-    (captured,) = [recorded for recorded in house.house.log.history() if isinstance(recorded.event, PaymentCaptured)]
+def test_while_the_mail_server_is_down_the_mail_waits_and_orders_go_on(dependencies: InMemory) -> None:
+    dependencies.paid().mailer.down = True
+    dependencies.settle(waiting=1)
+    assert dependencies.names()[-4:] == ["CapacityGranted", *INVOICED[:3]]
+
+    dependencies.mailer.down = False
+    dependencies.settle()
+    assert dependencies.names()[-1] == "InvoiceEmailed"
+    assert len(dependencies.mailer.messages) == 1
+
+
+def test_a_message_that_names_no_event_of_the_log_is_refused(dependencies: InMemory) -> None:
+    dependencies.paid()
+    (captured,) = [
+        recorded for recorded in dependencies.dependencies.log.history() if isinstance(recorded.event, PaymentCaptured)
+    ]
     (reaction,) = REACTIONS[PaymentCaptured]
-    before = house.head
+    before = dependencies.head
 
     for message in (
         on_the_wire(captured).model_copy(update={"position": captured.position - 1}),
@@ -368,9 +370,9 @@ def test_a_message_that_names_no_event_of_the_log_is_refused(house: InMemory) ->
         on_the_wire(captured).model_copy(update={"id": "another-event"}),
     ):
         with pytest.raises(UnknownPosition, match=rf"no event {message.id} at position {message.position}"):
-            follow(message, reaction, house.house)
+            follow(message, reaction, dependencies.dependencies)
 
-    assert house.head == before
+    assert dependencies.head == before
 
 
 # --- captured, refunded, cancelled ---------------------------------------------------------------------------------
@@ -386,38 +388,38 @@ NAMES = {type(complete()): "capture", type(note): "webhook", type(withdraw): "ca
 )
 @pytest.mark.parametrize("at_once", [True, False], ids=["at-once", "settled-between"])
 def test_in_whatever_order_captured_refunded_and_cancelled_come(
-    house: InMemory, wishes: tuple[Message, ...], at_once: bool
+    dependencies: InMemory, wishes: tuple[Message, ...], at_once: bool
 ) -> None:
     """The provider took the money already; its answer was lost, and its webhook comes some time."""
-    house.taken()
+    dependencies.taken()
     for wish in wishes:
-        ask_if_permitted(house, wish)
+        ask_if_permitted(dependencies, wish)
         if not at_once:
-            house.settle()
-    house.settle()
+            dependencies.settle()
+    dependencies.settle()
 
     first = next(wish for wish in wishes if wish in (complete(), note, withdraw))
     if first == withdraw:
-        assert status(house) is Status.CANCELLED
-        assert house.one(PaymentSetAside).reason is AsideReason.CANCELLED
-        assert house.all(PaymentCaptured) == []
+        assert status(dependencies) is Status.CANCELLED
+        assert dependencies.one(PaymentSetAside).reason is AsideReason.CANCELLED
+        assert dependencies.all(PaymentCaptured) == []
     else:
         refunded = wishes.index(refund()) > wishes.index(first)
-        assert house.one(PaymentCaptured).capture_id == "capture-1"
-        assert house.all(OrderCancelled) == []
-        assert status(house) is (Status.REFUNDED if refunded else Status.FULFILLED)
-        assert totals(house) == (BEFORE if refunded else AFTER)
-    assert_nothing_twice(house)
-    assert_books_balance(house)
+        assert dependencies.one(PaymentCaptured).capture_id == "capture-1"
+        assert dependencies.all(OrderCancelled) == []
+        assert status(dependencies) is (Status.REFUNDED if refunded else Status.FULFILLED)
+        assert totals(dependencies) == (BEFORE if refunded else AFTER)
+    assert_nothing_twice(dependencies)
+    assert_books_balance(dependencies)
 
 
-def ask_if_permitted(house: InMemory, wish: Message) -> None:
+def ask_if_permitted(dependencies: InMemory, wish: Message) -> None:
     """A person asks; where the answer is no, nothing is written."""
-    before = house.head
+    before = dependencies.head
     try:
-        house.ask(wish)
+        dependencies.ask(wish)
     except Refusal:
-        assert house.head == before
+        assert dependencies.head == before
 
 
 @pytest.mark.usefixtures("_printed_once")
@@ -433,15 +435,15 @@ def test_a_refund_at_any_moment_in_any_order_leaves_books_and_package_right(
     wish: Message, left: dict[str, str]
 ) -> None:
     def run(choose: Choice) -> None:
-        house = InMemory().just_paid()
-        done = house.settle(choose, wishes=[wish])
+        dependencies = InMemory().just_paid()
+        done = dependencies.settle(choose, wishes=[wish])
 
         trace = ", ".join(map(str, done))
-        assert_nothing_twice(house)
-        assert_books_balance(house)
-        package = UnitOfWork(house.house.log).state(SUBSCRIPTION, "pkg-acme")
+        assert_nothing_twice(dependencies)
+        assert_books_balance(dependencies)
+        package = UnitOfWork(dependencies.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
         assert dict(package.flat) == left, trace
-        assert totals(house) == BEFORE, trace
+        assert totals(dependencies) == BEFORE, trace
 
     assert in_every_order(run) > 30
 
@@ -449,170 +451,170 @@ def test_a_refund_at_any_moment_in_any_order_leaves_books_and_package_right(
 # --- money back ----------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_refund_gives_the_money_back_reverses_the_grant_and_credits_the_invoice(house: InMemory) -> None:
-    house.refunded().settle()
+def test_a_whole_refund_gives_the_money_back_reverses_the_grant_and_credits_the_invoice(dependencies: InMemory) -> None:
+    dependencies.refunded().settle()
 
-    assert house.provider.refunds == {("capture-1", "refund-1"): CHARGED}
-    assert totals(house) == BEFORE
-    invoice, credit_note = house.one(InvoiceIssued), house.one(CreditNoteIssued)
+    assert dependencies.provider.refunds == {("capture-1", "refund-1"): CHARGED}
+    assert totals(dependencies) == BEFORE
+    invoice, credit_note = dependencies.one(InvoiceIssued), dependencies.one(CreditNoteIssued)
     assert (credit_note.invoice_number, credit_note.number) == (invoice.number, "YT-2026-000002")
     assert (credit_note.total, credit_note.net, credit_note.taxes) == (CHARGED, eur(459_90), invoice.quote.taxes)
-    (mail,) = [mail for mail in house.mailer.messages if "Credit note" in str(mail["Subject"])]
+    (mail,) = [mail for mail in dependencies.mailer.messages if "Credit note" in str(mail["Subject"])]
     (attached,) = mail.iter_attachments()
     assert hashlib.sha256(attached.get_content()).hexdigest() == credit_note.document.sha256
 
 
-def test_two_partial_refunds_have_two_credit_notes_that_come_to_what_went_back(house: InMemory) -> None:
-    house.settled()
-    house.ask(refund(eur(100_00)))
-    house.ask(refund(eur(444_65), refund_id="refund-2"))
-    house.settle()
+def test_two_partial_refunds_have_two_credit_notes_that_come_to_what_went_back(dependencies: InMemory) -> None:
+    dependencies.settled()
+    dependencies.ask(refund(eur(100_00)))
+    dependencies.ask(refund(eur(444_65), refund_id="refund-2"))
+    dependencies.settle()
 
-    assert numbers(house) == ["YT-2026-000001", "YT-2026-000002", "YT-2026-000003"]
-    assert minor([event.total for event in house.all(CreditNoteIssued)]) == 544_65
-    assert status(house) is Status.REFUNDED
-    assert totals(house) == BEFORE
-    assert_books_balance(house)
+    assert numbers(dependencies) == ["YT-2026-000001", "YT-2026-000002", "YT-2026-000003"]
+    assert minor([event.total for event in dependencies.all(CreditNoteIssued)]) == 544_65
+    assert status(dependencies) is Status.REFUNDED
+    assert totals(dependencies) == BEFORE
+    assert_books_balance(dependencies)
 
 
-def test_a_refund_is_asked_of_the_provider_once_however_often_it_is_repeated(house: InMemory) -> None:
-    house.settled()
+def test_a_refund_is_asked_of_the_provider_once_however_often_it_is_repeated(dependencies: InMemory) -> None:
+    dependencies.settled()
     for _ in range(3):
-        house.ask(refund(eur(100_00)))
+        dependencies.ask(refund(eur(100_00)))
 
-    assert house.provider.refunds == {("capture-1", "refund-1"): eur(100_00)}
-    assert len(house.all(PaymentRefunded)) == 1
+    assert dependencies.provider.refunds == {("capture-1", "refund-1"): eur(100_00)}
+    assert len(dependencies.all(PaymentRefunded)) == 1
 
 
-def test_an_offline_refund_is_nobodys_but_ours(house: InMemory) -> None:
-    house.offline().ask(confirm())
-    house.settle()
-    house.ask(refund())
-    house.settle()
+def test_an_offline_refund_is_nobodys_but_ours(dependencies: InMemory) -> None:
+    dependencies.offline().ask(confirm())
+    dependencies.settle()
+    dependencies.ask(refund())
+    dependencies.settle()
 
-    assert house.provider.refunds == {}
-    assert house.one(CreditNoteIssued).total == CHARGED
+    assert dependencies.provider.refunds == {}
+    assert dependencies.one(CreditNoteIssued).total == CHARGED
 
 
 # --- what no longer fits -------------------------------------------------------------------------------------------
 
 
-def two_that_exceed_the_carve_out(house: InMemory) -> None:
+def two_that_exceed_the_carve_out(dependencies: InMemory) -> None:
     """100 extensions, 20 of them Ultimate; two orders of 50 Ultimate each are accepted, and approved."""
-    house.opened()
+    dependencies.opened()
     for number in (1, 2):
-        house.ask(order(f"order-{number}", ultimate_plan=50))
-        house.ask(check_out(Method.PAYPAL, f"order-{number}"))
-        house.provider.approve(f"checkout-{number}")
-    house.settle()
+        dependencies.ask(order(f"order-{number}", ultimate_plan=50))
+        dependencies.ask(check_out(Method.PAYPAL, f"order-{number}"))
+        dependencies.provider.approve(f"checkout-{number}")
+    dependencies.settle()
 
 
-def pay(house: InMemory, number: int) -> None:
-    house.ask(complete(f"checkout-{number}", f"order-{number}"))
+def pay(dependencies: InMemory, number: int) -> None:
+    dependencies.ask(complete(f"checkout-{number}", f"order-{number}"))
 
 
 @pytest.mark.usefixtures("_printed_once")
 def test_of_two_orders_that_together_exceed_the_carve_out_the_second_is_set_aside_and_never_invoiced() -> None:
     def run(choose: Choice) -> None:
-        house = InMemory()
-        two_that_exceed_the_carve_out(house)
+        dependencies = InMemory()
+        two_that_exceed_the_carve_out(dependencies)
         for number in (1, 2):
-            pay(house, number)
-        house.settle(choose)
+            pay(dependencies, number)
+        dependencies.settle(choose)
 
-        fulfilled = house.one(OrderFulfilled)
-        aside = house.one(PaymentSetAside)
+        fulfilled = dependencies.one(OrderFulfilled)
+        aside = dependencies.one(PaymentSetAside)
         assert {fulfilled.order_id, aside.order_id} == {"order-1", "order-2"}
         assert (aside.reason, aside.amount.amount_minor) == (AsideReason.NO_LONGER_FITS, 217_18)
         assert aside.explanation.startswith("120 extensions on the Ultimate Plan are more than the package's 100")
-        assert house.one(InvoiceIssued).order_id == fulfilled.order_id
-        assert totals(house) == {"extensions": 100, "ultimate_plan": 70}
+        assert dependencies.one(InvoiceIssued).order_id == fulfilled.order_id
+        assert totals(dependencies) == {"extensions": 100, "ultimate_plan": 70}
 
     assert in_every_order(run) == 6
 
 
 @pytest.mark.usefixtures("_printed_once")
-def test_what_was_set_aside_stays_so_when_it_is_delivered_again(house: InMemory) -> None:
-    two_that_exceed_the_carve_out(house)
+def test_what_was_set_aside_stays_so_when_it_is_delivered_again(dependencies: InMemory) -> None:
+    two_that_exceed_the_carve_out(dependencies)
     for number in (1, 2):
-        pay(house, number)
-    house.settle(times=3)
-    names = house.names()
-    for due in house.everything_due():
-        house.deliver(due)
+        pay(dependencies, number)
+    dependencies.settle(times=3)
+    names = dependencies.names()
+    for due in dependencies.everything_due():
+        dependencies.deliver(due)
 
-    assert house.names() == names
+    assert dependencies.names() == names
     with pytest.raises(Refusal, match=r"The order is paid; it is invoiced once it is fulfilled\."):
-        house.ask(InvoiceFulfilledOrder(order_id="order-2"))
+        dependencies.ask(InvoiceFulfilledOrder(order_id="order-2"))
 
 
 @pytest.mark.usefixtures("_printed_once")
 @pytest.mark.parametrize("amount", [None, eur(100_00)], ids=["in whole", "in part"])
 def test_what_was_set_aside_is_refunded_without_a_credit_note_for_there_is_no_invoice(amount: Money | None) -> None:
     def run(choose: Choice) -> None:
-        house = InMemory()
-        two_that_exceed_the_carve_out(house)
-        pay(house, 1)
-        house.settle()
-        pay(house, 2)
-        house.settle(choose, wishes=[but(refund(amount), order_id="order-2")])
+        dependencies = InMemory()
+        two_that_exceed_the_carve_out(dependencies)
+        pay(dependencies, 1)
+        dependencies.settle()
+        pay(dependencies, 2)
+        dependencies.settle(choose, wishes=[but(refund(amount), order_id="order-2")])
 
-        assert house.all(CreditNoteIssued) == []
-        assert house.one(InvoiceIssued).order_id == "order-1"
-        assert len(house.provider.refunds) == 1
-        assert_books_balance(house)
+        assert dependencies.all(CreditNoteIssued) == []
+        assert dependencies.one(InvoiceIssued).order_id == "order-1"
+        assert len(dependencies.provider.refunds) == 1
+        assert_books_balance(dependencies)
 
     assert in_every_order(run) > 5
 
 
 def test_a_refund_of_capacity_that_pbxs_hold_leaves_the_package_over_allocated_and_the_pbxs_alone(
-    house: InMemory,
+    dependencies: InMemory,
 ) -> None:
-    house.settled()
-    house.ask(but(create_factory, extensions=110))
-    house.ask(refund())
-    house.settle()
+    dependencies.settled()
+    dependencies.ask(but(create_factory, extensions=110))
+    dependencies.ask(refund())
+    dependencies.settle()
 
-    pool = UnitOfWork(house.house.log).state(ALLOCATION, "pkg-acme")
+    pool = UnitOfWork(dependencies.dependencies.log).state(ALLOCATION, "pkg-acme")
     assert (pool.totals["extensions"], pool.allocated("extensions")) == (100, 110)
 
 
 # --- late, unknown, and other amounts ------------------------------------------------------------------------------
 
 
-def test_a_payment_after_expiry_is_set_aside_and_fulfils_nothing(house: InMemory) -> None:
-    house.placed()
-    house.clock.at = DEADLINE
-    house.ask(ExpireOrder(at=DEADLINE, order_id="order-1"))
-    house.provider.approve()
-    house.provider.capture("checkout-1")
-    house.ask(note)
-    house.settle()
+def test_a_payment_after_expiry_is_set_aside_and_fulfils_nothing(dependencies: InMemory) -> None:
+    dependencies.placed()
+    dependencies.clock.at = DEADLINE
+    dependencies.ask(ExpireOrder(at=DEADLINE, order_id="order-1"))
+    dependencies.provider.approve()
+    dependencies.provider.capture("checkout-1")
+    dependencies.ask(note)
+    dependencies.settle()
 
-    assert house.one(PaymentSetAside).reason is AsideReason.EXPIRED
-    assert house.all(OrderFulfilled) == []
-    assert totals(house) == BEFORE
-
-
-def test_a_payment_after_the_deadline_closes_an_order_that_nobody_had_closed_yet(house: InMemory) -> None:
-    house.placed().provider.approve()
-    house.clock.at = DEADLINE
-    house.provider.capture("checkout-1")
-    house.ask(note)
-    house.settle()
-
-    assert house.one(OrderExpired).expired_at == DEADLINE
-    assert house.one(PaymentSetAside).reason is AsideReason.EXPIRED
-    assert totals(house) == BEFORE
+    assert dependencies.one(PaymentSetAside).reason is AsideReason.EXPIRED
+    assert dependencies.all(OrderFulfilled) == []
+    assert totals(dependencies) == BEFORE
 
 
-def test_a_payment_captured_in_time_counts_however_late_we_are_told(house: InMemory) -> None:
-    house.taken()
-    house.clock.at = DEADLINE + timedelta(days=3)
-    house.ask(note)
-    house.settle()
+def test_a_payment_after_the_deadline_closes_an_order_that_nobody_had_closed_yet(dependencies: InMemory) -> None:
+    dependencies.placed().provider.approve()
+    dependencies.clock.at = DEADLINE
+    dependencies.provider.capture("checkout-1")
+    dependencies.ask(note)
+    dependencies.settle()
 
-    assert status(house) is Status.FULFILLED
+    assert dependencies.one(OrderExpired).expired_at == DEADLINE
+    assert dependencies.one(PaymentSetAside).reason is AsideReason.EXPIRED
+    assert totals(dependencies) == BEFORE
+
+
+def test_a_payment_captured_in_time_counts_however_late_we_are_told(dependencies: InMemory) -> None:
+    dependencies.taken()
+    dependencies.clock.at = DEADLINE + timedelta(days=3)
+    dependencies.ask(note)
+    dependencies.settle()
+
+    assert status(dependencies) is Status.FULFILLED
 
 
 @pytest.mark.parametrize(
@@ -625,9 +627,9 @@ def test_a_payment_captured_in_time_counts_however_late_we_are_told(house: InMem
     ids=["a cent less", "a cent more", "francs"],
 )
 def test_an_amount_that_is_not_the_orders_is_set_aside_and_the_right_one_can_follow(
-    house: InMemory, amount: Money, reason: AsideReason
+    dependencies: InMemory, amount: Money, reason: AsideReason
 ) -> None:
-    house.approved()
+    dependencies.approved()
     strange = Capture(
         capture_id="capture-7",
         checkout_id="checkout-7",
@@ -636,133 +638,135 @@ def test_an_amount_that_is_not_the_orders_is_set_aside_and_the_right_one_can_fol
         amount=amount,
         captured_at=LATER,
     )
-    house.provider.captures["capture-7"] = strange
-    house.ask(NotePayment(capture_id="capture-7"))
-    house.settle()
-    assert (house.one(PaymentSetAside).reason, house.one(PaymentSetAside).amount) == (reason, amount)
-    assert house.all(OrderFulfilled) == []
+    dependencies.provider.captures["capture-7"] = strange
+    dependencies.ask(NotePayment(capture_id="capture-7"))
+    dependencies.settle()
+    assert (dependencies.one(PaymentSetAside).reason, dependencies.one(PaymentSetAside).amount) == (reason, amount)
+    assert dependencies.all(OrderFulfilled) == []
 
-    house.ask(complete())
-    house.settle()
-    assert house.one(InvoiceIssued).capture_id == "capture-1"
+    dependencies.ask(complete())
+    dependencies.settle()
+    assert dependencies.one(InvoiceIssued).capture_id == "capture-1"
 
 
 @pytest.mark.parametrize("order_id", ["order-1", "o" * 100], ids=["short", "as long as an id may be"])
 @pytest.mark.parametrize("pi_number", ["PI/2026/7", None], ids=["with a PI number", "without"])
 def test_a_slip_in_an_offline_amount_is_set_aside_and_can_be_put_right(
-    house: InMemory, order_id: str, pi_number: str | None
+    dependencies: InMemory, order_id: str, pi_number: str | None
 ) -> None:
-    house.opened().ask(order(order_id))
-    house.ask(check_out(Method.OFFLINE, order_id, pi_number))
+    dependencies.opened().ask(order(order_id))
+    dependencies.ask(check_out(Method.OFFLINE, order_id, pi_number))
     for _ in range(2):
-        house.ask(confirm(eur(54_465), order_id), MANNY)
-        house.ask(confirm(eur(544_56), order_id), MANNY)
-    house.ask(confirm(eur(544_65), order_id), MANNY)
-    house.settle()
+        dependencies.ask(confirm(eur(54_465), order_id), MANNY)
+        dependencies.ask(confirm(eur(544_56), order_id), MANNY)
+    dependencies.ask(confirm(eur(544_65), order_id), MANNY)
+    dependencies.settle()
 
-    assert [event.amount for event in house.all(PaymentSetAside)] == [eur(544_56)]
-    assert len(house.all(InvoiceIssued)) == 1
-
-
-def test_a_second_payment_of_a_paid_order_is_set_aside(house: InMemory) -> None:
-    house.settled()
-    second = but(house.provider.captures["capture-1"], capture_id="capture-2")
-    house.provider.captures["capture-2"] = second
-    house.ask(NotePayment(capture_id="capture-2"))
-    house.settle()
-
-    assert house.one(PaymentSetAside).reason is AsideReason.ALREADY_PAID
-    assert_nothing_twice(house)
+    assert [event.amount for event in dependencies.all(PaymentSetAside)] == [eur(544_56)]
+    assert len(dependencies.all(InvoiceIssued)) == 1
 
 
-def test_a_capture_that_the_provider_tells_of_for_an_order_that_we_never_had_is_refused(house: InMemory) -> None:
-    house.taken()
-    house.provider.captures["capture-1"] = but(house.provider.captures["capture-1"], order_id="order-4711")
-    before = house.head
+def test_a_second_payment_of_a_paid_order_is_set_aside(dependencies: InMemory) -> None:
+    dependencies.settled()
+    second = but(dependencies.provider.captures["capture-1"], capture_id="capture-2")
+    dependencies.provider.captures["capture-2"] = second
+    dependencies.ask(NotePayment(capture_id="capture-2"))
+    dependencies.settle()
+
+    assert dependencies.one(PaymentSetAside).reason is AsideReason.ALREADY_PAID
+    assert_nothing_twice(dependencies)
+
+
+def test_a_capture_that_the_provider_tells_of_for_an_order_that_we_never_had_is_refused(dependencies: InMemory) -> None:
+    dependencies.taken()
+    dependencies.provider.captures["capture-1"] = but(
+        dependencies.provider.captures["capture-1"], order_id="order-4711"
+    )
+    before = dependencies.head
     with pytest.raises(Refusal, match=r"There is no order order-4711; name one of the account's own orders\."):
-        house.ask(note)
+        dependencies.ask(note)
 
-    assert house.head == before
+    assert dependencies.head == before
 
 
 # --- the link and the document -------------------------------------------------------------------------------------
 
 
-def test_a_new_link_revokes_the_earlier_one_and_is_mailed(house: InMemory) -> None:
-    house.settled().ask(renew)
-    house.settle()
+def test_a_new_link_revokes_the_earlier_one_and_is_mailed(dependencies: InMemory) -> None:
+    dependencies.settled().ask(renew)
+    dependencies.settle()
 
-    assert house.one(LinkRevoked).link_id == link_of()
+    assert dependencies.one(LinkRevoked).link_id == link_of()
     with pytest.raises(UnknownLink):
-        house.ask(use)
-    assert house.one(LinkRefused).reason == "revoked"
-    (_, mail) = house.mailer.to("wonka@acme.example")
+        dependencies.ask(use)
+    assert dependencies.one(LinkRefused).reason == "revoked"
+    (_, mail) = dependencies.mailer.to("wonka@acme.example")
     assert token_of(ordinal=2) in text_of(mail)
-    assert house.ask(UseInvoiceLink(token=token_of(ordinal=2))).answer.content.startswith(b"%PDF")
+    assert dependencies.ask(UseInvoiceLink(token=token_of(ordinal=2))).answer.content.startswith(b"%PDF")
 
 
-def test_a_link_that_was_used_is_not_revoked_as_well(house: InMemory) -> None:
-    house.settled().ask(use)
-    house.ask(renew)
+def test_a_link_that_was_used_is_not_revoked_as_well(dependencies: InMemory) -> None:
+    dependencies.settled().ask(use)
+    dependencies.ask(renew)
 
-    assert house.all(LinkRevoked) == []
-    assert [link.ordinal for link in house.all(LinkIssued)] == [1, 2]
+    assert dependencies.all(LinkRevoked) == []
+    assert [link.ordinal for link in dependencies.all(LinkIssued)] == [1, 2]
 
 
 def test_a_link_is_not_used_up_by_a_document_that_could_not_be_read(
-    house: InMemory, monkeypatch: pytest.MonkeyPatch
+    dependencies: InMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_sha256: str) -> None:
         raise OSError("the database is away")
 
-    house.settled()
+    dependencies.settled()
     with monkeypatch.context() as patch:
-        patch.setattr(house.recorder, "document", broken)
+        patch.setattr(dependencies.recorder, "document", broken)
         with pytest.raises(OSError, match="away"):
-            house.ask(use)
+            dependencies.ask(use)
 
-    assert house.all(LinkConsumed) == []
-    assert house.ask(use).answer.content.startswith(b"%PDF")
+    assert dependencies.all(LinkConsumed) == []
+    assert dependencies.ask(use).answer.content.startswith(b"%PDF")
 
 
-def test_the_bytes_of_every_document_hash_to_what_its_event_says(house: InMemory) -> None:
-    house.refunded().settle()
+def test_the_bytes_of_every_document_hash_to_what_its_event_says(dependencies: InMemory) -> None:
+    dependencies.refunded().settle()
 
-    for issued in (house.one(InvoiceIssued), house.one(CreditNoteIssued)):
-        kept = house.house.log.document(issued.document.sha256)
+    for issued in (dependencies.one(InvoiceIssued), dependencies.one(CreditNoteIssued)):
+        kept = dependencies.dependencies.log.document(issued.document.sha256)
         assert kept is not None
         assert hashlib.sha256(kept.content).hexdigest() == issued.document.sha256
         assert (len(kept.content), kept.media_type) == (issued.document.size_bytes, issued.document.media_type)
         assert kept.content.startswith(b"%PDF")
 
 
-def test_the_id_of_an_orders_invoice_and_of_a_refunds_credit_note_follow_from_them(house: InMemory) -> None:
-    house.refunded().settle()
+def test_the_id_of_an_orders_invoice_and_of_a_refunds_credit_note_follow_from_them(dependencies: InMemory) -> None:
+    dependencies.refunded().settle()
 
-    assert house.one(InvoiceIssued).invoice_id == invoice_of()
-    assert house.one(CreditNoteIssued).credit_note_id == credit_note_id_of("order-1", "refund-1")
+    assert dependencies.one(InvoiceIssued).invoice_id == invoice_of()
+    assert dependencies.one(CreditNoteIssued).credit_note_id == credit_note_id_of("order-1", "refund-1")
 
 
-def test_a_new_year_begins_a_new_series(house: InMemory) -> None:
+def test_a_new_year_begins_a_new_series(dependencies: InMemory) -> None:
     across = Term(starts_on=date(2026, 7, 1), ends_on=date(2027, 7, 1))
     for message in (publish, open_account, but(activate, term=across)):
-        house.ask(message)
+        dependencies.ask(message)
     for number, moment in enumerate(("2026-12-31T23:59:59", "2027-01-01T00:00:00", "2027-01-01T00:00:01"), start=1):
-        house.clock.at = datetime.fromisoformat(f"{moment}+00:00")
-        house.ask(order(f"order-{number}", extensions=1))
-        house.ask(check_out(Method.OFFLINE, f"order-{number}"))
-        house.ask(confirm(house.all(ExpansionRequested)[-1].quote.total, f"order-{number}"))
-        house.settle()
+        dependencies.clock.at = datetime.fromisoformat(f"{moment}+00:00")
+        dependencies.ask(order(f"order-{number}", extensions=1))
+        dependencies.ask(check_out(Method.OFFLINE, f"order-{number}"))
+        dependencies.ask(confirm(dependencies.all(ExpansionRequested)[-1].quote.total, f"order-{number}"))
+        dependencies.settle()
 
-    assert numbers(house) == ["YT-2026-000001", "YT-2027-000001", "YT-2027-000002"]
+    assert numbers(dependencies) == ["YT-2026-000001", "YT-2027-000001", "YT-2027-000002"]
 
 
 # --- many at once, on PostgreSQL -----------------------------------------------------------------------------------
 
 
 def test_fifty_orders_invoiced_by_eight_threads_have_fifty_numbers_without_a_gap(postgres: Log) -> None:
-    house = InMemory()
-    real = replace(house.house, log=postgres)
+    dependencies = InMemory()
+    real = replace(dependencies.dependencies, log=postgres)
     with ThreadPoolExecutor(8) as threads:
         accounts = [f"account-{number}" for number in range(10)]
         handle(publish, real, ADA, correlation_id="fifty")
@@ -787,21 +791,21 @@ def test_fifty_orders_invoiced_by_eight_threads_have_fifty_numbers_without_a_gap
     assert expanded == {f"pkg-{account}": 5 for account in accounts}
 
 
-def paid_orders(house: House, account_id: str, count: int) -> list[str]:
+def paid_orders(dependencies: Dependencies, account_id: str, count: int) -> list[str]:
     """An account with paid orders of one extension each."""
     opening: OpenAccount = but(open_account, account_id=account_id)
     package_id = f"pkg-{account_id}"
 
     def ask(message: Message, actor: Any = ADA) -> None:  # noqa: ANN401 - an actor
-        handle(message, house, actor, correlation_id="fifty")
+        handle(message, dependencies, actor, correlation_id="fifty")
 
     ask(opening)
     ask(but(activate, account_id=account_id, package_id=package_id))
     order_ids = [f"{account_id}-order-{n}" for n in range(count)]
     for order_id in order_ids:
         wish = but(order(order_id, extensions=1), account_id=account_id, package_id=package_id)
-        outcome = handle(wish, house, ADA, correlation_id="fifty")
-        requested = outcome.desk.recorded[0].event
+        outcome = handle(wish, dependencies, ADA, correlation_id="fifty")
+        requested = outcome.context.recorded[0].event
         assert isinstance(requested, ExpansionRequested)
         ask(but(check_out(Method.OFFLINE, order_id), account_id=account_id))
         ask(confirm(requested.quote.total, order_id), MANNY)

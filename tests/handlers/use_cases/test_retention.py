@@ -34,16 +34,16 @@ Progress = list[tuple[int, int]]
 @pytest.fixture(name="shop")
 def _shop(postgres: Log, database_url: str) -> InMemory:
     """An invoice of 2026, and the credit note that corrects it."""
-    house = InMemory(log=postgres)
-    house.refunded().settle()
+    dependencies = InMemory(log=postgres)
+    dependencies.refunded().settle()
     assert bring_up_to_date(database_url, postgres, SOON_S)
-    return house
+    return dependencies
 
 
 def delete_those_of_eight_years(shop: InMemory, owner_url: str, actor: Actor = ADMIN) -> Progress:
     told: Progress = []
     with owning(owner_url) as owner:
-        deleted = delete_documents(owner, shop.house, actor, 8, lambda *so_far: told.append(so_far))
+        deleted = delete_documents(owner, shop.dependencies, actor, 8, lambda *so_far: told.append(so_far))
     assert deleted == (told[-1][0] if told else 0)
     return told
 
@@ -51,7 +51,7 @@ def delete_those_of_eight_years(shop: InMemory, owner_url: str, actor: Actor = A
 def there(shop: InMemory) -> list[bool]:
     """Whether the documents of the invoice and of the credit note are there."""
     documents = [shop.one(InvoiceIssued).document, shop.one(CreditNoteIssued).document]
-    return [shop.house.log.document(each.sha256) is not None for each in documents]
+    return [shop.dependencies.log.document(each.sha256) is not None for each in documents]
 
 
 def test_they_are_kept_for_all_of_their_years_and_then_go_one_by_one(
@@ -67,7 +67,7 @@ def test_they_are_kept_for_all_of_their_years_and_then_go_one_by_one(
     assert there(shop) == [False, False]
     assert delete_those_of_eight_years(shop, owner_url) == []
 
-    deleted = [each for each in shop.house.log.history() if isinstance(each.event, DocumentDeleted)]
+    deleted = [each for each in shop.dependencies.log.history() if isinstance(each.event, DocumentDeleted)]
     assert [(each.account_id, each.cause.actor) for each in deleted] == [("acme", "admin:ada")] * 2
     with auditing(database_url) as auditor:
         assert Verifier(auditor).verify().position == shop.head

@@ -1,4 +1,4 @@
-"""Turns: the earliest goes on first, few at a time; nobody is forgotten, whoever gives up."""
+"""Fair wake-up: the earliest goes on first, few at a time; nobody is forgotten, whoever gives up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import infra.event_log.fair_wakeup
-from infra.event_log.fair_wakeup import AT_ONCE, Turns, Waiter
+from infra.event_log.fair_wakeup import AT_ONCE, FairWakeup, Waiter
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def called(waiters: Sequence[Waiter]) -> list[int]:
 
 
 def test_a_few_are_called_and_each_calls_the_next_as_it_goes_on() -> None:
-    turns, waiters = Turns(), [Waiter() for _ in range(6)]
+    turns, waiters = FairWakeup(), [Waiter() for _ in range(6)]
     turns.call(waiters[:4])
     turns.call(waiters[4:])
     assert called(waiters) == list(range(AT_ONCE))
@@ -44,7 +44,7 @@ def test_a_few_are_called_and_each_calls_the_next_as_it_goes_on() -> None:
 
 
 def test_a_turn_that_nobody_waited_for_is_kept_for_who_comes() -> None:
-    turns, waiters = Turns(), [Waiter() for _ in range(AT_ONCE)]
+    turns, waiters = FairWakeup(), [Waiter() for _ in range(AT_ONCE)]
     turns.call(waiters)
     for waiter in waiters:
         turns.wait(waiter)
@@ -55,7 +55,7 @@ def test_a_turn_that_nobody_waited_for_is_kept_for_who_comes() -> None:
 
 def test_who_is_late_waits_for_no_turn() -> None:
     """Another thread may keep the interpreter's lock for as long as this; each of them would wait for that anew."""
-    turns, waiters = Turns(), [Waiter() for _ in range(8)]
+    turns, waiters = FairWakeup(), [Waiter() for _ in range(8)]
     turns.call(waiters)
     for waiter in waiters:
         waiter.since -= 2 * infra.event_log.fair_wakeup.LATE_S
@@ -69,7 +69,7 @@ def test_who_is_late_waits_for_no_turn() -> None:
 
 
 def test_who_is_waited_for_with_others_keeps_no_turn() -> None:
-    turns, waiters = Turns(), [Waiter() for _ in range(6)]
+    turns, waiters = FairWakeup(), [Waiter() for _ in range(6)]
     for waiter in waiters[:4]:
         waiter.unattended = True
     turns.call(waiters)
@@ -78,7 +78,7 @@ def test_who_is_waited_for_with_others_keeps_no_turn() -> None:
 
 @pytest.mark.parametrize("before_its_turn", [True, False])
 def test_who_may_be_interrupted_has_no_turn_to_lose(before_its_turn: bool) -> None:
-    turns, waiters = Turns(), [Waiter() for _ in range(AT_ONCE)]
+    turns, waiters = FairWakeup(), [Waiter() for _ in range(AT_ONCE)]
     given_up: list[Any] = [Waiter() for _ in range(AT_ONCE)]
     for waiter in given_up:
         waiter.unattended = True
@@ -99,7 +99,7 @@ def test_who_may_be_interrupted_has_no_turn_to_lose(before_its_turn: bool) -> No
 
 
 def test_who_may_be_interrupted_calls_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, waiter = Turns(), Waiter()
+    turns, waiter = FairWakeup(), Waiter()
     waiter.unattended = True
     turns.call([waiter])
     monkeypatch.setattr(turns, "_go_on", Interrupted().acquire)
@@ -107,7 +107,7 @@ def test_who_may_be_interrupted_calls_nobody(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nobody_is_forgotten_however_they_race() -> None:
-    turns, asked = Turns(), SimpleQueue[Waiter | None]()
+    turns, asked = FairWakeup(), SimpleQueue[Waiter | None]()
 
     def come_and_go() -> None:
         for _ in range(500):

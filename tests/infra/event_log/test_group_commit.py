@@ -30,7 +30,7 @@ from infra.event_log.append import Append, appended
 from infra.event_log.group_commit import GroupCommit, _compatible
 from infra.event_log.log import Log, LogUnavailable
 from infra.event_log.postgres_recorder import PostgresRecorder
-from infra.event_log.recorder import AlreadyHandled, MessageIdReused, Received
+from infra.event_log.recorder import AlreadyHandled, InboxEntry, MessageIdReused
 from infra.postgres.connections import WRITER, connect
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import admit, program_login
@@ -46,8 +46,8 @@ def stored(stream: str, *versions: int, state: bytes = b"{}") -> list[StoredEven
     return [StoredEvent(stream, version, "candy.Made.v1", state) for version in versions]
 
 
-def message(message_id: str, body: bytes = b"body") -> Received:
-    return Received(message_id, hashlib.sha256(body).digest())
+def message(message_id: str, body: bytes = b"body") -> InboxEntry:
+    return InboxEntry(message_id, hashlib.sha256(body).digest())
 
 
 @pytest.fixture

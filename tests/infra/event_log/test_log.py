@@ -20,7 +20,7 @@ from domain.messages import Event
 from infra.event_log.append import Append, appended
 from infra.event_log.log import Change, Log, LogUnavailable, VersionConflict
 from infra.event_log.postgres_recorder import postgres_log
-from infra.event_log.recorder import Kept
+from infra.event_log.recorder import StoredDocument
 from infra.postgres.connections import WRITER, connect
 from infra.recorded import Cause, Recorded, event_id
 from tests.support.databases import MASTER_KEY
@@ -38,10 +38,10 @@ from tests.support.examples import (
 from tests.support.given_domain import but
 
 DORA = Cause("distributor:dora", correlation_id="wish-1", causation_id="click-1")
-INVOICE = Kept(hashlib.sha256(b"%PDF-1.7 ACME").hexdigest(), "application/pdf", b"%PDF-1.7 ACME")
+INVOICE = StoredDocument(hashlib.sha256(b"%PDF-1.7 ACME").hexdigest(), "application/pdf", b"%PDF-1.7 ACME")
 
 
-def append(log: Log, *changes: Change, documents: Sequence[Kept] = ()) -> list[Recorded]:
+def append(log: Log, *changes: Change, documents: Sequence[StoredDocument] = ()) -> list[Recorded]:
     return log.append(changes, account_id="acme", cause=DORA, at=NOW, documents=documents)
 
 

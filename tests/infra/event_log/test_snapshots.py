@@ -15,8 +15,8 @@ from domain.allocation import ALLOCATION, AllocateCapacity, AllocationCommand
 from domain.personal import personal_fields
 from infra.event_log.log import Log
 from infra.event_log.memory_recorder import MemoryRecorder
-from infra.event_log.snapshots import IMPERSONAL, folded, from_snapshot, snapshot_of, take_snapshots
-from infra.event_log.state_cache import RecentState
+from infra.event_log.snapshots import IMPERSONAL, from_snapshot, load_aggregate, snapshot_of, take_snapshots
+from infra.event_log.state_cache import CachedState
 from infra.event_log.topics import AGGREGATES
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.postgres.connections import connect
@@ -68,7 +68,7 @@ def test_a_long_stream_gets_a_snapshot_and_folding_begins_there(
     postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_pool(postgres, 25)
-    truth = folded(ALLOCATION, POOL, forgetting(postgres))
+    truth = load_aggregate(ALLOCATION, POOL, forgetting(postgres))
     with connect(database_url) as conn:
         assert take_snapshots(conn, postgres) == 1
         assert take_snapshots(conn, postgres) == 0  # nothing new was said
@@ -81,7 +81,7 @@ def test_a_long_stream_gets_a_snapshot_and_folding_begins_there(
         return postgres.load(stream, after)
 
     monkeypatch.setattr(fresh, "load", counted)
-    assert folded(ALLOCATION, POOL, fresh) == truth
+    assert load_aggregate(ALLOCATION, POOL, fresh) == truth
     assert asked == [25]
 
 
@@ -108,11 +108,11 @@ def test_a_stream_that_grew_gets_a_later_one(postgres: Log, database_url: str) -
 @pytest.mark.parametrize("log", ["memory", "postgres"], indirect=True)
 def test_one_of_an_old_shape_is_ignored(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     a_pool(log, 12)
-    wrong = RecentState(12, given(ALLOCATION).state, "slugworth")
+    wrong = CachedState(12, given(ALLOCATION).state, "slugworth")
     log.keep_snapshot(snapshot_of(ALLOCATION, POOL, wrong))
     assert from_snapshot(ALLOCATION, POOL, log) == wrong
     monkeypatch.setattr(infra.event_log.snapshots, "_shape", lambda _: "another")
-    fresh = folded(ALLOCATION, POOL, forgetting(log))
+    fresh = load_aggregate(ALLOCATION, POOL, forgetting(log))
     assert (fresh.version, fresh.account_id) == (12, "acme")
     assert fresh.state.totals == granted.quantities
 
@@ -144,7 +144,7 @@ def test_whatever_state_there_is_comes_back_from_a_snapshot_as_it_was(life: Aggr
     for command in data.draw(life.sequences(8)):
         outcome = outcome.when(command).after
     log = Log(MemoryRecorder())
-    recent = RecentState(8, outcome.state, "acme")
+    recent = CachedState(8, outcome.state, "acme")
     log.keep_snapshot(snapshot_of(life.decider, "it-1", recent))
     assert from_snapshot(life.decider, "it-1", log) == recent
 

@@ -16,8 +16,8 @@ from domain.order import ORDER, NoBillingContact, Status
 from domain.subscription import SUBSCRIPTION
 from infra.event_log.log import Log, VersionConflict
 from infra.event_log.memory_recorder import MemoryRecorder
-from infra.event_log.recorder import Kept
-from infra.event_log.state_cache import RecentState, RecentStates
+from infra.event_log.recorder import StoredDocument
+from infra.event_log.state_cache import CachedState, StateCache
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.recorded import Cause, Recorded
 from tests.support.examples import (
@@ -48,7 +48,7 @@ from tests.support.examples import (
 )
 
 DORA = Cause("distributor:dora", "wish-1")
-INVOICE = Kept("d0c", "application/pdf", b"%PDF-1.7 ACME")
+INVOICE = StoredDocument("d0c", "application/pdf", b"%PDF-1.7 ACME")
 
 
 def commit(work: UnitOfWork, account_id: str | None = "acme") -> list[Recorded]:
@@ -207,17 +207,17 @@ def test_a_conflict_on_one_aggregate_is_none_on_another(memory: Log) -> None:
 # --- what is remembered ---------------------------------------------------------------------------------------------
 
 
-def pooled(log: Log, *, trusting: bool = False) -> UnitOfWork:
+def pooled(log: Log, *, use_cache: bool = False) -> UnitOfWork:
     """A unit of work on a pool of 100 extensions, 20 of them Ultimate."""
-    work = UnitOfWork(log, trusting=trusting)
+    work = UnitOfWork(log, use_cache=use_cache)
     work.do(ALLOCATION, "pkg-acme", grant)
     commit(work)
-    return UnitOfWork(log, trusting=trusting)
+    return UnitOfWork(log, use_cache=use_cache)
 
 
 def test_who_trusts_what_is_remembered_does_not_ask_the_log() -> None:
     recorder = CountingRecorder()
-    work = pooled(Log(recorder), trusting=True)
+    work = pooled(Log(recorder), use_cache=True)
     recorder.loaded.clear()
     work.do(ALLOCATION, "pkg-acme", create_factory)
     commit(work)
@@ -249,7 +249,7 @@ def test_what_is_known_not_to_be_there_is_begun_without_asking_and_a_conflict_wh
 def test_what_another_process_appended_meanwhile_is_a_conflict_and_then_known() -> None:
     recorder = CountingRecorder()
     here, elsewhere = Log(recorder), Log(recorder)
-    slow = pooled(here, trusting=True)
+    slow = pooled(here, use_cache=True)
     fast = UnitOfWork(elsewhere)
     fast.do(ALLOCATION, "pkg-acme", create_factory)
     commit(fast)
@@ -257,7 +257,7 @@ def test_what_another_process_appended_meanwhile_is_a_conflict_and_then_known() 
     slow.do(ALLOCATION, "pkg-acme", create_shop)
     with pytest.raises(VersionConflict):
         commit(slow)
-    again = UnitOfWork(here, trusting=True)
+    again = UnitOfWork(here, use_cache=True)
     assert set(again.state(ALLOCATION, "pkg-acme").pbxs) == {"pbx-factory"}
 
 
@@ -266,14 +266,14 @@ def test_what_leads_to_no_append_is_decided_on_what_the_log_says(command: Alloca
     """A pool that is remembered without its PBX would refuse; what another process did meanwhile counts."""
     recorder = CountingRecorder()
     here, elsewhere = Log(recorder), Log(recorder)
-    trusting = pooled(here, trusting=True)
+    use_cache = pooled(here, use_cache=True)
     fast = UnitOfWork(elsewhere)
     fast.do(ALLOCATION, "pkg-acme", create_factory)
     commit(fast)
 
     with pytest.raises(VersionConflict):
-        trusting.do(ALLOCATION, "pkg-acme", command)
-    again = UnitOfWork(here, trusting=True)
+        use_cache.do(ALLOCATION, "pkg-acme", command)
+    again = UnitOfWork(here, use_cache=True)
     assert again.do(ALLOCATION, "pkg-acme", command) == ([] if command is grant else [allocated])
 
 
@@ -291,11 +291,11 @@ def test_what_holds_personal_data_is_not_remembered(memory: Log) -> None:
 
 
 def test_of_the_states_that_are_remembered_the_least_used_go_first() -> None:
-    recent = RecentStates(most=2)
-    recent.keep("pool-1", RecentState(1, "old", None))
-    recent.keep("pool-2", RecentState(1, "two", None))
-    recent.keep("pool-1", RecentState(3, "new", None))
-    recent.keep("pool-1", RecentState(2, "late", None))
-    recent.keep("pool-3", RecentState(1, "three", None))
+    recent = StateCache(most=2)
+    recent.keep("pool-1", CachedState(1, "old", None))
+    recent.keep("pool-2", CachedState(1, "two", None))
+    recent.keep("pool-1", CachedState(3, "new", None))
+    recent.keep("pool-1", CachedState(2, "late", None))
+    recent.keep("pool-3", CachedState(1, "three", None))
     assert recent.get("pool-2") is None
-    assert recent.get("pool-1") == RecentState(3, "new", None)
+    assert recent.get("pool-1") == CachedState(3, "new", None)

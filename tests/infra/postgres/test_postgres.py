@@ -28,7 +28,7 @@ from infra.audit.auditor import auditing
 from infra.audit.hash_chain import Verifier
 from infra.event_log.log import Change
 from infra.event_log.postgres_recorder import postgres_log
-from infra.event_log.recorder import Kept
+from infra.event_log.recorder import StoredDocument
 from infra.postgres.connections import (
     AUDITOR,
     PROJECTOR,
@@ -66,7 +66,7 @@ def written(places: ServerPlaces, template: str) -> Iterator[str]:
             account_id="acme",
             cause=Cause("distributor:dora", "wish-1"),
             at=NOW,
-            documents=[Kept("d0c", "application/pdf", b"%PDF-1.7 ACME")],
+            documents=[StoredDocument("d0c", "application/pdf", b"%PDF-1.7 ACME")],
         )
         yield url
 
