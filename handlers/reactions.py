@@ -1,12 +1,13 @@
 """What follows an event. The table reads as the story: the happy path first, then compensation.
 
-A reaction looks at one event and gives the requests that follow; it does nothing itself. An event may be delivered
-twice: each of these requests is safe to repeat.
+A reaction returns the requests that follow one event and does no I/O. An event may be delivered twice, so each of these
+requests is safe to repeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from domain.invoice import CreditNoteIssued
@@ -24,55 +25,66 @@ from handlers.requests import (
     TellAccountManager,
 )
 
-Reaction = Callable[[Any], list[Request]]
+
+@dataclass(frozen=True)
+class Reaction:
+    """One thing that follows an event.
+
+    Attributes:
+        name: names the durable consumer and begins each inbox id. It is stored, so it never changes.
+        requests: the requests that follow an event, none if nothing does.
+        mails: it does nothing but send a mail.
+        numbered: it numbers documents, which one process does at a time: only one can have a seller's next number.
+    """
+
+    name: str
+    requests: Callable[[Any], list[Request]]
+    mails: bool = False
+    numbered: bool = False
 
 
-def tell_account_manager(event: OrderPlaced) -> list[Request]:
-    """Offline, somebody has to collect the money."""
-    return [TellAccountManager(order_id=event.order_id)] if event.method is Method.OFFLINE else []
+TELL_ACCOUNT_MANAGER = Reaction(
+    "tell_account_manager",
+    lambda event: [TellAccountManager(order_id=event.order_id)] if event.method is Method.OFFLINE else [],
+    mails=True,
+)
+"""If an order is placed offline, somebody has to collect the money."""
 
+FULFIL_ORDER = Reaction("fulfil_order", lambda event: [FulfilPaidOrder(order_id=event.order_id)])
+"""A paid order is granted at once."""
 
-def fulfil_order(event: PaymentCaptured) -> list[Request]:
-    """What is paid is granted at once."""
-    return [FulfilPaidOrder(order_id=event.order_id)]
+ISSUE_INVOICE = Reaction("issue_invoice", lambda event: [InvoiceFulfilledOrder(order_id=event.order_id)], numbered=True)
+"""A fulfilled order is invoiced."""
 
+MAIL_INVOICE = Reaction(
+    "mail_invoice",
+    lambda event: [MailInvoiceLink(invoice_id=event.invoice_id, link_id=event.link_id)],
+    mails=True,
+)
+"""An issued link is mailed to the billing contact."""
 
-def issue_invoice(event: OrderFulfilled) -> list[Request]:
-    """What is granted is invoiced."""
-    return [InvoiceFulfilledOrder(order_id=event.order_id)]
+REVERSE_GRANT = Reaction(
+    "reverse_grant", lambda event: [ReverseRefundedGrant(order_id=event.order_id, refund_id=event.refund_id)]
+)
+"""A refund takes back what it refunded."""
 
+ISSUE_CREDIT_NOTE = Reaction(
+    "issue_credit_note",
+    lambda event: [CreditRefund(order_id=event.order_id, refund_id=event.refund_id)],
+    numbered=True,
+)
+"""An issued invoice is never changed: a credit note corrects it."""
 
-def mail_invoice(event: LinkIssued) -> list[Request]:
-    """A link is of use to whoever has it."""
-    return [MailInvoiceLink(invoice_id=event.invoice_id, link_id=event.link_id)]
-
-
-def reverse_grant(event: PaymentRefunded) -> list[Request]:
-    """What was given back is not used any longer."""
-    return [ReverseRefundedGrant(order_id=event.order_id, refund_id=event.refund_id)]
-
-
-def issue_credit_note(event: PaymentRefunded) -> list[Request]:
-    """An invoice is never changed: a credit note corrects it."""
-    return [CreditRefund(order_id=event.order_id, refund_id=event.refund_id)]
-
-
-def mail_credit_note(event: CreditNoteIssued) -> list[Request]:
-    """The customer's books need it."""
-    return [MailCreditNote(credit_note_id=event.credit_note_id)]
-
-
-MAILS: Collection[Reaction] = {tell_account_manager, mail_invoice, mail_credit_note}
-"""Those that do nothing but tell somebody."""
-
-NUMBERED: Collection[Reaction] = {issue_invoice, issue_credit_note}
-"""Those that number documents, which one process does at a time: only one can have a seller's next number."""
+MAIL_CREDIT_NOTE = Reaction(
+    "mail_credit_note", lambda event: [MailCreditNote(credit_note_id=event.credit_note_id)], mails=True
+)
+"""The customer's books need the credit note."""
 
 REACTIONS: Mapping[type[Event], Sequence[Reaction]] = {
-    OrderPlaced: [tell_account_manager],
-    PaymentCaptured: [fulfil_order],
-    OrderFulfilled: [issue_invoice],
-    LinkIssued: [mail_invoice],
-    PaymentRefunded: [reverse_grant, issue_credit_note],
-    CreditNoteIssued: [mail_credit_note],
+    OrderPlaced: [TELL_ACCOUNT_MANAGER],
+    PaymentCaptured: [FULFIL_ORDER],
+    OrderFulfilled: [ISSUE_INVOICE],
+    LinkIssued: [MAIL_INVOICE],
+    PaymentRefunded: [REVERSE_GRANT, ISSUE_CREDIT_NOTE],
+    CreditNoteIssued: [MAIL_CREDIT_NOTE],
 }

@@ -30,7 +30,7 @@ from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.messaging.command_messages import Answer, Incoming, Unanswerable, account_named, deal_with
 from handlers.messaging.history import SENTENCE_HEADER, Part, told
-from handlers.reactions import MAILS, REACTIONS, Reaction
+from handlers.reactions import REACTIONS, Reaction
 from infra import tracing
 from infra.broker.cloudevents import CloudEvent
 from infra.broker.dead_letters import Letter, first_stored_at, letter_of, original_subject
@@ -78,7 +78,7 @@ HOPELESS = (ValidationError, JSONDecodeError, UnicodeDecodeError, UnknownPositio
 
 def consumers() -> dict[str, type[Event]]:
     """The durable consumer of each reaction, and the event that it reads."""
-    return {reaction.__name__: event for event, reactions in REACTIONS.items() for reaction in reactions}
+    return {reaction.name: event for event, reactions in REACTIONS.items() for reaction in reactions}
 
 
 def again_in(message: Msg, error: Exception) -> float | None:
@@ -147,7 +147,7 @@ def reactions_broker(
             subscriber = broker.subscriber(
                 subject_of(event),
                 stream=JStream(EVENTS, declare=False),
-                durable=reaction.__name__,
+                durable=reaction.name,
                 pull_sub=PullSub(batch_size=1, timeout=FETCH_S),
                 max_workers=REACTIONS_AT_ONCE,
                 ack_policy=AckPolicy.NACK_ON_ERROR,
@@ -175,7 +175,7 @@ async def reacting(
     async def see() -> None:
         must_be_fetching(broker)
         for reaction in wanted:
-            await client.jetstream().consumer_info(EVENTS, reaction.__name__)
+            await client.jetstream().consumer_info(EVENTS, reaction.name)
 
     try:
         await broker.start()
@@ -247,7 +247,7 @@ class Precedence:
     @asynccontextmanager
     async def of(self, reaction: Reaction) -> AsyncIterator[None]:
         """Follow an event in here."""
-        if reaction in MAILS:
+        if reaction.mails:
             async with self._one_at_a_time() if self._waited_for >= MAIL_THROTTLE_THRESHOLD else nullcontext():
                 yield
         else:
@@ -291,14 +291,14 @@ def follow(message: CloudEvent, reaction: Reaction, dependencies: Dependencies) 
     if not found or str(found[0].event_id) != message.id:
         raise UnknownPosition(f"the log has no event {message.id} at position {message.position}")
     recorded = found[0]
-    for number, request in enumerate(reaction(recorded.event)):
+    for number, request in enumerate(reaction.requests(recorded.event)):
         handle(
             request,
             dependencies,
             SYSTEM,
             correlation_id=recorded.cause.correlation_id,
             causation_id=str(recorded.event_id),
-            message_id=f"{reaction.__name__}:{recorded.event_id}:{number}",
+            message_id=f"{reaction.name}:{recorded.event_id}:{number}",
         )
 
 

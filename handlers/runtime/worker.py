@@ -29,7 +29,7 @@ from handlers.messaging.consumers import (
     reacting,
     telling_history,
 )
-from handlers.reactions import NUMBERED, REACTIONS
+from handlers.reactions import REACTIONS
 from handlers.runtime.checkpoint_signing import Busy, CannotSign, Signer, sign
 from infra.audit.checkpoints import NoCheckpoint
 from infra.audit.ed25519 import WrongKey
@@ -127,13 +127,15 @@ class Worker:
             await provision(jetstream, consumers(), self._duties.limits)
             works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
-                shared = [reaction for found in REACTIONS.values() for reaction in found if reaction not in NUMBERED]
+                every = [reaction for found in REACTIONS.values() for reaction in found]
+                numbered = [reaction for reaction in every if reaction.numbered]
+                shared = [reaction for reaction in every if not reaction.numbered]
                 with_these = (self._nats_url, self._dependencies, self._threads, Precedence())
                 see_reactions = await stack.enter_async_context(reacting(*with_these, shared))
                 await stack.enter_async_context(telling_history(client, self._dependencies, self._duties.senders))
                 works.append(Commands(client, self._dependencies, self._duties.senders).obey(self._stopped))
                 works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
-                works += [self._watch(jetstream, see_reactions), self._number(reacting(*with_these, NUMBERED))]
+                works += [self._watch(jetstream, see_reactions), self._number(reacting(*with_these, numbered))]
             if self._duties.relays:
                 works.append(self.relay.run(client, self._stopped))
             self.failing = None

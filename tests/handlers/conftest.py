@@ -13,7 +13,7 @@ from tests.support.in_memory import InMemory
 
 
 @pytest.fixture
-def dependencies() -> InMemory:
+def store() -> InMemory:
     """A house in memory, in which nothing has happened yet."""
     return InMemory()
 

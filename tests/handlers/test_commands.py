@@ -227,10 +227,10 @@ create_lab = but(create_shop, pbx_id="pbx-lab", name="Inventing room", extension
 def in_which(given: Given, *messages: Message) -> Given:
     """A beginning, and what was asked for after it."""
 
-    def so(dependencies: InMemory) -> None:
-        given(dependencies)
+    def so(store: InMemory) -> None:
+        given(store)
         for message in messages:
-            dependencies.ask(message)
+            store.ask(message)
 
     return so
 
@@ -239,37 +239,37 @@ def nothing(_dependencies: InMemory) -> None:
     """An empty log."""
 
 
-def without_a_package(dependencies: InMemory) -> None:
-    dependencies.ask(open_account)
+def without_a_package(store: InMemory) -> None:
+    store.ask(open_account)
 
 
-def fulfilled(dependencies: InMemory) -> None:
+def fulfilled(store: InMemory) -> None:
     """Paid and granted; nothing was invoiced yet."""
-    dependencies.paid().ask(fulfil)
+    store.paid().ask(fulfil)
 
 
-def credited(dependencies: InMemory) -> None:
+def credited(store: InMemory) -> None:
     """The credit note of a whole refund stands."""
-    dependencies.refunded().settle()
+    store.refunded().settle()
 
 
-def without_documents(dependencies: InMemory) -> None:
+def without_documents(store: InMemory) -> None:
     """As it is years later; but for the clock, so that the link is good for one use."""
-    credited(dependencies)
-    now, dependencies.clock.at = dependencies.clock.at, delete_document.at
+    credited(store)
+    now, store.clock.at = store.clock.at, delete_document.at
     for document_id in (invoice_of(), mail_credit.credit_note_id):
-        give_up(document_id, delete_document.kept_years, RequestContext(dependencies.dependencies, SYSTEM, "retention"))
-    dependencies.clock.at = now
+        give_up(document_id, delete_document.kept_years, RequestContext(store.dependencies, SYSTEM, "retention"))
+    store.clock.at = now
 
 
-def two_fulfilled(dependencies: InMemory) -> None:
+def two_fulfilled(store: InMemory) -> None:
     """Two orders, both fulfilled, none invoiced."""
-    fulfilled(dependencies)
-    dependencies.ask(order("order-2", extensions=1))
-    dependencies.ask(check_out(Method.PAYPAL, "order-2"))
-    dependencies.provider.approve("checkout-2")
-    dependencies.ask(complete("checkout-2", "order-2"))
-    dependencies.ask(FulfilPaidOrder(order_id="order-2"))
+    fulfilled(store)
+    store.ask(order("order-2", extensions=1))
+    store.ask(check_out(Method.PAYPAL, "order-2"))
+    store.provider.approve("checkout-2")
+    store.ask(complete("checkout-2", "order-2"))
+    store.ask(FulfilPaidOrder(order_id="order-2"))
 
 
 # --- accepted, repeated, conflicting -------------------------------------------------------------------------------
@@ -442,168 +442,166 @@ def test_every_entry_has_a_wish_here() -> None:
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=named)
-def test_a_wish_is_granted(dependencies: InMemory, wish: Wish) -> None:
-    wish.given(dependencies)
-    before = dependencies.head
+def test_a_wish_is_granted(store: InMemory, wish: Wish) -> None:
+    wish.given(store)
+    before = store.head
 
-    outcome = dependencies.ask(wish.message)
+    outcome = store.ask(wish.message)
 
-    assert tuple(type(event) for event in dependencies.since(before)) == wish.events
-    assert [recorded.event for recorded in outcome.context.recorded] == dependencies.since(before)
+    assert tuple(type(event) for event in store.since(before)) == wish.events
+    assert [recorded.event for recorded in outcome.context.recorded] == store.since(before)
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=named)
-def test_a_wish_is_on_the_record_of_who_had_it_and_why(dependencies: InMemory, wish: Wish) -> None:
-    wish.given(dependencies)
-    before, actor = dependencies.head, permitted(wish.message)
-    handle(
-        wish.message, dependencies.dependencies, actor, correlation_id="golden-ticket-5", causation_id="chocolate-bar"
-    )
+def test_a_wish_is_on_the_record_of_who_had_it_and_why(store: InMemory, wish: Wish) -> None:
+    wish.given(store)
+    before, actor = store.head, permitted(wish.message)
+    handle(wish.message, store.dependencies, actor, correlation_id="golden-ticket-5", causation_id="chocolate-bar")
 
-    for recorded in dependencies.dependencies.log.read(before, limit=100):
+    for recorded in store.dependencies.log.read(before, limit=100):
         assert (recorded.cause.actor, recorded.cause.correlation_id) == (str(actor), "golden-ticket-5")
         assert recorded.cause.causation_id == "chocolate-bar"
         assert recorded.account_id == (None if recorded.stream.startswith("price_list") else "acme")
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
-def test_a_wish_repeated_appends_nothing_and_is_answered_alike(dependencies: InMemory, wish: Wish) -> None:
-    wish.given(dependencies)
-    first = dependencies.ask(wish.message)
-    before = dependencies.head
+def test_a_wish_repeated_appends_nothing_and_is_answered_alike(store: InMemory, wish: Wish) -> None:
+    wish.given(store)
+    first = store.ask(wish.message)
+    before = store.head
 
-    retry_on_conflict = dependencies.ask(wish.message)
+    retry_on_conflict = store.ask(wish.message)
 
-    assert dependencies.since(before) == []
+    assert store.since(before) == []
     assert retry_on_conflict.answer == first.answer
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
-def test_a_wish_repeated_three_days_later_appends_nothing(dependencies: InMemory, wish: Wish) -> None:
-    wish.given(dependencies)
-    dependencies.ask(wish.message)
-    before = dependencies.head
-    dependencies.clock.advance(timedelta(days=3))
+def test_a_wish_repeated_three_days_later_appends_nothing(store: InMemory, wish: Wish) -> None:
+    wish.given(store)
+    store.ask(wish.message)
+    before = store.head
+    store.clock.advance(timedelta(days=3))
 
-    dependencies.ask(wish.message)
+    store.ask(wish.message)
 
-    assert dependencies.since(before) == []
+    assert store.since(before) == []
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.rival], ids=named)
-def test_a_wish_that_loses_to_another_is_decided_again(dependencies: InMemory, wish: Wish) -> None:
-    wish.given(dependencies)
+def test_a_wish_that_loses_to_another_is_decided_again(store: InMemory, wish: Wish) -> None:
+    wish.given(store)
     rival = wish.rival
     assert rival is not None
-    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(rival))
+    store.recorder.rivals.append(lambda: store.ask_elsewhere(rival))
 
-    before = dependencies.head
+    before = store.head
     refusal: type[Refusal] | None = None
     recorded: tuple[type[Event], ...] = ()
     try:
-        recorded = tuple(type(fact.event) for fact in dependencies.ask(wish.message).context.recorded)
+        recorded = tuple(type(fact.event) for fact in store.ask(wish.message).context.recorded)
     except Refusal as reason:
         refusal = type(reason)
 
-    assert dependencies.recorder.conflicts == 1, f"{type(rival).__name__} is no rival"
+    assert store.recorder.conflicts == 1, f"{type(rival).__name__} is no rival"
     assert (refusal or recorded) == wish.then
-    assert len(dependencies.since(before)) > len(recorded), "the rival's events stand"
+    assert len(store.since(before)) > len(recorded), "the rival's events stand"
 
 
-def test_a_wish_that_loses_all_the_time_is_given_up_and_appends_nothing(dependencies: InMemory) -> None:
-    dependencies.opened()
+def test_a_wish_that_loses_all_the_time_is_given_up_and_appends_nothing(store: InMemory) -> None:
+    store.opened()
     numbers = iter(range(100))
 
     def add_another() -> None:
         another = but(add_receiver, receiver_id=f"oompa-{next(numbers)}")
-        dependencies.ask(another)
-        dependencies.recorder.rivals.append(add_another)
+        store.ask(another)
+        store.recorder.rivals.append(add_another)
 
-    dependencies.recorder.rivals.append(add_another)
+    store.recorder.rivals.append(add_another)
     with pytest.raises(VersionConflict):
-        dependencies.ask(add_receiver)
+        store.ask(add_receiver)
 
-    assert dependencies.recorder.conflicts == 31
-    assert "bucket" not in {added.receiver_id for added in dependencies.all(BillingReceiverAdded)}
-
-
-def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(dependencies: InMemory) -> None:
-    dependencies.settled()
-    dependencies.ask(renew_link)
-    dependencies.ask(renew_link)
-
-    assert [link.ordinal for link in dependencies.all(LinkIssued)] == [1, 2, 3]
-    assert [link.link_id for link in dependencies.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
+    assert store.recorder.conflicts == 31
+    assert "bucket" not in {added.receiver_id for added in store.all(BillingReceiverAdded)}
 
 
-def test_two_renewals_at_once_give_two_links_of_which_the_last_counts(dependencies: InMemory) -> None:
-    dependencies.settled()
-    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(renew_link))
-    dependencies.ask(renew_link)
+def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(store: InMemory) -> None:
+    store.settled()
+    store.ask(renew_link)
+    store.ask(renew_link)
 
-    assert dependencies.recorder.conflicts == 1
-    assert [link.ordinal for link in dependencies.all(LinkIssued)] == [1, 2, 3]
-    assert [link.link_id for link in dependencies.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
-
-
-def test_a_link_is_used_once(dependencies: InMemory) -> None:
-    dependencies.settled()
-    before = dependencies.head
-
-    document = dependencies.ask(use_link).answer
-
-    assert [type(event) for event in dependencies.since(before)] == [LinkConsumed]
-    assert document.sha256 == dependencies.one(InvoiceIssued).document.sha256
+    assert [link.ordinal for link in store.all(LinkIssued)] == [1, 2, 3]
+    assert [link.link_id for link in store.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
 
 
-def test_a_link_used_again_is_refused_and_that_is_recorded(dependencies: InMemory) -> None:
-    dependencies.settled().ask(use_link)
-    before = dependencies.head
+def test_two_renewals_at_once_give_two_links_of_which_the_last_counts(store: InMemory) -> None:
+    store.settled()
+    store.recorder.rivals.append(lambda: store.ask_elsewhere(renew_link))
+    store.ask(renew_link)
+
+    assert store.recorder.conflicts == 1
+    assert [link.ordinal for link in store.all(LinkIssued)] == [1, 2, 3]
+    assert [link.link_id for link in store.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
+
+
+def test_a_link_is_used_once(store: InMemory) -> None:
+    store.settled()
+    before = store.head
+
+    document = store.ask(use_link).answer
+
+    assert [type(event) for event in store.since(before)] == [LinkConsumed]
+    assert document.sha256 == store.one(InvoiceIssued).document.sha256
+
+
+def test_a_link_used_again_is_refused_and_that_is_recorded(store: InMemory) -> None:
+    store.settled().ask(use_link)
+    before = store.head
     with pytest.raises(UnknownLink):
-        dependencies.ask(use_link)
+        store.ask(use_link)
 
-    assert [type(event) for event in dependencies.since(before)] == [LinkRefused]
+    assert [type(event) for event in store.since(before)] == [LinkRefused]
 
 
-def test_of_two_uses_at_once_one_loses_and_both_are_recorded(dependencies: InMemory) -> None:
-    dependencies.settled()
-    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(use_link))
+def test_of_two_uses_at_once_one_loses_and_both_are_recorded(store: InMemory) -> None:
+    store.settled()
+    store.recorder.rivals.append(lambda: store.ask_elsewhere(use_link))
     with pytest.raises(UnknownLink):
-        dependencies.ask(use_link)
+        store.ask(use_link)
 
-    assert dependencies.recorder.conflicts == 1
-    assert len(dependencies.all(LinkConsumed)) == 1
-    assert len(dependencies.all(LinkRefused)) == 1
-
-
-def test_a_declined_payment_can_be_tried_again(dependencies: InMemory) -> None:
-    dependencies.placed(Method.CARD).provider.enter_bad_card()
-    dependencies.ask(complete())
-    dependencies.provider.approve()
-    dependencies.ask(complete())
-
-    assert dependencies.names()[-3:] == ["PaymentDeclined", "PaymentReferenceClaimed", "PaymentCaptured"]
+    assert store.recorder.conflicts == 1
+    assert len(store.all(LinkConsumed)) == 1
+    assert len(store.all(LinkRefused)) == 1
 
 
-def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(dependencies: InMemory) -> None:
-    dependencies.placed(Method.CARD).provider.enter_bad_card()
-    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(withdraw))
+def test_a_declined_payment_can_be_tried_again(store: InMemory) -> None:
+    store.placed(Method.CARD).provider.enter_bad_card()
+    store.ask(complete())
+    store.provider.approve()
+    store.ask(complete())
+
+    assert store.names()[-3:] == ["PaymentDeclined", "PaymentReferenceClaimed", "PaymentCaptured"]
+
+
+def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(store: InMemory) -> None:
+    store.placed(Method.CARD).provider.enter_bad_card()
+    store.recorder.rivals.append(lambda: store.ask_elsewhere(withdraw))
     with pytest.raises(OrderClosed, match=r"The order is cancelled; no money was taken\."):
-        dependencies.ask(complete())
+        store.ask(complete())
 
-    assert dependencies.recorder.conflicts == 1
-    assert dependencies.all(PaymentDeclined) == []
-    assert dependencies.provider.captures == {}
+    assert store.recorder.conflicts == 1
+    assert store.all(PaymentDeclined) == []
+    assert store.provider.captures == {}
 
 
 def test_money_that_was_taken_while_the_order_was_cancelled_is_recorded_before_anybody_is_told(
-    dependencies: InMemory,
+    store: InMemory,
 ) -> None:
-    dependencies.approved()
-    dependencies.recorder.rivals.append(lambda: dependencies.ask_elsewhere(withdraw))
-    dependencies.ask(complete())
+    store.approved()
+    store.recorder.rivals.append(lambda: store.ask_elsewhere(withdraw))
+    store.ask(complete())
 
-    assert dependencies.one(PaymentSetAside).capture_id == "capture-1"
+    assert store.one(PaymentSetAside).capture_id == "capture-1"
 
 
 # --- refused -------------------------------------------------------------------------------------------------------
@@ -619,40 +617,40 @@ class No:
     sentence: str
 
 
-def free_of_charge(dependencies: InMemory) -> None:
+def free_of_charge(store: InMemory) -> None:
     """A price list on which the custom domain costs nothing."""
     offers = tuple(but(offer, unit_price_minor=0) if offer.service == "custom_domain" else offer for offer in OFFERS)
     for message in (but(publish, offers=offers), open_account, activate):
-        dependencies.ask(message)
+        store.ask(message)
 
 
-def after_the_deadline(dependencies: InMemory) -> None:
-    dependencies.ordered()
-    dependencies.clock.at = DEADLINE
+def after_the_deadline(store: InMemory) -> None:
+    store.ordered()
+    store.clock.at = DEADLINE
 
 
-def after_the_term(dependencies: InMemory) -> None:
-    dependencies.opened()
-    dependencies.clock.advance(timedelta(days=73))
+def after_the_term(store: InMemory) -> None:
+    store.opened()
+    store.clock.advance(timedelta(days=73))
 
 
-def in_austria(dependencies: InMemory) -> None:
+def in_austria(store: InMemory) -> None:
     for message in (publish, but(open_account, country="AT"), activate):
-        dependencies.ask(message)
+        store.ask(message)
 
 
-def in_francs(dependencies: InMemory) -> None:
+def in_francs(store: InMemory) -> None:
     for message in (publish, but(open_account, currency="CHF"), activate):
-        dependencies.ask(message)
+        store.ask(message)
 
 
-def to_spare(dependencies: InMemory) -> None:
+def to_spare(store: InMemory) -> None:
     """A package whose whole capacity PBXs could have, and a PBX with one unit of High Availability."""
-    dependencies.ask(publish)
-    dependencies.ask(open_account)
-    dependencies.ask(but(activate, quantities={"extensions": 100, "ultimate_plan": 20, "high_availability": 2}))
-    dependencies.ask(create_factory)
-    dependencies.ask(but(allocate, service="high_availability", quantity=1))
+    store.ask(publish)
+    store.ask(open_account)
+    store.ask(but(activate, quantities={"extensions": 100, "ultimate_plan": 20, "high_availability": 2}))
+    store.ask(create_factory)
+    store.ask(but(allocate, service="high_availability", quantity=1))
 
 
 NOWHERE = {"account_id": "nowhere"}
@@ -1099,47 +1097,45 @@ def test_every_entry_is_refused_somehow_here() -> None:
 
 
 @pytest.mark.parametrize("case", NOES, ids=called)
-def test_a_refusal_says_why_and_writes_nothing(dependencies: InMemory, case: No) -> None:
-    case.given(dependencies)
-    before = dependencies.head
+def test_a_refusal_says_why_and_writes_nothing(store: InMemory, case: No) -> None:
+    case.given(store)
+    before = store.head
 
     actor = PORTAL if getattr(case.message, "account_id", None) == "nowhere" else None
     with pytest.raises(Refusal) as refused:
-        dependencies.ask(case.message, actor)
+        store.ask(case.message, actor)
 
     assert (type(refused.value), str(refused.value)) == (case.reason, case.sentence)
-    assert dependencies.head == before
+    assert store.head == before
 
 
-def test_a_checkout_that_nobody_approved_takes_no_money_and_writes_nothing(dependencies: InMemory) -> None:
-    dependencies.placed()
-    before = dependencies.head
+def test_a_checkout_that_nobody_approved_takes_no_money_and_writes_nothing(store: InMemory) -> None:
+    store.placed()
+    before = store.head
     with pytest.raises(PaymentNotApproved):
-        dependencies.ask(complete())
+        store.ask(complete())
 
-    assert dependencies.head == before
+    assert store.head == before
 
 
 @pytest.mark.parametrize("spent", [use_link, renew_link], ids=["used", "revoked"])
-def test_a_spent_link_is_refused_as_a_stranger_is_and_recorded_with_its_reason(
-    dependencies: InMemory, spent: Message
-) -> None:
-    dependencies.settled().ask(spent)
+def test_a_spent_link_is_refused_as_a_stranger_is_and_recorded_with_its_reason(store: InMemory, spent: Message) -> None:
+    store.settled().ask(spent)
     with pytest.raises(UnknownLink, match=SPENT):
-        dependencies.ask(use_link)
+        store.ask(use_link)
 
-    assert dependencies.one(LinkRefused).reason == ("used" if spent is use_link else "revoked")
+    assert store.one(LinkRefused).reason == ("used" if spent is use_link else "revoked")
 
 
-def test_a_link_expires_after_24_hours_to_the_second(dependencies: InMemory) -> None:
-    dependencies.settled()
-    dependencies.clock.advance(timedelta(hours=24))
+def test_a_link_expires_after_24_hours_to_the_second(store: InMemory) -> None:
+    store.settled()
+    store.clock.advance(timedelta(hours=24))
     with pytest.raises(UnknownLink, match=SPENT):
-        dependencies.ask(use_link)
-    assert dependencies.one(LinkRefused).reason == "expired"
+        store.ask(use_link)
+    assert store.one(LinkRefused).reason == "expired"
 
-    dependencies.clock.advance(timedelta(seconds=-1))
-    assert dependencies.ask(use_link).answer.content.startswith(b"%PDF")
+    store.clock.advance(timedelta(seconds=-1))
+    assert store.ask(use_link).answer.content.startswith(b"%PDF")
 
 
 # --- who may ask ---------------------------------------------------------------------------------------------------
@@ -1154,36 +1150,34 @@ EXAMPLES: dict[type[Message], Message] = {type(wish.message): wish.message for w
     [(EXAMPLES[kind], role) for kind, entry in COMMANDS.items() for role in Role if role not in entry.roles],
     ids=lambda value: value if isinstance(value, Role) else type(value).__name__,
 )
-def test_a_role_that_is_not_named_may_not_ask(dependencies: InMemory, message: Message, role: Role) -> None:
-    dependencies.settled()
-    before = dependencies.head
+def test_a_role_that_is_not_named_may_not_ask(store: InMemory, message: Message, role: Role) -> None:
+    store.settled()
+    before = store.head
 
     with pytest.raises(NotPermitted, match=f"{role}:{ACTORS[role].name} may not ask for {type(message).__name__}"):
-        dependencies.ask(message, ACTORS[role])
+        store.ask(message, ACTORS[role])
 
-    assert dependencies.head == before
+    assert store.head == before
 
 
 @pytest.mark.parametrize("kind", [kind for kind, entry in COMMANDS.items() if Role.PARTNER in entry.roles])
-def test_a_partner_asks_for_its_own_account_only_and_learns_of_no_other(
-    dependencies: InMemory, kind: type[Message]
-) -> None:
-    dependencies.settled()
-    before = dependencies.head
+def test_a_partner_asks_for_its_own_account_only_and_learns_of_no_other(store: InMemory, kind: type[Message]) -> None:
+    store.settled()
+    before = store.head
     sentences = set()
     for account_id in ("acme", "nowhere"):
         with pytest.raises(NotPermitted) as refused:
-            dependencies.ask(but(EXAMPLES[kind], account_id=account_id), ARTHUR)
+            store.ask(but(EXAMPLES[kind], account_id=account_id), ARTHUR)
         sentences.add(str(refused.value))
 
     assert len(sentences) == 1
-    assert dependencies.head == before
+    assert store.head == before
 
 
-def test_a_partner_without_an_account_asks_for_nothing(dependencies: InMemory) -> None:
-    dependencies.opened()
+def test_a_partner_without_an_account_asks_for_nothing(store: InMemory) -> None:
+    store.opened()
     with pytest.raises(NotPermitted):
-        dependencies.ask(order(), Actor(Role.PARTNER, "nobody"))
+        store.ask(order(), Actor(Role.PARTNER, "nobody"))
 
 
 @dataclass(frozen=True)
@@ -1219,42 +1213,42 @@ def test_every_request_of_a_partner_that_names_something_is_among_the_foreign_on
 
 @pytest.mark.parametrize("case", FOREIGN, ids=lambda case: type(case.message).__name__)
 @pytest.mark.parametrize("stage", [InMemory.approved, InMemory.settled], ids=["open", "fulfilled"])
-def test_what_is_anothers_is_as_unknown_as_what_is_nobodys(dependencies: InMemory, case: Foreign, stage: Given) -> None:
-    stage(dependencies)
-    dependencies.ask(create_factory)
-    dependencies.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
-    before, mine = dependencies.head, str(getattr(case.message, case.what))
+def test_what_is_anothers_is_as_unknown_as_what_is_nobodys(store: InMemory, case: Foreign, stage: Given) -> None:
+    stage(store)
+    store.ask(create_factory)
+    store.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
+    before, mine = store.head, str(getattr(case.message, case.what))
 
     answers = []
     for name in (mine, case.unknown):
         with pytest.raises(Refusal) as refused:
-            dependencies.ask(but(case.message, **{case.what: name}), ARTHUR)
+            store.ask(but(case.message, **{case.what: name}), ARTHUR)
         answers.append((type(refused.value), str(refused.value).replace(name, "...")))
 
     assert answers[0] == answers[1]
-    assert dependencies.head == before
-    assert len(dependencies.provider.captures) == len(dependencies.all(PaymentCaptured))
+    assert store.head == before
+    assert len(store.provider.captures) == len(store.all(PaymentCaptured))
 
 
 def test_another_accounts_checkout_is_told_to_nobody_and_its_money_is_recorded_where_it_belongs(
-    dependencies: InMemory,
+    store: InMemory,
 ) -> None:
     """The provider takes what its customer approved, whoever asks; the answer is not for a stranger."""
-    dependencies.approved()
-    slugworth(dependencies)
+    store.approved()
+    slugworth(store)
 
     with pytest.raises(UnknownPayment, match=r"The provider knows no such payment of this order\."):
-        dependencies.ask(but(complete("checkout-1", "order-2"), **SLUGWORTH), ARTHUR)
+        store.ask(but(complete("checkout-1", "order-2"), **SLUGWORTH), ARTHUR)
 
-    assert dependencies.one(PaymentCaptured).order_id == "order-1"
+    assert store.one(PaymentCaptured).order_id == "order-1"
 
 
-def slugworth(dependencies: InMemory) -> None:
+def slugworth(store: InMemory) -> None:
     """Slugworth has a package, too, and an order that is placed."""
-    dependencies.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
-    dependencies.ask(but(activate, package_id="pkg-slug", account_id="slugworth"))
-    dependencies.ask(but(order("order-2", extensions=1), account_id="slugworth", package_id="pkg-slug"), ARTHUR)
-    dependencies.ask(but(check_out(Method.PAYPAL, "order-2"), account_id="slugworth"), ARTHUR)
+    store.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
+    store.ask(but(activate, package_id="pkg-slug", account_id="slugworth"))
+    store.ask(but(order("order-2", extensions=1), account_id="slugworth", package_id="pkg-slug"), ARTHUR)
+    store.ask(but(check_out(Method.PAYPAL, "order-2"), account_id="slugworth"), ARTHUR)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -1313,12 +1307,12 @@ def test_every_domain_command_is_asked_for_or_internal() -> None:
     assert not ASKED & INTERNAL
 
 
-def test_what_is_internal_cannot_be_asked_for_by_anybody(dependencies: InMemory) -> None:
+def test_what_is_internal_cannot_be_asked_for_by_anybody(store: InMemory) -> None:
     for kind in INTERNAL:
         assert kind not in COMMANDS
 
 
-def test_only_the_system_may_ask_for_what_follows(dependencies: InMemory) -> None:
+def test_only_the_system_may_ask_for_what_follows(store: InMemory) -> None:
     ours = {kind for kind, entry in COMMANDS.items() if entry.roles == {Role.SYSTEM}}
     assert ours == {
         NotePayment,

@@ -254,7 +254,7 @@ class Due:
     reaction: Reaction
 
     def __str__(self) -> str:
-        return f"{self.reaction.__name__}({self.position})"
+        return f"{self.reaction.name}({self.position})"
 
 
 @dataclass(frozen=True)

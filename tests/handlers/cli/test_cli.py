@@ -27,7 +27,9 @@ def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, command_line: Run) ->
     Gives exit status, output and errors.
     """
     for module in ("app", "session"):
-        monkeypatch.setattr(f"handlers.cli.{module}.SystemClock", lambda: ShiftedClock(datetime(2026, 9, 4, tzinfo=UTC)))
+        monkeypatch.setattr(
+            f"handlers.cli.{module}.SystemClock", lambda: ShiftedClock(datetime(2026, 9, 4, tzinfo=UTC))
+        )
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", showing.database_url)
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from domain.allocation import PbxCreated
 from domain.invoice import InvoiceEmailed
 from domain.order import OrderFulfilled, PaymentCaptured
 from handlers.dispatch import handle
+from handlers.reactions import Reaction
 from handlers.runtime.worker import Duties, working
 from infra.broker.nats import subject_of
 from infra.event_log.log import Log
@@ -32,9 +33,9 @@ def _broker(nats_url: str) -> Broker:
 
 @pytest.fixture(name="acme")
 def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
-    dependencies = InMemory(log=postgres).opened()
-    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
-        yield dependencies
+    store = InMemory(log=postgres).opened()
+    with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+        yield store
 
 
 @pytest.fixture(name="run")
@@ -57,8 +58,8 @@ def test_what_failed_is_put_back_for_the_reaction_that_had_it_and_for_no_other(
     real = handlers.messaging.consumers.follow
     drowned = ["fulfil_order"]
 
-    def follow(message: object, reaction: Callable[..., object], dependencies: object) -> None:
-        if reaction.__name__ in drowned:
+    def follow(message: object, reaction: Reaction, dependencies: object) -> None:
+        if reaction.name in drowned:
             raise RuntimeError("Augustus fell into the river")
         real(message, reaction, dependencies)  # type: ignore[arg-type]
 

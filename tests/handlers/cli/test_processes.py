@@ -82,36 +82,36 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
             process.send_signal(signal.SIGTERM)
 
 
-def paid_orders(dependencies: InMemory, numbers: range) -> None:
+def paid_orders(store: InMemory, numbers: range) -> None:
     for number in numbers:
-        dependencies.ask(order(f"order-{number}", extensions=1))
-        dependencies.ask(check_out(Method.OFFLINE, f"order-{number}"))
-        total = dependencies.all(ExpansionRequested)[-1].quote.total
-        dependencies.ask(confirm(total, f"order-{number}"))
+        store.ask(order(f"order-{number}", extensions=1))
+        store.ask(check_out(Method.OFFLINE, f"order-{number}"))
+        total = store.all(ExpansionRequested)[-1].quote.total
+        store.ask(confirm(total, f"order-{number}"))
 
 
 def test_of_two_that_work_and_two_that_relay_one_of_each_is_killed_and_nothing_is_lost_or_done_twice(
     postgres: Log, nats_url: str, start: Start
 ) -> None:
-    dependencies = InMemory(log=postgres).opened()
+    store = InMemory(log=postgres).opened()
     working = [start("work") for _ in range(2)]
     relaying = [start("relay") for _ in range(2)]
-    paid_orders(dependencies, range(1, 11))
-    eventually(lambda: dependencies.all(OrderFulfilled), "the first grant")
+    paid_orders(store, range(1, 11))
+    eventually(lambda: store.all(OrderFulfilled), "the first grant")
     active = eventually(
         lambda: [part for part in relaying if part.get("/health").json()["relay"]["active"]], "an active relay"
     )
     assert len(active) == 1
     active[0].kill()
     working[0].kill()
-    paid_orders(dependencies, range(11, 21))
+    paid_orders(store, range(11, 21))
 
-    eventually(lambda: len(dependencies.all(InvoiceEmailed)) == 20, "twenty mails")
-    assert len(dependencies.all(OrderFulfilled)) == len(dependencies.all(InvoiceIssued)) == 20
-    assert [event.sequence for event in dependencies.all(InvoiceNumberAssigned)] == list(range(1, 21))
+    eventually(lambda: len(store.all(InvoiceEmailed)) == 20, "twenty mails")
+    assert len(store.all(OrderFulfilled)) == len(store.all(InvoiceIssued)) == 20
+    assert [event.sequence for event in store.all(InvoiceNumberAssigned)] == list(range(1, 21))
     broker = Broker(nats_url)
-    eventually(lambda: broker.count() == dependencies.head, "every event on its stream")
-    assert broker.ordered_positions() == list(range(1, dependencies.head + 1))
+    eventually(lambda: broker.count() == store.head, "every event on its stream")
+    assert broker.ordered_positions() == list(range(1, store.head + 1))
     survivor = next(part for part in relaying if part is not active[0])
     eventually(lambda: survivor.get("/health").json()["relay"]["active"], "another active relay")
 
@@ -119,7 +119,7 @@ def test_of_two_that_work_and_two_that_relay_one_of_each_is_killed_and_nothing_i
 def test_who_serves_has_the_whole_application_and_who_works_only_health_and_figures(
     postgres: Log, start: Start
 ) -> None:
-    dependencies = InMemory(log=postgres).settled()
+    store = InMemory(log=postgres).settled()
     serving, working = start("serve"), start("work")
     start("relay")
 
@@ -131,12 +131,12 @@ def test_who_serves_has_the_whole_application_and_who_works_only_health_and_figu
         eventually(lambda p=part: p.get("/health").json()["relay"]["lag"] == 0, "no lag")  # type: ignore[misc]
         report = part.get("/health").json()
         assert report["ok"] is True
-        assert report["head"] == dependencies.head
+        assert report["head"] == store.head
     assert serving.get("/health").json()["worker"] == "elsewhere"
 
 
 def test_the_figures_are_prometheus_and_say_where_everything_stands(postgres: Log, start: Start) -> None:
-    dependencies = InMemory(log=postgres).settled()
+    store = InMemory(log=postgres).settled()
     working = start("work")
     relaying = start("relay")
 
@@ -148,12 +148,12 @@ def test_the_figures_are_prometheus_and_say_where_everything_stands(postgres: Lo
     eventually(lambda: figures(working).get("trunkline_relay_lag") == 0, "no lag of the relay")
     found = figures(working)
     assert found["trunkline_up"] == 1
-    assert found["trunkline_log_position"] == dependencies.head
+    assert found["trunkline_log_position"] == store.head
     assert found['trunkline_orders{state="fulfilled"}'] == 1
     assert found["trunkline_dead_letters"] == 0
     assert "trunkline_appends_total" in found
     assert "trunkline_group_size_count" in found
-    assert figures(relaying)["trunkline_relayed_events_total"] >= dependencies.head
+    assert figures(relaying)["trunkline_relayed_events_total"] >= store.head
     assert figures(relaying)["trunkline_relay_active"] == 1
 
 

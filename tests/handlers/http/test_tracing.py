@@ -148,9 +148,9 @@ def test_no_span_has_personal_data_or_a_token_in_it(
         assert text not in told
 
 
-def test_a_refusal_is_an_answer_and_no_error(exporter: InMemorySpanExporter, dependencies: InMemory) -> None:
+def test_a_refusal_is_an_answer_and_no_error(exporter: InMemorySpanExporter, store: InMemory) -> None:
     with pytest.raises(Exception, match="account"):
-        dependencies.ask(order())
+        store.ask(order())
 
     (span,) = exporter.get_finished_spans()
     assert span.attributes is not None
@@ -159,10 +159,10 @@ def test_a_refusal_is_an_answer_and_no_error(exporter: InMemorySpanExporter, dep
 
 
 def test_what_has_no_trace_of_its_own_is_in_the_one_of_its_correlation_id(
-    exporter: InMemorySpanExporter, dependencies: InMemory
+    exporter: InMemorySpanExporter, store: InMemory
 ) -> None:
     """Any text may be one; a UUID is the trace's id as it stands."""
-    dependencies.opened()
+    store.opened()
     spans = exporter.get_finished_spans()
 
     assert {ids(span)[0] for span in spans} == {tracing.trace_id("wish-1")}
@@ -170,16 +170,16 @@ def test_what_has_no_trace_of_its_own_is_in_the_one_of_its_correlation_id(
     assert tracing.trace_id(str(wish)) == wish.int
 
 
-def test_where_no_collector_is_named_nothing_is_traced(monkeypatch: pytest.MonkeyPatch, dependencies: InMemory) -> None:
+def test_where_no_collector_is_named_nothing_is_traced(monkeypatch: pytest.MonkeyPatch, store: InMemory) -> None:
     for name in tracing.ENDPOINTS:
         monkeypatch.delenv(name, raising=False)
     with tracing.exported():
-        dependencies.opened()
+        store.opened()
         assert tracing.published("subject", str(uuid4()), "wish-1") == {}
 
 
 def test_traces_go_to_the_collector_that_the_standard_setting_names(
-    monkeypatch: pytest.MonkeyPatch, dependencies: InMemory
+    monkeypatch: pytest.MonkeyPatch, store: InMemory
 ) -> None:
     taken: list[ExportTraceServiceRequest] = []
 
@@ -198,7 +198,7 @@ def test_traces_go_to_the_collector_that_the_standard_setting_names(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         try:
             with tracing.exported():
-                dependencies.opened()
+                store.opened()
         finally:
             server.shutdown()
             thread.join()

@@ -45,9 +45,9 @@ def _cluster(tmp_path: Path) -> Iterator[Cluster]:
 class Buying:
     """Somebody who buys on and on, in a thread. Each order that was accepted is counted."""
 
-    def __init__(self, dependencies: InMemory) -> None:
+    def __init__(self, store: InMemory) -> None:
         self.orders = 0
-        self._dependencies = dependencies
+        self._dependencies = store
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._buy, daemon=True)
 
@@ -84,26 +84,26 @@ def _bought(postgres: Log, database_url: str, cluster: Cluster, monkeypatch: pyt
     What somebody had fetched when the broker went away comes again after the time to acknowledge: shorter here.
     """
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 10)
-    dependencies = InMemory(log=postgres).opened()
+    store = InMemory(log=postgres).opened()
     duties = Duties(senders=SENDERS, limits=REPLICATED)
-    with working(dependencies.dependencies, database_url, cluster.url, duties) as worker:
-        with Buying(dependencies) as buying:
+    with working(store.dependencies, database_url, cluster.url, duties) as worker:
+        with Buying(store) as buying:
             buying.flow(3, "invoices at first")
             assert cluster.replicas() == dict.fromkeys(STREAMS, 3)
             yield buying
         bought = buying.orders
-        eventually(lambda: len(dependencies.all(InvoiceEmailed)) == bought, "every mail")
+        eventually(lambda: len(store.all(InvoiceEmailed)) == bought, "every mail")
         eventually(cluster.whole, "three servers that agree")
         eventually(lambda: worker.failing is None, "a good report")
         answer = eventually(lambda: _answer_at(cluster), "the answer to a command")
         assert answer
         assert answer["data"]["outcome"] == "accepted"
         broker = Broker(cluster.url)
-        eventually(lambda: broker.count() >= dependencies.head, "every event on its stream")
+        eventually(lambda: broker.count() >= store.head, "every event on its stream")
 
-    assert len(dependencies.all(OrderFulfilled)) == len(dependencies.all(InvoiceIssued)) == bought
-    assert [event.sequence for event in dependencies.all(InvoiceNumberAssigned)] == list(range(1, bought + 1))
-    assert broker.ordered_positions() == list(range(1, dependencies.head + 1))
+    assert len(store.all(OrderFulfilled)) == len(store.all(InvoiceIssued)) == bought
+    assert [event.sequence for event in store.all(InvoiceNumberAssigned)] == list(range(1, bought + 1))
+    assert broker.ordered_positions() == list(range(1, store.head + 1))
     assert broker.dead_letters() == []
 
 

@@ -48,9 +48,9 @@ def _broker(nats_url: str) -> Broker:
 @pytest.fixture(name="acme")
 def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
     """ACME with its package, and a worker that takes commands."""
-    dependencies = InMemory(log=postgres).opened()
-    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
-        yield dependencies
+    store = InMemory(log=postgres).opened()
+    with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+        yield store
 
 
 @pytest.fixture(name="service")
@@ -195,12 +195,12 @@ def test_a_command_that_waited_for_us_for_an_hour_is_done(
     postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is when it reached the broker; from then on it may wait."""
-    dependencies = InMemory(log=postgres).opened()
-    with working(dependencies.dependencies, database_url, broker.url):
+    store = InMemory(log=postgres).opened()
+    with working(store.dependencies, database_url, broker.url):
         pass
     Service(broker.url).tell(create_pbx())
-    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
-        eventually(lambda: dependencies.all(PbxCreated), "the PBX")
+    with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+        eventually(lambda: store.all(PbxCreated), "the PBX")
 
 
 def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
@@ -217,13 +217,13 @@ def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_e
         return real(incoming, *given)
 
     monkeypatch.setattr(handlers.messaging.consumers, "deal_with", slow)
-    dependencies = InMemory(log=postgres).opened()
-    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+    store = InMemory(log=postgres).opened()
+    with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
         service = Service(broker.url)
         service.tell(create_pbx(1))
         eventually(lambda: begun, "the first one")
         service.tell(create_pbx(2))
-        eventually(lambda: len(dependencies.all(PbxCreated)) == 2, "both")
+        eventually(lambda: len(store.all(PbxCreated)) == 2, "both")
         eventually(lambda: broker.commands() == [], "an empty stream of commands")
     assert begun == ["create-1", "create-2"]
 

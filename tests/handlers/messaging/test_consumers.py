@@ -349,7 +349,7 @@ class Stumbling:
         monkeypatch.setattr(handlers.messaging.consumers, "follow", self)
 
     def __call__(self, message: CloudEvent, reaction: Reaction, dependencies: Dependencies) -> None:
-        if reaction.__name__ == "fulfil_order":
+        if reaction.name == "fulfil_order":
             self.at_s.append(time.monotonic())
             if len(self.at_s) <= self._times:
                 raise RuntimeError("Augustus fell into the river")
@@ -379,8 +379,8 @@ def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
     real = handlers.messaging.consumers.follow
 
     def slow(message: CloudEvent, reaction: Reaction, dependencies: Dependencies) -> None:
-        begun.append(f"{reaction.__name__} of {message.id}")
-        time.sleep(6 if reaction.__name__ == "mail_invoice" else 0)
+        begun.append(f"{reaction.name} of {message.id}")
+        time.sleep(6 if reaction.name == "mail_invoice" else 0)
         real(message, reaction, dependencies)
 
     monkeypatch.setattr(handlers.messaging.consumers, "follow", slow)

@@ -31,10 +31,10 @@ def _broker(nats_url: str) -> Broker:
 @pytest.fixture(name="acme")
 def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
     """ACME after a whole purchase, all of it published."""
-    dependencies = InMemory(log=postgres).settled()
-    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
-        eventually(lambda: len(broker.events()) == dependencies.head, "every event on its stream")
-        yield dependencies
+    store = InMemory(log=postgres).settled()
+    with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
+        eventually(lambda: len(broker.events()) == store.head, "every event on its stream")
+        yield store
 
 
 def asked(url: str, sender: Sender | None = PROVISIONER, **request: Any) -> list[Msg]:  # noqa: ANN401 - JSON

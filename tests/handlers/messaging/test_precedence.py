@@ -9,7 +9,7 @@ import pytest
 
 import handlers.messaging.consumers
 from handlers.messaging.consumers import MAIL_THROTTLE_THRESHOLD, Precedence
-from handlers.reactions import fulfil_order, issue_invoice, mail_credit_note, mail_invoice
+from handlers.reactions import FULFIL_ORDER, ISSUE_INVOICE, MAIL_CREDIT_NOTE, MAIL_INVOICE
 
 
 async def _mails_at_once(precedence: Precedence) -> int:
@@ -18,7 +18,7 @@ async def _mails_at_once(precedence: Precedence) -> int:
 
     async def mail() -> None:
         nonlocal running, most
-        async with precedence.of(mail_invoice if most % 2 else mail_credit_note):
+        async with precedence.of(MAIL_INVOICE if most % 2 else MAIL_CREDIT_NOTE):
             running += 1
             most = max(most, running)
             await asyncio.sleep(0.01)
@@ -34,7 +34,7 @@ def test_mails_are_sent_one_at_a_time_while_much_is_waited_for_and_together_othe
         found = [await _mails_at_once(precedence)]
         async with AsyncExitStack() as under_way:
             for number in range(MAIL_THROTTLE_THRESHOLD):
-                await under_way.enter_async_context(precedence.of(issue_invoice if number else fulfil_order))
+                await under_way.enter_async_context(precedence.of(ISSUE_INVOICE if number else FULFIL_ORDER))
             found.append(await _mails_at_once(precedence))
         return [*found, await _mails_at_once(precedence)]
 
@@ -48,8 +48,8 @@ def test_a_mail_that_hangs_holds_up_the_next_one_for_a_while_and_no_longer(monke
         precedence = Precedence()
         async with AsyncExitStack() as under_way:
             for _ in range(MAIL_THROTTLE_THRESHOLD):
-                await under_way.enter_async_context(precedence.of(issue_invoice))
-            async with precedence.of(mail_invoice), precedence.of(mail_invoice):
+                await under_way.enter_async_context(precedence.of(ISSUE_INVOICE))
+            async with precedence.of(MAIL_INVOICE), precedence.of(MAIL_INVOICE):
                 pass
             monkeypatch.undo()
             return await _mails_at_once(precedence)
@@ -61,8 +61,8 @@ def test_nothing_that_is_waited_for_waits_for_a_mail() -> None:
     async def all_of_it() -> None:
         precedence = Precedence()
         async with AsyncExitStack() as under_way:
-            await under_way.enter_async_context(precedence.of(mail_invoice))
+            await under_way.enter_async_context(precedence.of(MAIL_INVOICE))
             for _ in range(2 * MAIL_THROTTLE_THRESHOLD):
-                await under_way.enter_async_context(precedence.of(issue_invoice))
+                await under_way.enter_async_context(precedence.of(ISSUE_INVOICE))
 
     asyncio.run(asyncio.wait_for(all_of_it(), 5))

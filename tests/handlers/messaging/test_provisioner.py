@@ -67,24 +67,24 @@ def test_it_imports_nothing_of_ours() -> None:
 def test_killed_again_and_again_it_creates_each_pbx_once_and_allocates_every_minute_once(
     postgres: Log, database_url: str, broker: Broker
 ) -> None:
-    dependencies = InMemory(log=postgres).opened()
-    with working(dependencies.dependencies, database_url, broker.url, Duties(senders=(PROVISIONER,))):
+    store = InMemory(log=postgres).opened()
+    with working(store.dependencies, database_url, broker.url, Duties(senders=(PROVISIONER,))):
         for number in range(PACKAGES):
             quantities = {"extensions": 10, "recording_minutes": 700}
             facts = {"package_id": f"pkg-{number}", "quantities": quantities}
-            dependencies.ask(activate.model_copy(update=facts))
+            store.ask(activate.model_copy(update=facts))
         for kill in range(1, 4):
             with provisioner(broker.url) as process:
-                done = len(dependencies.all(PbxCreated)) + 2
-                eventually(lambda done=done: len(dependencies.all(PbxCreated)) >= done, f"work before kill {kill}")  # type: ignore[misc]
+                done = len(store.all(PbxCreated)) + 2
+                eventually(lambda done=done: len(store.all(PbxCreated)) >= done, f"work before kill {kill}")  # type: ignore[misc]
                 process.kill()
         with provisioner(broker.url):
-            eventually(lambda: len(dependencies.all(CapacityAllocated)) >= PACKAGES, "every allocation")
+            eventually(lambda: len(store.all(CapacityAllocated)) >= PACKAGES, "every allocation")
             eventually(lambda: broker.idle("provisioner"), "an idle consumer")
 
-    created = [event.pbx_id for event in dependencies.all(PbxCreated)]
+    created = [event.pbx_id for event in store.all(PbxCreated)]
     assert sorted(created) == sorted({"pkg-acme-main", *(f"pkg-{number}-main" for number in range(PACKAGES))})
-    allocated = [event.pbx_id for event in dependencies.all(CapacityAllocated)]
+    allocated = [event.pbx_id for event in store.all(CapacityAllocated)]
     assert len(allocated) == len(set(allocated))
     assert {f"pkg-{number}-main" for number in range(PACKAGES)} <= set(allocated)
     assert broker.dead_letters() == []

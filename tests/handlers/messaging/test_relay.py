@@ -84,8 +84,8 @@ class Relaying:
 
 
 @contextmanager
-def relaying(dependencies: InMemory, database_url: str, broker: Broker, encode: Encode = encoded) -> Iterator[Relay]:
-    with Relaying(database_url, dependencies.dependencies.log, broker.url, encode) as running:
+def relaying(store: InMemory, database_url: str, broker: Broker, encode: Encode = encoded) -> Iterator[Relay]:
+    with Relaying(database_url, store.dependencies.log, broker.url, encode) as running:
         yield running.relay
 
 
@@ -94,8 +94,8 @@ def saved(database_url: str) -> int:
         return position_of(conn, NAME)
 
 
-def all_there(dependencies: InMemory, broker: Broker) -> bool:
-    return broker.positions() == list(range(1, dependencies.head + 1))
+def all_there(store: InMemory, broker: Broker) -> bool:
+    return broker.positions() == list(range(1, store.head + 1))
 
 
 def test_its_position_is_saved_once_everything_is_acknowledged(
@@ -349,16 +349,14 @@ def test_when_the_active_one_is_killed_in_the_middle_another_takes_over_and_noth
     assert broker.ordered_positions() == list(range(1, acme.head + 1))
 
 
-def many(dependencies: InMemory, count: int) -> None:
+def many(store: InMemory, count: int) -> None:
     """Many small events of many accounts, in large commits."""
     for number in range(0, count, 500):
         changes = [
             Change(f"payment_reference-{n}", 0, [PaymentReferenceClaimed(reference=f"r-{n}", order_id=f"order-{n}")])
             for n in range(number, min(number + 500, count))
         ]
-        dependencies.dependencies.log.append(
-            changes, account_id=f"account-{number}", cause=Cause("admin:ada", "many"), at=NOW
-        )
+        store.dependencies.log.append(changes, account_id=f"account-{number}", cause=Cause("admin:ada", "many"), at=NOW)
 
 
 def test_two_that_relay_at_once_against_all_rules_do_not_mix_up_the_order(

@@ -120,47 +120,47 @@ def _printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(infra.mail.messages, name, written)
 
 
-def totals(dependencies: InMemory) -> dict[str, int]:
+def totals(store: InMemory) -> dict[str, int]:
     """What the package has, by service; the pool says the same."""
-    package = UnitOfWork(dependencies.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
-    pool = UnitOfWork(dependencies.dependencies.log).state(ALLOCATION, "pkg-acme")
+    package = UnitOfWork(store.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
+    pool = UnitOfWork(store.dependencies.log).state(ALLOCATION, "pkg-acme")
     assert dict(pool.totals) == dict(package.totals)
     return dict(package.totals)
 
 
-def status(dependencies: InMemory, order_id: str = "order-1") -> Status:
-    return UnitOfWork(dependencies.dependencies.log).state(ORDER, order_id).status
+def status(store: InMemory, order_id: str = "order-1") -> Status:
+    return UnitOfWork(store.dependencies.log).state(ORDER, order_id).status
 
 
-def numbers(dependencies: InMemory) -> list[str]:
-    return [event.number for event in dependencies.all(InvoiceNumberAssigned)]
+def numbers(store: InMemory) -> list[str]:
+    return [event.number for event in store.all(InvoiceNumberAssigned)]
 
 
 def minor(amounts: list[Money]) -> int:
     return sum(amount.amount_minor for amount in amounts)
 
 
-def assert_books_balance(dependencies: InMemory) -> None:
+def assert_books_balance(store: InMemory) -> None:
     """What was invoiced, less what was credited, is what was paid for what was granted, less what went back."""
-    invoiced = minor([event.quote.total for event in dependencies.all(InvoiceIssued)])
-    credited = minor([event.total for event in dependencies.all(CreditNoteIssued)])
-    fulfilled = {event.order_id for event in dependencies.all(OrderFulfilled)}
-    paid = minor([event.amount for event in dependencies.all(PaymentCaptured) if event.order_id in fulfilled])
-    returned = minor([event.amount for event in dependencies.all(PaymentRefunded) if event.order_id in fulfilled])
+    invoiced = minor([event.quote.total for event in store.all(InvoiceIssued)])
+    credited = minor([event.total for event in store.all(CreditNoteIssued)])
+    fulfilled = {event.order_id for event in store.all(OrderFulfilled)}
+    paid = minor([event.amount for event in store.all(PaymentCaptured) if event.order_id in fulfilled])
+    returned = minor([event.amount for event in store.all(PaymentRefunded) if event.order_id in fulfilled])
     assert invoiced - credited == paid - returned
 
 
-def assert_nothing_twice(dependencies: InMemory) -> None:
+def assert_nothing_twice(store: InMemory) -> None:
     """One of each, whatever was delivered how often."""
-    assert {event.order_id for event in dependencies.all(OrderFulfilled)} >= {
-        event.order_id for event in dependencies.all(InvoiceIssued)
+    assert {event.order_id for event in store.all(OrderFulfilled)} >= {
+        event.order_id for event in store.all(InvoiceIssued)
     }
     for kind, key in ONCE.items():
-        happened = Counter(getattr(event, key) for event in dependencies.all(kind))
+        happened = Counter(getattr(event, key) for event in store.all(kind))
         assert set(happened.values()) <= {1}, f"{kind.__name__}: {happened}"
-    sequence = [event.sequence for event in dependencies.all(InvoiceNumberAssigned)]
+    sequence = [event.sequence for event in store.all(InvoiceNumberAssigned)]
     assert sequence == list(range(1, len(sequence) + 1))
-    assert len(sequence) == len(dependencies.all(InvoiceIssued)) + len(dependencies.all(CreditNoteIssued))
+    assert len(sequence) == len(store.all(InvoiceIssued)) + len(store.all(CreditNoteIssued))
 
 
 ONCE: dict[type[Event], str] = {
@@ -179,46 +179,46 @@ ONCE: dict[type[Event], str] = {
 
 
 @pytest.mark.parametrize("method", [Method.PAYPAL, Method.CARD])
-def test_what_is_paid_at_the_provider_is_granted_invoiced_and_mailed(dependencies: InMemory, method: Method) -> None:
-    dependencies.placed(method).provider.approve()
-    before = dependencies.head
-    dependencies.ask(complete())
-    dependencies.settle()
+def test_what_is_paid_at_the_provider_is_granted_invoiced_and_mailed(store: InMemory, method: Method) -> None:
+    store.placed(method).provider.approve()
+    before = store.head
+    store.ask(complete())
+    store.settle()
 
-    names = [type(event).__name__ for event in dependencies.since(before)]
+    names = [type(event).__name__ for event in store.since(before)]
     assert names == ["PaymentReferenceClaimed", "PaymentCaptured", *GRANTED, *INVOICED]
-    assert totals(dependencies) == AFTER
-    assert dependencies.one(PaymentReferenceClaimed).reference == "stand-in:capture-1"
-    assert dependencies.one(InvoiceIssued).method is method
+    assert totals(store) == AFTER
+    assert store.one(PaymentReferenceClaimed).reference == "stand-in:capture-1"
+    assert store.one(InvoiceIssued).method is method
 
 
-def test_what_is_collected_offline_is_granted_invoiced_and_mailed(dependencies: InMemory) -> None:
-    dependencies.offline().settle()
-    (told,) = dependencies.mailer.messages
+def test_what_is_collected_offline_is_granted_invoiced_and_mailed(store: InMemory) -> None:
+    store.offline().settle()
+    (told,) = store.mailer.messages
     assert "dora@yt.example" in str(told["To"])
 
-    before = dependencies.head
-    dependencies.ask(confirm())
-    dependencies.settle()
+    before = store.head
+    store.ask(confirm())
+    store.settle()
 
-    names = [type(event).__name__ for event in dependencies.since(before)]
+    names = [type(event).__name__ for event in store.since(before)]
     assert names == ["PaymentCaptured", *GRANTED, *INVOICED]
-    assert dependencies.one(InvoiceIssued).pi_number == "PI-2026-7"
-    assert dependencies.one(PaymentCaptured).capture_id == "offline:PI-2026-7"
+    assert store.one(InvoiceIssued).pi_number == "PI-2026-7"
+    assert store.one(PaymentCaptured).capture_id == "offline:PI-2026-7"
 
 
-def test_the_mail_carries_the_link_that_opens_the_invoice(dependencies: InMemory) -> None:
-    dependencies.settled()
+def test_the_mail_carries_the_link_that_opens_the_invoice(store: InMemory) -> None:
+    store.settled()
 
-    (mail,) = dependencies.mailer.to("wonka@acme.example")
+    (mail,) = store.mailer.to("wonka@acme.example")
     assert f"https://orders.yt.example/invoices/{token_of()}" in text_of(mail)
-    assert dependencies.ask(use).answer.content.startswith(b"%PDF")
+    assert store.ask(use).answer.content.startswith(b"%PDF")
 
 
-def test_what_follows_has_the_correlation_of_the_wish_and_the_event_that_led_to_it(dependencies: InMemory) -> None:
-    dependencies.settled()
+def test_what_follows_has_the_correlation_of_the_wish_and_the_event_that_led_to_it(store: InMemory) -> None:
+    store.settled()
 
-    history = list(dependencies.dependencies.log.history())
+    history = list(store.dependencies.log.history())
     by_name = {type(recorded.event).__name__: recorded for recorded in history}
     assert {recorded.cause.correlation_id for recorded in history} == {"wish-1"}
     for event, cause in (
@@ -230,11 +230,11 @@ def test_what_follows_has_the_correlation_of_the_wish_and_the_event_that_led_to_
         assert by_name[event].cause.actor == "system:trunkline"
 
 
-def test_nothing_is_granted_before_it_is_paid(dependencies: InMemory) -> None:
-    dependencies.placed().settle()
+def test_nothing_is_granted_before_it_is_paid(store: InMemory) -> None:
+    store.placed().settle()
 
-    assert totals(dependencies) == BEFORE
-    assert dependencies.mailer.messages == []
+    assert totals(store) == BEFORE
+    assert store.mailer.messages == []
 
 
 # --- delivered twice, late, in every order -------------------------------------------------------------------------
@@ -243,28 +243,28 @@ def test_nothing_is_granted_before_it_is_paid(dependencies: InMemory) -> None:
 @pytest.mark.usefixtures("_printed_once")
 def test_reactions_delivered_twice_in_every_order_happen_once() -> None:
     def run(choose: Choice) -> None:
-        dependencies = InMemory().just_paid()
-        dependencies.settle(choose, times=2)
+        store = InMemory().just_paid()
+        store.settle(choose, times=2)
 
-        assert_nothing_twice(dependencies)
-        assert dependencies.names()[-9:] == [*GRANTED, *INVOICED]
-        assert len(dependencies.mailer.to("wonka@acme.example")) == 1
+        assert_nothing_twice(store)
+        assert store.names()[-9:] == [*GRANTED, *INVOICED]
+        assert len(store.mailer.to("wonka@acme.example")) == 1
 
     assert in_every_order(run) == 15, "so many ways there are for three that follow each other, twice each"
 
 
 @pytest.mark.usefixtures("_printed_once")
-def test_reactions_delivered_again_three_days_later_in_every_order_change_nothing(dependencies: InMemory) -> None:
-    dependencies.settled()
-    names = dependencies.names()
-    dependencies.clock.advance(timedelta(days=3))
+def test_reactions_delivered_again_three_days_later_in_every_order_change_nothing(store: InMemory) -> None:
+    store.settled()
+    names = store.names()
+    store.clock.advance(timedelta(days=3))
 
-    for again in permutations(dependencies.everything_due()):
+    for again in permutations(store.everything_due()):
         for due in again:
-            dependencies.deliver(due)
+            store.deliver(due)
 
-    assert dependencies.names() == names
-    assert len(dependencies.mailer.messages) == 1
+    assert store.names() == names
+    assert len(store.mailer.messages) == 1
 
 
 @pytest.mark.usefixtures("_printed_once")
@@ -272,97 +272,97 @@ def test_reactions_delivered_again_three_days_later_in_every_order_change_nothin
 def test_any_disorder_and_any_crash_come_to_the_same(seed: int) -> None:
     """Thrice delivered, in any order, with crashes right after commits, and a refund at any moment."""
     luck = random.Random(seed)  # noqa: S311 - it is to be the same at each run
-    dependencies = InMemory().just_paid()
+    store = InMemory().just_paid()
 
     def choose(due: list[Next]) -> int:
-        dependencies.recorder.crashes = int(luck.random() < 0.3)
+        store.recorder.crashes = int(luck.random() < 0.3)
         return luck.randrange(len(due))
 
-    dependencies.settle(choose, times=3, wishes=[refund(eur(200_00), "custom_domain")])  # type: ignore[arg-type]
-    dependencies.recorder.crashes = 0
+    store.settle(choose, times=3, wishes=[refund(eur(200_00), "custom_domain")])  # type: ignore[arg-type]
+    store.recorder.crashes = 0
 
-    assert_nothing_twice(dependencies)
-    assert_books_balance(dependencies)
-    assert totals(dependencies) == AFTER
-    package = UnitOfWork(dependencies.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
+    assert_nothing_twice(store)
+    assert_books_balance(store)
+    assert totals(store) == AFTER
+    package = UnitOfWork(store.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
     assert dict(package.flat) == {}
 
 
 @pytest.mark.parametrize("commit", range(4))
-def test_a_crash_between_a_commit_and_its_acknowledgement_changes_nothing(dependencies: InMemory, commit: int) -> None:
-    dependencies.paid()
+def test_a_crash_between_a_commit_and_its_acknowledgement_changes_nothing(store: InMemory, commit: int) -> None:
+    store.paid()
     steps = iter(range(100))
 
     def choose(_due: object) -> int:
-        dependencies.recorder.crashes = int(next(steps) == commit)
+        store.recorder.crashes = int(next(steps) == commit)
         return 0
 
-    dependencies.settle(choose)
+    store.settle(choose)
 
-    assert_nothing_twice(dependencies)
-    assert dependencies.names()[-9:] == [*GRANTED, *INVOICED]
+    assert_nothing_twice(store)
+    assert store.names()[-9:] == [*GRANTED, *INVOICED]
 
 
 def test_a_crash_before_the_mail_was_recorded_sends_it_again_with_the_same_message_id_and_link(
-    dependencies: InMemory, monkeypatch: pytest.MonkeyPatch
+    store: InMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dependencies.paid()
-    send, sent = dependencies.mailer.send, []
+    store.paid()
+    send, sent = store.mailer.send, []
 
     def send_and_die(message: Any) -> None:  # noqa: ANN401 - a message
         send(message)
         sent.append(message)
         if len(sent) == 1:
-            dependencies.recorder.rivals.append(die)
+            store.recorder.rivals.append(die)
 
     def die() -> None:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(dependencies.mailer, "send", send_and_die)
+    monkeypatch.setattr(store.mailer, "send", send_and_die)
     with pytest.raises(RuntimeError):
-        dependencies.settle()
-    dependencies.delivered = 0
-    dependencies.settle()
+        store.settle()
+    store.delivered = 0
+    store.settle()
 
-    first, second = dependencies.mailer.messages
+    first, second = store.mailer.messages
     assert first["Message-ID"] == second["Message-ID"]
     assert text_of(first) == text_of(second)
-    assert len(dependencies.all(InvoiceEmailed)) == 1
+    assert len(store.all(InvoiceEmailed)) == 1
 
 
 def test_who_collects_is_told_again_with_the_same_message_id_and_not_once_there_is_nothing_to_collect(
-    dependencies: InMemory,
+    store: InMemory,
 ) -> None:
-    dependencies.offline()
-    dependencies.settle(times=2)
-    assert len({mail["Message-ID"] for mail in dependencies.mailer.to("dora@yt.example")}) == 1
-    told = len(dependencies.mailer.to("dora@yt.example"))
+    store.offline()
+    store.settle(times=2)
+    assert len({mail["Message-ID"] for mail in store.mailer.to("dora@yt.example")}) == 1
+    told = len(store.mailer.to("dora@yt.example"))
 
-    dependencies.ask(confirm())
-    for due in dependencies.everything_due():
-        dependencies.deliver(due)
+    store.ask(confirm())
+    for due in store.everything_due():
+        store.deliver(due)
 
-    assert len(dependencies.mailer.to("dora@yt.example")) == told
-
-
-def test_while_the_mail_server_is_down_the_mail_waits_and_orders_go_on(dependencies: InMemory) -> None:
-    dependencies.paid().mailer.down = True
-    dependencies.settle(waiting=1)
-    assert dependencies.names()[-4:] == ["CapacityGranted", *INVOICED[:3]]
-
-    dependencies.mailer.down = False
-    dependencies.settle()
-    assert dependencies.names()[-1] == "InvoiceEmailed"
-    assert len(dependencies.mailer.messages) == 1
+    assert len(store.mailer.to("dora@yt.example")) == told
 
 
-def test_a_message_that_names_no_event_of_the_log_is_refused(dependencies: InMemory) -> None:
-    dependencies.paid()
+def test_while_the_mail_server_is_down_the_mail_waits_and_orders_go_on(store: InMemory) -> None:
+    store.paid().mailer.down = True
+    store.settle(waiting=1)
+    assert store.names()[-4:] == ["CapacityGranted", *INVOICED[:3]]
+
+    store.mailer.down = False
+    store.settle()
+    assert store.names()[-1] == "InvoiceEmailed"
+    assert len(store.mailer.messages) == 1
+
+
+def test_a_message_that_names_no_event_of_the_log_is_refused(store: InMemory) -> None:
+    store.paid()
     (captured,) = [
-        recorded for recorded in dependencies.dependencies.log.history() if isinstance(recorded.event, PaymentCaptured)
+        recorded for recorded in store.dependencies.log.history() if isinstance(recorded.event, PaymentCaptured)
     ]
     (reaction,) = REACTIONS[PaymentCaptured]
-    before = dependencies.head
+    before = store.head
 
     for message in (
         on_the_wire(captured).model_copy(update={"position": captured.position - 1}),
@@ -370,9 +370,9 @@ def test_a_message_that_names_no_event_of_the_log_is_refused(dependencies: InMem
         on_the_wire(captured).model_copy(update={"id": "another-event"}),
     ):
         with pytest.raises(UnknownPosition, match=rf"no event {message.id} at position {message.position}"):
-            follow(message, reaction, dependencies.dependencies)
+            follow(message, reaction, store.dependencies)
 
-    assert dependencies.head == before
+    assert store.head == before
 
 
 # --- captured, refunded, cancelled ---------------------------------------------------------------------------------
@@ -388,38 +388,38 @@ NAMES = {type(complete()): "capture", type(note): "webhook", type(withdraw): "ca
 )
 @pytest.mark.parametrize("at_once", [True, False], ids=["at-once", "settled-between"])
 def test_in_whatever_order_captured_refunded_and_cancelled_come(
-    dependencies: InMemory, wishes: tuple[Message, ...], at_once: bool
+    store: InMemory, wishes: tuple[Message, ...], at_once: bool
 ) -> None:
     """The provider took the money already; its answer was lost, and its webhook comes some time."""
-    dependencies.taken()
+    store.taken()
     for wish in wishes:
-        ask_if_permitted(dependencies, wish)
+        ask_if_permitted(store, wish)
         if not at_once:
-            dependencies.settle()
-    dependencies.settle()
+            store.settle()
+    store.settle()
 
     first = next(wish for wish in wishes if wish in (complete(), note, withdraw))
     if first == withdraw:
-        assert status(dependencies) is Status.CANCELLED
-        assert dependencies.one(PaymentSetAside).reason is AsideReason.CANCELLED
-        assert dependencies.all(PaymentCaptured) == []
+        assert status(store) is Status.CANCELLED
+        assert store.one(PaymentSetAside).reason is AsideReason.CANCELLED
+        assert store.all(PaymentCaptured) == []
     else:
         refunded = wishes.index(refund()) > wishes.index(first)
-        assert dependencies.one(PaymentCaptured).capture_id == "capture-1"
-        assert dependencies.all(OrderCancelled) == []
-        assert status(dependencies) is (Status.REFUNDED if refunded else Status.FULFILLED)
-        assert totals(dependencies) == (BEFORE if refunded else AFTER)
-    assert_nothing_twice(dependencies)
-    assert_books_balance(dependencies)
+        assert store.one(PaymentCaptured).capture_id == "capture-1"
+        assert store.all(OrderCancelled) == []
+        assert status(store) is (Status.REFUNDED if refunded else Status.FULFILLED)
+        assert totals(store) == (BEFORE if refunded else AFTER)
+    assert_nothing_twice(store)
+    assert_books_balance(store)
 
 
-def ask_if_permitted(dependencies: InMemory, wish: Message) -> None:
+def ask_if_permitted(store: InMemory, wish: Message) -> None:
     """A person asks; where the answer is no, nothing is written."""
-    before = dependencies.head
+    before = store.head
     try:
-        dependencies.ask(wish)
+        store.ask(wish)
     except Refusal:
-        assert dependencies.head == before
+        assert store.head == before
 
 
 @pytest.mark.usefixtures("_printed_once")
@@ -435,15 +435,15 @@ def test_a_refund_at_any_moment_in_any_order_leaves_books_and_package_right(
     wish: Message, left: dict[str, str]
 ) -> None:
     def run(choose: Choice) -> None:
-        dependencies = InMemory().just_paid()
-        done = dependencies.settle(choose, wishes=[wish])
+        store = InMemory().just_paid()
+        done = store.settle(choose, wishes=[wish])
 
         trace = ", ".join(map(str, done))
-        assert_nothing_twice(dependencies)
-        assert_books_balance(dependencies)
-        package = UnitOfWork(dependencies.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
+        assert_nothing_twice(store)
+        assert_books_balance(store)
+        package = UnitOfWork(store.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
         assert dict(package.flat) == left, trace
-        assert totals(dependencies) == BEFORE, trace
+        assert totals(store) == BEFORE, trace
 
     assert in_every_order(run) > 30
 
@@ -451,170 +451,170 @@ def test_a_refund_at_any_moment_in_any_order_leaves_books_and_package_right(
 # --- money back ----------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_refund_gives_the_money_back_reverses_the_grant_and_credits_the_invoice(dependencies: InMemory) -> None:
-    dependencies.refunded().settle()
+def test_a_whole_refund_gives_the_money_back_reverses_the_grant_and_credits_the_invoice(store: InMemory) -> None:
+    store.refunded().settle()
 
-    assert dependencies.provider.refunds == {("capture-1", "refund-1"): CHARGED}
-    assert totals(dependencies) == BEFORE
-    invoice, credit_note = dependencies.one(InvoiceIssued), dependencies.one(CreditNoteIssued)
+    assert store.provider.refunds == {("capture-1", "refund-1"): CHARGED}
+    assert totals(store) == BEFORE
+    invoice, credit_note = store.one(InvoiceIssued), store.one(CreditNoteIssued)
     assert (credit_note.invoice_number, credit_note.number) == (invoice.number, "YT-2026-000002")
     assert (credit_note.total, credit_note.net, credit_note.taxes) == (CHARGED, eur(459_90), invoice.quote.taxes)
-    (mail,) = [mail for mail in dependencies.mailer.messages if "Credit note" in str(mail["Subject"])]
+    (mail,) = [mail for mail in store.mailer.messages if "Credit note" in str(mail["Subject"])]
     (attached,) = mail.iter_attachments()
     assert hashlib.sha256(attached.get_content()).hexdigest() == credit_note.document.sha256
 
 
-def test_two_partial_refunds_have_two_credit_notes_that_come_to_what_went_back(dependencies: InMemory) -> None:
-    dependencies.settled()
-    dependencies.ask(refund(eur(100_00)))
-    dependencies.ask(refund(eur(444_65), refund_id="refund-2"))
-    dependencies.settle()
+def test_two_partial_refunds_have_two_credit_notes_that_come_to_what_went_back(store: InMemory) -> None:
+    store.settled()
+    store.ask(refund(eur(100_00)))
+    store.ask(refund(eur(444_65), refund_id="refund-2"))
+    store.settle()
 
-    assert numbers(dependencies) == ["YT-2026-000001", "YT-2026-000002", "YT-2026-000003"]
-    assert minor([event.total for event in dependencies.all(CreditNoteIssued)]) == 544_65
-    assert status(dependencies) is Status.REFUNDED
-    assert totals(dependencies) == BEFORE
-    assert_books_balance(dependencies)
+    assert numbers(store) == ["YT-2026-000001", "YT-2026-000002", "YT-2026-000003"]
+    assert minor([event.total for event in store.all(CreditNoteIssued)]) == 544_65
+    assert status(store) is Status.REFUNDED
+    assert totals(store) == BEFORE
+    assert_books_balance(store)
 
 
-def test_a_refund_is_asked_of_the_provider_once_however_often_it_is_repeated(dependencies: InMemory) -> None:
-    dependencies.settled()
+def test_a_refund_is_asked_of_the_provider_once_however_often_it_is_repeated(store: InMemory) -> None:
+    store.settled()
     for _ in range(3):
-        dependencies.ask(refund(eur(100_00)))
+        store.ask(refund(eur(100_00)))
 
-    assert dependencies.provider.refunds == {("capture-1", "refund-1"): eur(100_00)}
-    assert len(dependencies.all(PaymentRefunded)) == 1
+    assert store.provider.refunds == {("capture-1", "refund-1"): eur(100_00)}
+    assert len(store.all(PaymentRefunded)) == 1
 
 
-def test_an_offline_refund_is_nobodys_but_ours(dependencies: InMemory) -> None:
-    dependencies.offline().ask(confirm())
-    dependencies.settle()
-    dependencies.ask(refund())
-    dependencies.settle()
+def test_an_offline_refund_is_nobodys_but_ours(store: InMemory) -> None:
+    store.offline().ask(confirm())
+    store.settle()
+    store.ask(refund())
+    store.settle()
 
-    assert dependencies.provider.refunds == {}
-    assert dependencies.one(CreditNoteIssued).total == CHARGED
+    assert store.provider.refunds == {}
+    assert store.one(CreditNoteIssued).total == CHARGED
 
 
 # --- what no longer fits -------------------------------------------------------------------------------------------
 
 
-def two_that_exceed_the_carve_out(dependencies: InMemory) -> None:
+def two_that_exceed_the_carve_out(store: InMemory) -> None:
     """100 extensions, 20 of them Ultimate; two orders of 50 Ultimate each are accepted, and approved."""
-    dependencies.opened()
+    store.opened()
     for number in (1, 2):
-        dependencies.ask(order(f"order-{number}", ultimate_plan=50))
-        dependencies.ask(check_out(Method.PAYPAL, f"order-{number}"))
-        dependencies.provider.approve(f"checkout-{number}")
-    dependencies.settle()
+        store.ask(order(f"order-{number}", ultimate_plan=50))
+        store.ask(check_out(Method.PAYPAL, f"order-{number}"))
+        store.provider.approve(f"checkout-{number}")
+    store.settle()
 
 
-def pay(dependencies: InMemory, number: int) -> None:
-    dependencies.ask(complete(f"checkout-{number}", f"order-{number}"))
+def pay(store: InMemory, number: int) -> None:
+    store.ask(complete(f"checkout-{number}", f"order-{number}"))
 
 
 @pytest.mark.usefixtures("_printed_once")
 def test_of_two_orders_that_together_exceed_the_carve_out_the_second_is_set_aside_and_never_invoiced() -> None:
     def run(choose: Choice) -> None:
-        dependencies = InMemory()
-        two_that_exceed_the_carve_out(dependencies)
+        store = InMemory()
+        two_that_exceed_the_carve_out(store)
         for number in (1, 2):
-            pay(dependencies, number)
-        dependencies.settle(choose)
+            pay(store, number)
+        store.settle(choose)
 
-        fulfilled = dependencies.one(OrderFulfilled)
-        aside = dependencies.one(PaymentSetAside)
+        fulfilled = store.one(OrderFulfilled)
+        aside = store.one(PaymentSetAside)
         assert {fulfilled.order_id, aside.order_id} == {"order-1", "order-2"}
         assert (aside.reason, aside.amount.amount_minor) == (AsideReason.NO_LONGER_FITS, 217_18)
         assert aside.explanation.startswith("120 extensions on the Ultimate Plan are more than the package's 100")
-        assert dependencies.one(InvoiceIssued).order_id == fulfilled.order_id
-        assert totals(dependencies) == {"extensions": 100, "ultimate_plan": 70}
+        assert store.one(InvoiceIssued).order_id == fulfilled.order_id
+        assert totals(store) == {"extensions": 100, "ultimate_plan": 70}
 
     assert in_every_order(run) == 6
 
 
 @pytest.mark.usefixtures("_printed_once")
-def test_what_was_set_aside_stays_so_when_it_is_delivered_again(dependencies: InMemory) -> None:
-    two_that_exceed_the_carve_out(dependencies)
+def test_what_was_set_aside_stays_so_when_it_is_delivered_again(store: InMemory) -> None:
+    two_that_exceed_the_carve_out(store)
     for number in (1, 2):
-        pay(dependencies, number)
-    dependencies.settle(times=3)
-    names = dependencies.names()
-    for due in dependencies.everything_due():
-        dependencies.deliver(due)
+        pay(store, number)
+    store.settle(times=3)
+    names = store.names()
+    for due in store.everything_due():
+        store.deliver(due)
 
-    assert dependencies.names() == names
+    assert store.names() == names
     with pytest.raises(Refusal, match=r"The order is paid; it is invoiced once it is fulfilled\."):
-        dependencies.ask(InvoiceFulfilledOrder(order_id="order-2"))
+        store.ask(InvoiceFulfilledOrder(order_id="order-2"))
 
 
 @pytest.mark.usefixtures("_printed_once")
 @pytest.mark.parametrize("amount", [None, eur(100_00)], ids=["in whole", "in part"])
 def test_what_was_set_aside_is_refunded_without_a_credit_note_for_there_is_no_invoice(amount: Money | None) -> None:
     def run(choose: Choice) -> None:
-        dependencies = InMemory()
-        two_that_exceed_the_carve_out(dependencies)
-        pay(dependencies, 1)
-        dependencies.settle()
-        pay(dependencies, 2)
-        dependencies.settle(choose, wishes=[but(refund(amount), order_id="order-2")])
+        store = InMemory()
+        two_that_exceed_the_carve_out(store)
+        pay(store, 1)
+        store.settle()
+        pay(store, 2)
+        store.settle(choose, wishes=[but(refund(amount), order_id="order-2")])
 
-        assert dependencies.all(CreditNoteIssued) == []
-        assert dependencies.one(InvoiceIssued).order_id == "order-1"
-        assert len(dependencies.provider.refunds) == 1
-        assert_books_balance(dependencies)
+        assert store.all(CreditNoteIssued) == []
+        assert store.one(InvoiceIssued).order_id == "order-1"
+        assert len(store.provider.refunds) == 1
+        assert_books_balance(store)
 
     assert in_every_order(run) > 5
 
 
 def test_a_refund_of_capacity_that_pbxs_hold_leaves_the_package_over_allocated_and_the_pbxs_alone(
-    dependencies: InMemory,
+    store: InMemory,
 ) -> None:
-    dependencies.settled()
-    dependencies.ask(but(create_factory, extensions=110))
-    dependencies.ask(refund())
-    dependencies.settle()
+    store.settled()
+    store.ask(but(create_factory, extensions=110))
+    store.ask(refund())
+    store.settle()
 
-    pool = UnitOfWork(dependencies.dependencies.log).state(ALLOCATION, "pkg-acme")
+    pool = UnitOfWork(store.dependencies.log).state(ALLOCATION, "pkg-acme")
     assert (pool.totals["extensions"], pool.allocated("extensions")) == (100, 110)
 
 
 # --- late, unknown, and other amounts ------------------------------------------------------------------------------
 
 
-def test_a_payment_after_expiry_is_set_aside_and_fulfils_nothing(dependencies: InMemory) -> None:
-    dependencies.placed()
-    dependencies.clock.at = DEADLINE
-    dependencies.ask(ExpireOrder(at=DEADLINE, order_id="order-1"))
-    dependencies.provider.approve()
-    dependencies.provider.capture("checkout-1")
-    dependencies.ask(note)
-    dependencies.settle()
+def test_a_payment_after_expiry_is_set_aside_and_fulfils_nothing(store: InMemory) -> None:
+    store.placed()
+    store.clock.at = DEADLINE
+    store.ask(ExpireOrder(at=DEADLINE, order_id="order-1"))
+    store.provider.approve()
+    store.provider.capture("checkout-1")
+    store.ask(note)
+    store.settle()
 
-    assert dependencies.one(PaymentSetAside).reason is AsideReason.EXPIRED
-    assert dependencies.all(OrderFulfilled) == []
-    assert totals(dependencies) == BEFORE
-
-
-def test_a_payment_after_the_deadline_closes_an_order_that_nobody_had_closed_yet(dependencies: InMemory) -> None:
-    dependencies.placed().provider.approve()
-    dependencies.clock.at = DEADLINE
-    dependencies.provider.capture("checkout-1")
-    dependencies.ask(note)
-    dependencies.settle()
-
-    assert dependencies.one(OrderExpired).expired_at == DEADLINE
-    assert dependencies.one(PaymentSetAside).reason is AsideReason.EXPIRED
-    assert totals(dependencies) == BEFORE
+    assert store.one(PaymentSetAside).reason is AsideReason.EXPIRED
+    assert store.all(OrderFulfilled) == []
+    assert totals(store) == BEFORE
 
 
-def test_a_payment_captured_in_time_counts_however_late_we_are_told(dependencies: InMemory) -> None:
-    dependencies.taken()
-    dependencies.clock.at = DEADLINE + timedelta(days=3)
-    dependencies.ask(note)
-    dependencies.settle()
+def test_a_payment_after_the_deadline_closes_an_order_that_nobody_had_closed_yet(store: InMemory) -> None:
+    store.placed().provider.approve()
+    store.clock.at = DEADLINE
+    store.provider.capture("checkout-1")
+    store.ask(note)
+    store.settle()
 
-    assert status(dependencies) is Status.FULFILLED
+    assert store.one(OrderExpired).expired_at == DEADLINE
+    assert store.one(PaymentSetAside).reason is AsideReason.EXPIRED
+    assert totals(store) == BEFORE
+
+
+def test_a_payment_captured_in_time_counts_however_late_we_are_told(store: InMemory) -> None:
+    store.taken()
+    store.clock.at = DEADLINE + timedelta(days=3)
+    store.ask(note)
+    store.settle()
+
+    assert status(store) is Status.FULFILLED
 
 
 @pytest.mark.parametrize(
@@ -627,9 +627,9 @@ def test_a_payment_captured_in_time_counts_however_late_we_are_told(dependencies
     ids=["a cent less", "a cent more", "francs"],
 )
 def test_an_amount_that_is_not_the_orders_is_set_aside_and_the_right_one_can_follow(
-    dependencies: InMemory, amount: Money, reason: AsideReason
+    store: InMemory, amount: Money, reason: AsideReason
 ) -> None:
-    dependencies.approved()
+    store.approved()
     strange = Capture(
         capture_id="capture-7",
         checkout_id="checkout-7",
@@ -638,135 +638,133 @@ def test_an_amount_that_is_not_the_orders_is_set_aside_and_the_right_one_can_fol
         amount=amount,
         captured_at=LATER,
     )
-    dependencies.provider.captures["capture-7"] = strange
-    dependencies.ask(NotePayment(capture_id="capture-7"))
-    dependencies.settle()
-    assert (dependencies.one(PaymentSetAside).reason, dependencies.one(PaymentSetAside).amount) == (reason, amount)
-    assert dependencies.all(OrderFulfilled) == []
+    store.provider.captures["capture-7"] = strange
+    store.ask(NotePayment(capture_id="capture-7"))
+    store.settle()
+    assert (store.one(PaymentSetAside).reason, store.one(PaymentSetAside).amount) == (reason, amount)
+    assert store.all(OrderFulfilled) == []
 
-    dependencies.ask(complete())
-    dependencies.settle()
-    assert dependencies.one(InvoiceIssued).capture_id == "capture-1"
+    store.ask(complete())
+    store.settle()
+    assert store.one(InvoiceIssued).capture_id == "capture-1"
 
 
 @pytest.mark.parametrize("order_id", ["order-1", "o" * 100], ids=["short", "as long as an id may be"])
 @pytest.mark.parametrize("pi_number", ["PI/2026/7", None], ids=["with a PI number", "without"])
 def test_a_slip_in_an_offline_amount_is_set_aside_and_can_be_put_right(
-    dependencies: InMemory, order_id: str, pi_number: str | None
+    store: InMemory, order_id: str, pi_number: str | None
 ) -> None:
-    dependencies.opened().ask(order(order_id))
-    dependencies.ask(check_out(Method.OFFLINE, order_id, pi_number))
+    store.opened().ask(order(order_id))
+    store.ask(check_out(Method.OFFLINE, order_id, pi_number))
     for _ in range(2):
-        dependencies.ask(confirm(eur(54_465), order_id), MANNY)
-        dependencies.ask(confirm(eur(544_56), order_id), MANNY)
-    dependencies.ask(confirm(eur(544_65), order_id), MANNY)
-    dependencies.settle()
+        store.ask(confirm(eur(54_465), order_id), MANNY)
+        store.ask(confirm(eur(544_56), order_id), MANNY)
+    store.ask(confirm(eur(544_65), order_id), MANNY)
+    store.settle()
 
-    assert [event.amount for event in dependencies.all(PaymentSetAside)] == [eur(544_56)]
-    assert len(dependencies.all(InvoiceIssued)) == 1
-
-
-def test_a_second_payment_of_a_paid_order_is_set_aside(dependencies: InMemory) -> None:
-    dependencies.settled()
-    second = but(dependencies.provider.captures["capture-1"], capture_id="capture-2")
-    dependencies.provider.captures["capture-2"] = second
-    dependencies.ask(NotePayment(capture_id="capture-2"))
-    dependencies.settle()
-
-    assert dependencies.one(PaymentSetAside).reason is AsideReason.ALREADY_PAID
-    assert_nothing_twice(dependencies)
+    assert [event.amount for event in store.all(PaymentSetAside)] == [eur(544_56)]
+    assert len(store.all(InvoiceIssued)) == 1
 
 
-def test_a_capture_that_the_provider_tells_of_for_an_order_that_we_never_had_is_refused(dependencies: InMemory) -> None:
-    dependencies.taken()
-    dependencies.provider.captures["capture-1"] = but(
-        dependencies.provider.captures["capture-1"], order_id="order-4711"
-    )
-    before = dependencies.head
+def test_a_second_payment_of_a_paid_order_is_set_aside(store: InMemory) -> None:
+    store.settled()
+    second = but(store.provider.captures["capture-1"], capture_id="capture-2")
+    store.provider.captures["capture-2"] = second
+    store.ask(NotePayment(capture_id="capture-2"))
+    store.settle()
+
+    assert store.one(PaymentSetAside).reason is AsideReason.ALREADY_PAID
+    assert_nothing_twice(store)
+
+
+def test_a_capture_that_the_provider_tells_of_for_an_order_that_we_never_had_is_refused(store: InMemory) -> None:
+    store.taken()
+    store.provider.captures["capture-1"] = but(store.provider.captures["capture-1"], order_id="order-4711")
+    before = store.head
     with pytest.raises(Refusal, match=r"There is no order order-4711; name one of the account's own orders\."):
-        dependencies.ask(note)
+        store.ask(note)
 
-    assert dependencies.head == before
+    assert store.head == before
 
 
 # --- the link and the document -------------------------------------------------------------------------------------
 
 
-def test_a_new_link_revokes_the_earlier_one_and_is_mailed(dependencies: InMemory) -> None:
-    dependencies.settled().ask(renew)
-    dependencies.settle()
+def test_a_new_link_revokes_the_earlier_one_and_is_mailed(store: InMemory) -> None:
+    store.settled().ask(renew)
+    store.settle()
 
-    assert dependencies.one(LinkRevoked).link_id == link_of()
+    assert store.one(LinkRevoked).link_id == link_of()
     with pytest.raises(UnknownLink):
-        dependencies.ask(use)
-    assert dependencies.one(LinkRefused).reason == "revoked"
-    (_, mail) = dependencies.mailer.to("wonka@acme.example")
+        store.ask(use)
+    assert store.one(LinkRefused).reason == "revoked"
+    (_, mail) = store.mailer.to("wonka@acme.example")
     assert token_of(ordinal=2) in text_of(mail)
-    assert dependencies.ask(UseInvoiceLink(token=token_of(ordinal=2))).answer.content.startswith(b"%PDF")
+    assert store.ask(UseInvoiceLink(token=token_of(ordinal=2))).answer.content.startswith(b"%PDF")
 
 
-def test_a_link_that_was_used_is_not_revoked_as_well(dependencies: InMemory) -> None:
-    dependencies.settled().ask(use)
-    dependencies.ask(renew)
+def test_a_link_that_was_used_is_not_revoked_as_well(store: InMemory) -> None:
+    store.settled().ask(use)
+    store.ask(renew)
 
-    assert dependencies.all(LinkRevoked) == []
-    assert [link.ordinal for link in dependencies.all(LinkIssued)] == [1, 2]
+    assert store.all(LinkRevoked) == []
+    assert [link.ordinal for link in store.all(LinkIssued)] == [1, 2]
 
 
 def test_a_link_is_not_used_up_by_a_document_that_could_not_be_read(
-    dependencies: InMemory, monkeypatch: pytest.MonkeyPatch
+    store: InMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_sha256: str) -> None:
         raise OSError("the database is away")
 
-    dependencies.settled()
+    store.settled()
     with monkeypatch.context() as patch:
-        patch.setattr(dependencies.recorder, "document", broken)
+        patch.setattr(store.recorder, "document", broken)
         with pytest.raises(OSError, match="away"):
-            dependencies.ask(use)
+            store.ask(use)
 
-    assert dependencies.all(LinkConsumed) == []
-    assert dependencies.ask(use).answer.content.startswith(b"%PDF")
+    assert store.all(LinkConsumed) == []
+    assert store.ask(use).answer.content.startswith(b"%PDF")
 
 
-def test_the_bytes_of_every_document_hash_to_what_its_event_says(dependencies: InMemory) -> None:
-    dependencies.refunded().settle()
+def test_the_bytes_of_every_document_hash_to_what_its_event_says(store: InMemory) -> None:
+    store.refunded().settle()
 
-    for issued in (dependencies.one(InvoiceIssued), dependencies.one(CreditNoteIssued)):
-        kept = dependencies.dependencies.log.document(issued.document.sha256)
+    for issued in (store.one(InvoiceIssued), store.one(CreditNoteIssued)):
+        kept = store.dependencies.log.document(issued.document.sha256)
         assert kept is not None
         assert hashlib.sha256(kept.content).hexdigest() == issued.document.sha256
         assert (len(kept.content), kept.media_type) == (issued.document.size_bytes, issued.document.media_type)
         assert kept.content.startswith(b"%PDF")
 
 
-def test_the_id_of_an_orders_invoice_and_of_a_refunds_credit_note_follow_from_them(dependencies: InMemory) -> None:
-    dependencies.refunded().settle()
+def test_the_id_of_an_orders_invoice_and_of_a_refunds_credit_note_follow_from_them(store: InMemory) -> None:
+    store.refunded().settle()
 
-    assert dependencies.one(InvoiceIssued).invoice_id == invoice_of()
-    assert dependencies.one(CreditNoteIssued).credit_note_id == credit_note_id_of("order-1", "refund-1")
+    assert store.one(InvoiceIssued).invoice_id == invoice_of()
+    assert store.one(CreditNoteIssued).credit_note_id == credit_note_id_of("order-1", "refund-1")
 
 
-def test_a_new_year_begins_a_new_series(dependencies: InMemory) -> None:
+def test_a_new_year_begins_a_new_series(store: InMemory) -> None:
     across = Term(starts_on=date(2026, 7, 1), ends_on=date(2027, 7, 1))
     for message in (publish, open_account, but(activate, term=across)):
-        dependencies.ask(message)
+        store.ask(message)
     for number, moment in enumerate(("2026-12-31T23:59:59", "2027-01-01T00:00:00", "2027-01-01T00:00:01"), start=1):
-        dependencies.clock.at = datetime.fromisoformat(f"{moment}+00:00")
-        dependencies.ask(order(f"order-{number}", extensions=1))
-        dependencies.ask(check_out(Method.OFFLINE, f"order-{number}"))
-        dependencies.ask(confirm(dependencies.all(ExpansionRequested)[-1].quote.total, f"order-{number}"))
-        dependencies.settle()
+        store.clock.at = datetime.fromisoformat(f"{moment}+00:00")
+        store.ask(order(f"order-{number}", extensions=1))
+        store.ask(check_out(Method.OFFLINE, f"order-{number}"))
+        store.ask(confirm(store.all(ExpansionRequested)[-1].quote.total, f"order-{number}"))
+        store.settle()
 
-    assert numbers(dependencies) == ["YT-2026-000001", "YT-2027-000001", "YT-2027-000002"]
+    assert numbers(store) == ["YT-2026-000001", "YT-2027-000001", "YT-2027-000002"]
 
 
 # --- many at once, on PostgreSQL -----------------------------------------------------------------------------------
 
 
 def test_fifty_orders_invoiced_by_eight_threads_have_fifty_numbers_without_a_gap(postgres: Log) -> None:
-    dependencies = InMemory()
-    real = replace(dependencies.dependencies, log=postgres)
+    store = InMemory()
+    real = replace(store.dependencies, log=postgres)
     with ThreadPoolExecutor(8) as threads:
         accounts = [f"account-{number}" for number in range(10)]
         handle(publish, real, ADA, correlation_id="fifty")

@@ -34,10 +34,10 @@ Progress = list[tuple[int, int]]
 @pytest.fixture(name="shop")
 def _shop(postgres: Log, database_url: str) -> InMemory:
     """An invoice of 2026, and the credit note that corrects it."""
-    dependencies = InMemory(log=postgres)
-    dependencies.refunded().settle()
+    store = InMemory(log=postgres)
+    store.refunded().settle()
     assert bring_up_to_date(database_url, postgres, SOON_S)
-    return dependencies
+    return store
 
 
 def delete_those_of_eight_years(shop: InMemory, owner_url: str, actor: Actor = ADMIN) -> Progress:
