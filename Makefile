@@ -23,8 +23,8 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## the whole purchase, told on a real PostgreSQL and a real NATS
 	@$(BIN)/trunkline demo
 
-test: $(READY) ## every test, on embedded servers
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+test: $(READY) ## every test, on embedded servers; some of them: make test ARGS="tests/domain -k quote"
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 coverage: $(READY) ## the same, with the lines that no test runs
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
