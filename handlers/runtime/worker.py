@@ -33,6 +33,7 @@ from handlers.reactions import REACTIONS
 from handlers.runtime.checkpoint_signing import Busy, CannotSign, Signer, sign
 from infra.audit.checkpoints import NoCheckpoint
 from infra.audit.ed25519 import WrongKey
+from infra.audit.published_checkpoints import provision_checkpoints
 from infra.broker.dead_letters import waiting
 from infra.broker.nats import COMMANDS, COMMANDS_CONSUMER, BrokerUnavailable, connected, provision
 from infra.broker.relay import Relay
@@ -125,6 +126,7 @@ class Worker:
         async with connected(self._nats_url) as client, AsyncExitStack() as stack:
             jetstream = client.jetstream()
             await provision(jetstream, consumers(), self._duties.limits)
+            await provision_checkpoints(jetstream, self._duties.limits)
             works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
                 every = [reaction for found in REACTIONS.values() for reaction in found]

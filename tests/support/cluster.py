@@ -14,7 +14,7 @@ import nats
 from nats.aio.client import Client
 from nats.js.api import ClusterInfo
 
-from infra.audit.published_checkpoints import CHECKPOINTS
+from infra.audit.published_checkpoints import CHECKPOINTS, provision_checkpoints
 from infra.broker.nats import COMMANDS, DEAD_LETTERS, EVENTS, connected, provision
 from infra.servers.embedded_nats import NAME, _program
 from infra.servers.supervisor import SupervisedProcess, exclusive
@@ -168,7 +168,9 @@ class Cluster:
     def _ready(self) -> bool:
         async def ask() -> None:
             async with connected(self.url) as client:
-                await provision(client.jetstream(timeout=2), {}, REPLICATED)
+                jetstream = client.jetstream(timeout=2)
+                await provision(jetstream, {}, REPLICATED)
+                await provision_checkpoints(jetstream, REPLICATED)
 
         try:
             asyncio.run(ask())
