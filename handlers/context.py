@@ -28,6 +28,12 @@ class Role(StrEnum):
     SYSTEM = "system"
 
 
+SELLERS = frozenset({Role.ADMIN, Role.SYSTEM})
+CUSTOMERS = frozenset({Role.PARTNER, Role.SERVICE}) | SELLERS
+COLLECTORS = frozenset({Role.DISTRIBUTOR, Role.ACCOUNT_MANAGER})
+US = frozenset({Role.SYSTEM})
+
+
 @dataclass(frozen=True)
 class Actor:
     """Who asks. A partner asks for one account, its own."""
@@ -48,7 +54,7 @@ retry_on_conflict = tenacity.Retrying(
     stop=tenacity.stop_after_attempt(30),
     reraise=True,
 )
-"""Calls what it is given; where somebody else was faster, once more, to load and decide again."""
+"""Calls a function, and calls it again on a `VersionConflict`, so that it loads and decides again."""
 
 
 class NotPermitted(Refusal):
@@ -83,15 +89,3 @@ class RequestContext:
         self.recorded.extend(recorded)
         self.committed = True
         return recorded
-
-
-SELLERS = frozenset({Role.ADMIN, Role.SYSTEM})
-
-
-CUSTOMERS = frozenset({Role.PARTNER, Role.SERVICE}) | SELLERS
-
-
-COLLECTORS = frozenset({Role.DISTRIBUTOR, Role.ACCOUNT_MANAGER})
-
-
-US = frozenset({Role.SYSTEM})

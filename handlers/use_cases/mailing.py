@@ -68,7 +68,7 @@ def _message_id(context: RequestContext, about: str) -> str:
 
 
 def tell_account_manager(request: TellAccountManager, context: RequestContext) -> None:
-    """Tell whoever collects offline payments; nothing, where there is none to collect, or none any more."""
+    """Mail the account manager an order to collect offline. Does nothing if no offline payment is due any more."""
     work = context.work()
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)

@@ -22,7 +22,7 @@ CHECKPOINT_SUBJECT = "trunkline.checkpoints.v1"
 
 @asynccontextmanager
 async def checkpoints_at(nats_url: str) -> AsyncIterator[JetStreamContext]:
-    """JetStream, for whoever makes or reads checkpoints from the command line.
+    """JetStream, for commands that make or read checkpoints.
 
     Raises:
         BrokerUnavailable: it cannot be reached, or does not do what is asked; names the setting.
