@@ -39,7 +39,7 @@ from handlers.contract.events import encoded
 from handlers.demo.prices import PRICES
 from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
-from handlers.messaging.consumers import consumers
+from handlers.messaging.reactions_consumer import durable_consumers
 from handlers.requests import CheckOut, ConfirmOfflinePayment, OrderExpansion
 from handlers.runtime.adapters import Adapters, dependencies_of
 from handlers.runtime.worker import Duties, working
@@ -422,7 +422,7 @@ async def _nothing_waits(nats_url: str) -> None:
     """Wait until every reaction has followed what there is."""
     async with connected(nats_url) as client:
         jetstream = client.jetstream()
-        for name in consumers():
+        for name in durable_consumers():
             while (info := await jetstream.consumer_info(EVENTS, name)).num_pending or info.num_ack_pending:  # noqa: ASYNC110 - another process works on it
                 await asyncio.sleep(0.05)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from pydantic import ValidationError
@@ -28,18 +28,14 @@ from handlers.contract.commands import (
 )
 from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
-from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signed_by
+from handlers.messaging.redelivery import PermanentFailure
+from handlers.messaging.senders import authenticate, check_fresh
 from infra.payments.provider import Checkout, PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
 from infra.settings import Sender
 
-MOST_BYTES: Final = 64 * 1024
-FRESH_FOR: Final = timedelta(minutes=5)
+COMMAND_BYTES_MAX: Final = 64 * 1024
 ANSWERABLE = re.compile(r"(_INBOX|trunkline\.replies)(\.[A-Za-z0-9_-]+)+")
 """Where answers go. Were it anywhere, a sender could have us publish events in our name."""
-
-
-class UnknownSender(Refusal):
-    """Nobody that we know signed the message."""
 
 
 class CommandTooLarge(Refusal):
@@ -54,15 +50,11 @@ class UnknownCommandType(Refusal):
     """There is no command of this type and version."""
 
 
-class CommandOutOfDate(Refusal):
-    """The message was not sent when it says."""
-
-
 class ForeignAccount(Refusal):
     """The sender may not act for this account."""
 
 
-class Unanswerable(Exception):
+class Unanswerable(PermanentFailure):
     """The outcome was a refusal, and the message does not say where to send it."""
 
 
@@ -111,22 +103,10 @@ def deal_with(incoming: Incoming, dependencies: Dependencies, senders: Sequence[
 
 
 def _sender(incoming: Incoming, senders: Sequence[Sender]) -> Sender:
-    if len(incoming.body) > MOST_BYTES:
-        raise CommandTooLarge(f"The message has {len(incoming.body)} bytes; a command has at most {MOST_BYTES}.")
-    sender = signed_by(
-        senders,
-        incoming.headers.get(SENDER_HEADER, ""),
-        incoming.headers.get(SIGNATURE_HEADER, ""),
-        subject=incoming.subject,
-        reply=incoming.headers.get(REPLY_HEADER, ""),
-        body=incoming.body,
-    )
-    if sender is None:
-        raise UnknownSender(
-            f"Nobody that we know signed this message; give {SENDER_HEADER}, and in {SIGNATURE_HEADER} the HMAC-SHA256 "
-            "of subject, reply subject and body."
-        )
-    return sender
+    if len(incoming.body) > COMMAND_BYTES_MAX:
+        raise CommandTooLarge(f"The message has {len(incoming.body)} bytes; a command has at most {COMMAND_BYTES_MAX}.")
+    reply = incoming.headers.get(REPLY_HEADER, "")
+    return authenticate(senders, incoming.headers, subject=incoming.subject, reply=reply, body=incoming.body)
 
 
 def _event(incoming: Incoming) -> CommandEvent:
@@ -136,11 +116,7 @@ def _event(incoming: Incoming) -> CommandEvent:
         raise MalformedCommand(f"The message is no CloudEvent of a command: {what_is_wrong(error)}.") from None
     if event.type != incoming.subject:
         raise MalformedCommand(f"The message says that it is a {event.type}; send it to that subject.")
-    if abs(incoming.stored_at - event.time) > FRESH_FOR:
-        raise CommandOutOfDate(
-            f"The message says that it was sent at {event.time:%Y-%m-%d %H:%M:%S} UTC, and came at "
-            f"{incoming.stored_at:%H:%M:%S}; send it again, with the same id, the present time and a new signature."
-        )
+    check_fresh(event.time, incoming.stored_at)
     return event
 
 
@@ -222,7 +198,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def account_named(body: bytes) -> str | None:
     """The account that a message speaks of, for keeping its order; none where it names none, or cannot be read."""
-    if len(body) > MOST_BYTES:
+    if len(body) > COMMAND_BYTES_MAX:
         return None
     try:
         account_id = from_json(body)["data"]["account_id"]

@@ -1,37 +1,39 @@
-"""Past events for whoever comes late: out of the log, page by page, the same messages as over the stream.
+"""Past events for services that join late: from the log, page by page, the same messages as over the stream.
 
-A request is signed as commands are, and answered where NATS says (its reply subject): with the messages of events,
-each as it was published, and one without a body that ends the page and says where the next one begins.
+A request is signed as commands are. The answer goes to its reply subject: the messages of events, each as it was
+published, and a last one without a body that ends the page and says where the next one begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from domain.messages import Refusal, what_is_wrong
 from handlers.contract.events import encoded
 from handlers.contract.history import END_HEADER, NEXT_HEADER, HistoryRequest
 from handlers.dependencies import Dependencies
-from handlers.messaging.command_messages import FRESH_FOR, UnknownSender
+from handlers.messaging.senders import authenticate, check_fresh
 from infra.broker.cloudevents import CONTENT_TYPE
 from infra.broker.nats import HISTORY_SUBJECT, subject_of
-from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER, signed_by
 from infra.clock import SystemClock
 from infra.settings import EVERY_ACCOUNT, Sender
 
 SUBJECT_HEADER = "Trunkline-Subject"
 SENTENCE_HEADER = "Trunkline-Error"
+logger = logging.getLogger(__name__)
 
 
 class MalformedRequest(Refusal):
-    """The request is not what it has to be."""
-
-
-class RequestOutOfDate(Refusal):
-    """The request was not sent when it says."""
+    """The request is not valid."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,42 @@ class Part:
     body: bytes = b""
 
 
-def told(
+@asynccontextmanager
+async def serving_history(client: Client, dependencies: Dependencies, senders: Sequence[Sender]) -> AsyncIterator[None]:
+    """Answer requests for past events while the context lasts. One process of all answers each."""
+
+    async def answer(request: Msg) -> None:
+        if not request.reply:
+            return
+
+        def page() -> list[Part]:
+            return list(history_page(request.reply, request.headers or {}, request.data, dependencies, senders))
+
+        try:
+            parts = await asyncio.to_thread(page)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sender learns of it and asks again
+            logger.warning("a request for past events failed: %s", error)
+            parts = [Part({END_HEADER: "failed", SENTENCE_HEADER: "Something that this needs is away; ask again."})]
+        for part in parts:
+            await client.publish(request.reply, part.body, headers=dict(part.headers))
+
+    subscription = await client.subscribe(HISTORY_SUBJECT, queue="history", cb=answer)
+    try:
+        yield
+    finally:
+        with suppress(NatsError):
+            await subscription.unsubscribe()
+
+
+def history_page(
     reply: str, headers: Mapping[str, str], body: bytes, dependencies: Dependencies, senders: Sequence[Sender]
 ) -> Iterator[Part]:
-    """The answer to a request: events behind a position, of the accounts that the sender may act for."""
+    """Yield the answer to a request: events after a position, of the accounts that the sender may act for."""
     try:
-        sender = _sender(reply, headers, body, senders)
+        sender = authenticate(senders, headers, subject=HISTORY_SUBJECT, reply=reply, body=body)
         request = _request(body)
+        # Real time, because the request names real time: the clock of a demo is shifted.
+        check_fresh(request.time, SystemClock().now())
     except Refusal as refusal:
         yield Part({END_HEADER: "refused", SENTENCE_HEADER: f"{refusal.code}: {refusal}"})
         return
@@ -68,20 +99,8 @@ def told(
     yield Part({END_HEADER: "more" if len(events) == request.limit else "end", NEXT_HEADER: str(reached)})
 
 
-def _sender(reply: str, headers: Mapping[str, str], body: bytes, senders: Sequence[Sender]) -> Sender:
-    name, signature = headers.get(SENDER_HEADER, ""), headers.get(SIGNATURE_HEADER, "")
-    sender = signed_by(senders, name, signature, subject=HISTORY_SUBJECT, reply=reply, body=body)
-    if sender is None:
-        raise UnknownSender(f"Nobody that we know signed this request; give {SENDER_HEADER} and {SIGNATURE_HEADER}.")
-    return sender
-
-
 def _request(body: bytes) -> HistoryRequest:
     try:
-        request = HistoryRequest.model_validate_json(body)
+        return HistoryRequest.model_validate_json(body)
     except ValidationError as error:
         raise MalformedRequest(f"The request cannot be read: {what_is_wrong(error)}.") from None
-    # It says its time by the clock of the world: a demonstration's clock is its own.
-    if abs(SystemClock().now() - request.time) > FRESH_FOR:
-        raise RequestOutOfDate("The request was not sent within the last five minutes; sign it anew.")
-    return request

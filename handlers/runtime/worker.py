@@ -20,14 +20,14 @@ from handlers.context import SYSTEM
 from handlers.contract.events import encoded
 from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
-from handlers.messaging.consumers import (
-    REACTIONS_AT_ONCE,
-    Commands,
-    Precedence,
-    See,
-    consumers,
-    reacting,
-    telling_history,
+from handlers.messaging.commands_consumer import CommandsConsumer
+from handlers.messaging.history import serving_history
+from handlers.messaging.precedence import Precedence
+from handlers.messaging.reactions_consumer import (
+    REACTION_CONCURRENCY,
+    Check,
+    consuming_reactions,
+    durable_consumers,
 )
 from handlers.reactions import REACTIONS
 from handlers.runtime.checkpoint_signing import Busy, CannotSign, Signer, sign
@@ -87,7 +87,9 @@ class Worker:
         self._database_url = database_url
         self._nats_url = nats_url
         self._duties = duties
-        self._threads = ThreadPoolExecutor(REACTIONS_AT_ONCE * len(consumers()), thread_name_prefix="reaction")
+        self._threads = ThreadPoolExecutor(
+            REACTION_CONCURRENCY * len(durable_consumers()), thread_name_prefix="reaction"
+        )
         self._stopped = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker", daemon=True)
@@ -125,7 +127,7 @@ class Worker:
     async def _serve(self) -> None:
         async with connected(self._nats_url) as client, AsyncExitStack() as stack:
             jetstream = client.jetstream()
-            await provision(jetstream, consumers(), self._duties.limits)
+            await provision(jetstream, durable_consumers(), self._duties.limits)
             await provision_checkpoints(jetstream, self._duties.limits)
             works: list[Coroutine[Any, Any, None]] = []
             if self._duties.works:
@@ -133,11 +135,14 @@ class Worker:
                 numbered = [reaction for reaction in every if reaction.numbered]
                 shared = [reaction for reaction in every if not reaction.numbered]
                 with_these = (self._nats_url, self._dependencies, self._threads, Precedence())
-                see_reactions = await stack.enter_async_context(reacting(*with_these, shared))
-                await stack.enter_async_context(telling_history(client, self._dependencies, self._duties.senders))
-                works.append(Commands(client, self._dependencies, self._duties.senders).obey(self._stopped))
+                check_reactions = await stack.enter_async_context(consuming_reactions(*with_these, shared))
+                await stack.enter_async_context(serving_history(client, self._dependencies, self._duties.senders))
+                works.append(CommandsConsumer(client, self._dependencies, self._duties.senders).run(self._stopped))
                 works += [self._expire(), self._take_snapshots(), self._sign(jetstream)]
-                works += [self._watch(jetstream, see_reactions), self._number(reacting(*with_these, numbered))]
+                works += [
+                    self._watch(jetstream, check_reactions),
+                    self._number(consuming_reactions(*with_these, numbered)),
+                ]
             if self._duties.relays:
                 works.append(self.relay.run(client, self._stopped))
             self.failing = None
@@ -200,24 +205,24 @@ class Worker:
                 logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
             await self._pause(CHECKPOINT_EVERY_S)
 
-    async def _watch(self, jetstream: JetStreamContext, see_reactions: See) -> None:
+    async def _watch(self, jetstream: JetStreamContext, check_reactions: Check) -> None:
         """See that each reaction and consumer is there: one that is gone is silent, and so is NATS while it is away."""
         while not self._stopped.is_set():
-            await see_reactions()
+            await check_reactions()
             await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
             self.dead_letters = await waiting(jetstream)
             await self._pause(WATCH_EVERY_S)
 
-    async def _number(self, numbering: AbstractAsyncContextManager[See]) -> None:
+    async def _number(self, numbering: AbstractAsyncContextManager[Check]) -> None:
         """Number documents, as soon as no other process does. Another begins once this one's connection has ended."""
         async with connected_aside(self._database_url) as conn:
             while not await asyncio.to_thread(only_one, conn, NUMBERING):
                 await self._pause(TAKE_OVER_EVERY_S)
                 if self._stopped.is_set():
                     return
-            async with numbering as see_reactions:
+            async with numbering as check_reactions:
                 while not self._stopped.is_set():
-                    await see_reactions()
+                    await check_reactions()
                     await asyncio.to_thread(only_one, conn, NUMBERING)  # it is, unless the connection is broken
                     await self._pause(WATCH_EVERY_S)
 

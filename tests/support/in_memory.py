@@ -27,7 +27,7 @@ from handlers.context import SYSTEM, Actor, Role
 from handlers.contract.events import encoded
 from handlers.dependencies import Dependencies
 from handlers.dispatch import Outcome, handle
-from handlers.messaging.consumers import follow
+from handlers.messaging.reactions_consumer import follow
 from handlers.numbering import NumberSequencer
 from handlers.reactions import REACTIONS, Reaction
 from handlers.requests import (

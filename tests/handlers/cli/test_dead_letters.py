@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import handlers.messaging.command_messages
-import handlers.messaging.consumers
+import handlers.messaging.reactions_consumer
+import handlers.messaging.redelivery
 from domain.allocation import PbxCreated
 from domain.invoice import InvoiceEmailed
 from domain.order import OrderFulfilled, PaymentCaptured
@@ -55,7 +56,7 @@ def listed(run: Run, *more: str) -> list[dict[str, object]]:
 def test_what_failed_is_put_back_for_the_reaction_that_had_it_and_for_no_other(
     acme: InMemory, broker: Broker, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = handlers.messaging.consumers.follow
+    real = handlers.messaging.reactions_consumer.follow
     drowned = ["fulfil_order"]
 
     def follow(message: object, reaction: Reaction, dependencies: object) -> None:
@@ -63,8 +64,8 @@ def test_what_failed_is_put_back_for_the_reaction_that_had_it_and_for_no_other(
             raise RuntimeError("Augustus fell into the river")
         real(message, reaction, dependencies)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(handlers.messaging.consumers, "follow", follow)
-    monkeypatch.setattr(handlers.messaging.consumers, "TRIES", 1)
+    monkeypatch.setattr(handlers.messaging.reactions_consumer, "follow", follow)
+    monkeypatch.setattr(handlers.messaging.redelivery, "DELIVERIES_MAX", 1)
     acme.paid()
     (letter,) = eventually(lambda: listed(run), "the dead letter")
     assert letter["consumer"] == "fulfil_order"
@@ -87,7 +88,7 @@ def test_a_command_is_put_back_with_its_signature_however_old_it_is_by_then(
     def away(*_: object, **__: object) -> None:
         raise RuntimeError("Augustus fell into the river")
 
-    monkeypatch.setattr(handlers.messaging.consumers, "TRIES", 1)
+    monkeypatch.setattr(handlers.messaging.redelivery, "DELIVERIES_MAX", 1)
     with monkeypatch.context() as patch:
         patch.setattr(handlers.messaging.command_messages, "handle", away)
         Service(broker.url).tell(create_pbx())

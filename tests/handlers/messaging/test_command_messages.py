@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 import handlers.messaging.command_messages
-import handlers.messaging.consumers
+import handlers.messaging.commands_consumer
 import infra.broker.nats
 from domain.allocation import PbxCreated
 from domain.order import OrderPlaced, PaymentCaptured
@@ -188,7 +188,7 @@ def test_a_copy_that_comes_later_is_refused(acme: InMemory, service: Service) ->
     old = create_pbx()
     sent_at = datetime.now(UTC) - timedelta(minutes=6)
     answer = service.ask(json.dumps(json.loads(old) | {"time": sent_at.isoformat()}).encode())
-    assert answer["data"]["code"] == "command_out_of_date"
+    assert answer["data"]["code"] == "message_out_of_date"
 
 
 def test_a_command_that_waited_for_us_for_an_hour_is_done(
@@ -216,7 +216,7 @@ def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_e
         time.sleep(5)
         return real(incoming, *given)
 
-    monkeypatch.setattr(handlers.messaging.consumers, "deal_with", slow)
+    monkeypatch.setattr(handlers.messaging.commands_consumer, "deal_with", slow)
     store = InMemory(log=postgres).opened()
     with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
         service = Service(broker.url)

@@ -108,7 +108,7 @@ def test_who_may_act_for_one_account_is_told_of_no_other(acme: InMemory, broker:
         ({"after": -1}, "malformed_request"),
         ({"after": 0, "limit": 10**6}, "malformed_request"),
         ({"after": 0, "everything": True}, "malformed_request"),
-        ({"after": 0, "time": (datetime.now(UTC) - timedelta(hours=1)).isoformat()}, "request_out_of_date"),
+        ({"after": 0, "time": (datetime.now(UTC) - timedelta(hours=1)).isoformat()}, "message_out_of_date"),
     ],
 )
 def test_what_may_not_be_asked_is_refused_with_the_reason(

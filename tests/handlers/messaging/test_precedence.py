@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-import handlers.messaging.consumers
-from handlers.messaging.consumers import MAIL_THROTTLE_THRESHOLD, Precedence
+import handlers.messaging.precedence
+from handlers.messaging.precedence import MAIL_THROTTLE_THRESHOLD, Precedence
 from handlers.reactions import FULFIL_ORDER, ISSUE_INVOICE, MAIL_CREDIT_NOTE, MAIL_INVOICE
 
 
@@ -42,7 +42,7 @@ def test_mails_are_sent_one_at_a_time_while_much_is_waited_for_and_together_othe
 
 
 def test_a_mail_that_hangs_holds_up_the_next_one_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers.messaging.consumers, "MAIL_WAITS_S", 0.01)
+    monkeypatch.setattr(handlers.messaging.precedence, "MAIL_WAIT_MAX_S", 0.01)
 
     async def all_of_it() -> int:
         precedence = Precedence()

@@ -21,13 +21,15 @@ import pytest
 from faststream.nats import NatsBroker
 from nats.js import JetStreamContext
 
-import handlers.messaging.consumers
+import handlers.messaging.reactions_consumer
 import handlers.runtime.worker
 import infra.broker.nats
 import infra.broker.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.order import ExpansionRequested, Method, OrderExpired, OrderFulfilled
-from handlers.messaging.consumers import Commands, Precedence, See, connection_of, must_be_fetching, reacting
+from handlers.messaging.commands_consumer import CommandsConsumer
+from handlers.messaging.precedence import Precedence
+from handlers.messaging.reactions_consumer import Check, check_subscribers, connect, consuming_reactions
 from handlers.reactions import ISSUE_CREDIT_NOTE, ISSUE_INVOICE
 from handlers.requests import WithdrawOrder
 from handlers.runtime.worker import TAKE_OVER_EVERY_S, Worker, expire_orders, working
@@ -308,7 +310,7 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
     """As nats-py does when a connection breaks at the wrong moment: FastStream leaves it at that."""
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 5)  # what it had asked for comes again after that
     ended: list[str] = []
-    real = must_be_fetching
+    real = check_subscribers
 
     def cancel_first(broker: NatsBroker) -> None:
         if not ended:
@@ -318,7 +320,7 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
             ended.append(task.get_name())
         real(broker)
 
-    monkeypatch.setattr(handlers.messaging.consumers, "must_be_fetching", cancel_first)
+    monkeypatch.setattr(handlers.messaging.reactions_consumer, "check_subscribers", cancel_first)
     eventually(lambda: ended, "the end of a subscriber")
     order_id = trunkline.buy()
     trunkline.until(InvoiceEmailed, order_id)
@@ -349,7 +351,7 @@ def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_be
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 5)
     with closing(line_to(nats_url)) as line:
         first = iter([[by_line(nats_url, line)]] * 2)  # for the reactions, and for those that number
-        monkeypatch.setattr(handlers.messaging.consumers, "addresses", lambda url: next(first, addresses(url)))
+        monkeypatch.setattr(handlers.messaging.reactions_consumer, "addresses", lambda url: next(first, addresses(url)))
         with working(on_postgres.dependencies, database_url, nats_url):
             on_postgres.paid()
             eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
@@ -367,16 +369,16 @@ def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that
 ) -> None:
     dependencies = InMemory(log=postgres).dependencies
     numbering: list[object] = []
-    real = handlers.messaging.consumers.reacting
+    real = handlers.messaging.reactions_consumer.consuming_reactions
 
     @asynccontextmanager
-    async def watched(*given: Any) -> AsyncIterator[See]:  # noqa: ANN401 - passed on
-        async with real(*given) as see_reactions:
+    async def watched(*given: Any) -> AsyncIterator[Check]:  # noqa: ANN401 - passed on
+        async with real(*given) as check_reactions:
             if set(given[-1]) == {ISSUE_INVOICE, ISSUE_CREDIT_NOTE}:
                 numbering.append(given)
-            yield see_reactions
+            yield check_reactions
 
-    monkeypatch.setattr(handlers.runtime.worker, "reacting", watched)
+    monkeypatch.setattr(handlers.runtime.worker, "consuming_reactions", watched)
     first, second = (Worker(dependencies, database_url, nats_url) for _ in range(2))
     first.start()
     eventually(lambda: numbering, "one that numbers")
@@ -397,7 +399,7 @@ def test_a_connection_that_is_cancelled_while_it_is_made_is_closed(nats_url: str
 
     async def cancel_sooner_and_later() -> None:
         for moment in range(40):
-            connecting = asyncio.create_task(connection_of(NatsBroker([nats_url])))
+            connecting = asyncio.create_task(connect(NatsBroker([nats_url])))
             for _ in range(moment):
                 await asyncio.sleep(0.0001)
             connecting.cancel()
@@ -436,7 +438,7 @@ def test_reactions_that_are_cancelled_over_and_over_while_they_end_leave_no_conn
 
     async def react(begun: asyncio.Event) -> None:
         with ThreadPoolExecutor(1) as threads:
-            async with reacting(nats_url, on_postgres.dependencies, threads, Precedence(), ()):
+            async with consuming_reactions(nats_url, on_postgres.dependencies, threads, Precedence(), ()):
                 begun.set()
                 await asyncio.sleep(60)
 
@@ -489,16 +491,16 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_a_work(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As nats-py cancels whoever waits for a message, where it makes its connection anew."""
-    begun: list[Commands] = []
+    begun: list[CommandsConsumer] = []
 
-    async def cancelled_once(commands: Commands, stopping: threading.Event) -> None:
+    async def cancelled_once(commands: CommandsConsumer, stopping: threading.Event) -> None:
         begun.append(commands)
         if len(begun) == 1:
             await asyncio.sleep(0.1)
             raise asyncio.CancelledError
         await asyncio.to_thread(stopping.wait)
 
-    monkeypatch.setattr(Commands, "obey", cancelled_once)
+    monkeypatch.setattr(CommandsConsumer, "run", cancelled_once)
     with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
         eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
         assert worker.failing is None
@@ -515,10 +517,10 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_its_beginning(
             raise asyncio.CancelledError
         await provision(jetstream, *given)
 
-    async def broken(_commands: Commands, _stopping: threading.Event) -> None:
+    async def broken(_commands: CommandsConsumer, _stopping: threading.Event) -> None:
         raise EOFError
 
     monkeypatch.setattr(handlers.runtime.worker, "provision", cancelled_the_second_time)
-    monkeypatch.setattr(Commands, "obey", broken)
+    monkeypatch.setattr(CommandsConsumer, "run", broken)
     with working(InMemory(log=postgres).dependencies, database_url, nats_url):
         eventually(lambda: len(begun) == 3, "another beginning", within_s=25)

@@ -44,7 +44,7 @@ from domain.subscription import SUBSCRIPTION, CapacityExpanded
 from handlers.context import SYSTEM
 from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
-from handlers.messaging.consumers import UnknownPosition, follow
+from handlers.messaging.reactions_consumer import EventNotInLog, follow
 from handlers.reactions import REACTIONS
 from handlers.requests import (
     FulfilPaidOrder,
@@ -369,7 +369,7 @@ def test_a_message_that_names_no_event_of_the_log_is_refused(store: InMemory) ->
         on_the_wire(captured).model_copy(update={"position": 4711}),
         on_the_wire(captured).model_copy(update={"id": "another-event"}),
     ):
-        with pytest.raises(UnknownPosition, match=rf"no event {message.id} at position {message.position}"):
+        with pytest.raises(EventNotInLog, match=rf"no event {message.id} at position {message.position}"):
             follow(message, reaction, store.dependencies)
 
     assert store.head == before

@@ -12,7 +12,8 @@ from itertools import product
 import pytest
 from nats.js.api import ConsumerConfig, RawStreamMsg
 
-import handlers.messaging.consumers
+import handlers.messaging.reactions_consumer
+import handlers.messaging.redelivery
 import infra.broker.nats
 import infra.broker.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
@@ -20,7 +21,7 @@ from domain.invoice_series import InvoiceNumberAssigned
 from domain.order import ExpansionRequested, Method, OrderFulfilled, OrderPlaced, PaymentCaptured
 from handlers.contract.events import encoded
 from handlers.dependencies import Dependencies
-from handlers.messaging.consumers import consumers
+from handlers.messaging.reactions_consumer import durable_consumers
 from handlers.reactions import Reaction
 from handlers.runtime.worker import working
 from infra.broker.cloudevents import CloudEvent
@@ -38,7 +39,7 @@ from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_
 from tests.support.examples import BUCKET, WONKA
 from tests.support.in_memory import InMemory, check_out, complete, confirm, on_the_wire, order
 
-REACTING = tuple(consumers())
+REACTING = tuple(durable_consumers())
 
 
 @pytest.fixture(name="broker")
@@ -335,7 +336,7 @@ def test_a_message_that_names_no_event_of_ours_goes_to_the_dead_letters_at_once(
 
     assert letter.headers is not None
     assert letter.headers["Trunkline-Error"] == (
-        "UnknownPosition: the log has no event of-another-log at position 4711"
+        "EventNotInLog: the log has no event of-another-log at position 4711"
     )
 
 
@@ -345,8 +346,8 @@ class Stumbling:
     def __init__(self, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_s: list[float] = []
         self._times = times
-        self._follow = handlers.messaging.consumers.follow
-        monkeypatch.setattr(handlers.messaging.consumers, "follow", self)
+        self._follow = handlers.messaging.reactions_consumer.follow
+        monkeypatch.setattr(handlers.messaging.reactions_consumer, "follow", self)
 
     def __call__(self, message: CloudEvent, reaction: Reaction, dependencies: Dependencies) -> None:
         if reaction.name == "fulfil_order":
@@ -376,14 +377,14 @@ def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
 ) -> None:
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 4)
     begun: list[str] = []
-    real = handlers.messaging.consumers.follow
+    real = handlers.messaging.reactions_consumer.follow
 
     def slow(message: CloudEvent, reaction: Reaction, dependencies: Dependencies) -> None:
         begun.append(f"{reaction.name} of {message.id}")
         time.sleep(6 if reaction.name == "mail_invoice" else 0)
         real(message, reaction, dependencies)
 
-    monkeypatch.setattr(handlers.messaging.consumers, "follow", slow)
+    monkeypatch.setattr(handlers.messaging.reactions_consumer, "follow", slow)
     with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
@@ -394,7 +395,7 @@ def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
 def test_what_fails_to_the_end_goes_to_the_dead_letters_others_go_on_and_it_can_be_put_back(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers.messaging.consumers, "TRIES", 2)
+    monkeypatch.setattr(handlers.messaging.redelivery, "DELIVERIES_MAX", 2)
     stumbling = Stumbling(2, monkeypatch)
     with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
@@ -422,15 +423,15 @@ def test_each_reaction_has_a_durable_consumer_of_its_name_and_its_event(broker: 
     async def provide_twice() -> None:
         async with connected(broker.url) as client:
             for _ in range(2):
-                await provision(client.jetstream(), consumers())
+                await provision(client.jetstream(), durable_consumers())
 
     asyncio.run(provide_twice())
-    for name, event in consumers().items():
+    for name, event in durable_consumers().items():
         config = broker.consumer(name).config
         assert (config.durable_name, config.filter_subjects) == (
             name,
             [subject_of(event), f"trunkline.redelivery.v1.events.{name}"],
         )
         assert config.max_deliver == -1
-    assert consumers()["fulfil_order"] is PaymentCaptured
-    assert consumers()["tell_account_manager"] is OrderPlaced
+    assert durable_consumers()["fulfil_order"] is PaymentCaptured
+    assert durable_consumers()["tell_account_manager"] is OrderPlaced
