@@ -258,7 +258,8 @@ class Story:
         fate = self.random.random()
         self.later(most_hours=2)
         if fate < CANCELLED:
-            self.do(ORDER, order_id, CancelOrder, order_id=order_id, reason="Changed our mind")
+            cancelled = {"order_id": order_id, "account_id": self.account, "reason": "Changed our mind"}
+            self.do(ORDER, order_id, CancelOrder, **cancelled)
             yield self.unit(f"partner:{self.account}")
             return
         pi_number = f"PI-{self.number}-{self.orders}" if method is Method.OFFLINE else None

@@ -232,10 +232,11 @@ class FulfilOrder(Command):
 
 
 class CancelOrder(Command):
-    """Give the order up."""
+    """Cancel an order that is not paid."""
 
     order_id: Identifier
-    reason: Text
+    account_id: Identifier
+    reason: Text = "cancelled by the customer"
 
 
 class ExpireOrder(Command):
@@ -482,7 +483,7 @@ def _fulfil(command: FulfilOrder, order: Order) -> list[OrderEvent]:
 
 
 def _cancel(command: CancelOrder, order: Order) -> list[OrderEvent]:
-    order.require(command.order_id)
+    order.require(command.order_id, command.account_id)
     if order.status is Status.CANCELLED:
         return []
     if order.status not in (Status.REQUESTED, Status.PLACED, Status.DECLINED):

@@ -17,7 +17,7 @@ from domain.account import (
 )
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, ReleaseCapacity, RemovePbx, UpgradePbx
 from domain.messages import Command, Decider, Message
-from domain.order import ExpireOrder
+from domain.order import ORDER, CancelOrder, ExpireOrder
 from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
 from domain.subscription import ActivatePackage
 from handlers.context import COLLECTORS, CUSTOMERS, SELLERS, US, RequestContext, Role
@@ -26,27 +26,26 @@ from handlers.requests import (
     CheckOut,
     CompleteCheckout,
     ConfirmOfflinePayment,
-    CreditRefund,
     FulfilPaidOrder,
     InvoiceFulfilledOrder,
+    IssueCreditNoteForRefund,
     MailCreditNote,
     MailInvoiceLink,
-    NotePayment,
     OrderExpansion,
+    ReconcileCapture,
     RefundOrder,
     RenewInvoiceLink,
     ReverseRefundedGrant,
     TellAccountManager,
     UseInvoiceLink,
-    WithdrawOrder,
 )
 from handlers.use_cases.erasure import erase_billing_receiver
 from handlers.use_cases.fulfilment import activate_package, fulfil_order, reverse_refunded_grant
 from handlers.use_cases.invoice_links import renew_invoice_link, use_invoice_link
-from handlers.use_cases.invoicing import credit_refund, invoice_fulfilled_order
+from handlers.use_cases.invoicing import invoice_fulfilled_order, issue_credit_note_for_refund
 from handlers.use_cases.mailing import mail_credit_note, mail_invoice_link, tell_account_manager
-from handlers.use_cases.payment import complete_checkout, confirm_offline_payment, note_payment, refund_order
-from handlers.use_cases.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion, withdraw_order
+from handlers.use_cases.payment import complete_checkout, confirm_offline_payment, reconcile_capture, refund_order
+from handlers.use_cases.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion
 
 Handler = Callable[[Any, RequestContext], Any]
 
@@ -63,11 +62,12 @@ def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str])
 
 
 account = decided(ACCOUNT, lambda command: command.account_id)
+order = decided(ORDER, lambda command: command.order_id)
 pool = decided(ALLOCATION, lambda command: command.package_id)
 prices = decided(PRICE_LIST, lambda command: price_list_id(command.seller, command.currency))
 NO_OUTSIDE_EFFECTS = (
-    *(account, pool, prices),
-    *(activate_package, fulfil_order, reverse_refunded_grant, invoice_fulfilled_order, credit_refund),
+    *(account, order, pool, prices),
+    *(activate_package, fulfil_order, reverse_refunded_grant, invoice_fulfilled_order, issue_credit_note_for_refund),
 )
 """What these do shows nowhere but in their commit, and that asks the inbox by itself: so it is not asked before."""
 
@@ -99,9 +99,9 @@ COMMANDS: Mapping[type[Message], Entry] = {
     BillTo: Entry(bill_to, CUSTOMERS),
     CheckOut: Entry(check_out, CUSTOMERS, checkout_of),
     CompleteCheckout: Entry(complete_checkout, CUSTOMERS),
-    NotePayment: Entry(note_payment, US),
+    ReconcileCapture: Entry(reconcile_capture, US),
     ConfirmOfflinePayment: Entry(confirm_offline_payment, COLLECTORS),
-    WithdrawOrder: Entry(withdraw_order, CUSTOMERS),
+    CancelOrder: Entry(order, CUSTOMERS),
     ExpireOrder: Entry(expire_order, US),
     # what follows
     FulfilPaidOrder: Entry(fulfil_order, US),
@@ -113,7 +113,7 @@ COMMANDS: Mapping[type[Message], Entry] = {
     # money back
     RefundOrder: Entry(refund_order, SELLERS),
     ReverseRefundedGrant: Entry(reverse_refunded_grant, US),
-    CreditRefund: Entry(credit_refund, US),
+    IssueCreditNoteForRefund: Entry(issue_credit_note_for_refund, US),
     MailCreditNote: Entry(mail_credit_note, US),
     # capacity to PBXs
     CreatePbx: Entry(pool, CUSTOMERS),

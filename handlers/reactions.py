@@ -15,9 +15,9 @@ from domain.invoice_link import LinkIssued
 from domain.messages import Event
 from domain.order import Method, OrderFulfilled, OrderPlaced, PaymentCaptured, PaymentRefunded
 from handlers.requests import (
-    CreditRefund,
     FulfilPaidOrder,
     InvoiceFulfilledOrder,
+    IssueCreditNoteForRefund,
     MailCreditNote,
     MailInvoiceLink,
     Request,
@@ -70,7 +70,7 @@ REVERSE_GRANT = Reaction(
 
 ISSUE_CREDIT_NOTE = Reaction(
     "issue_credit_note",
-    lambda event: [CreditRefund(order_id=event.order_id, refund_id=event.refund_id)],
+    lambda event: [IssueCreditNoteForRefund(order_id=event.order_id, refund_id=event.refund_id)],
     numbered=True,
 )
 """An issued invoice is never changed: a credit note corrects it."""

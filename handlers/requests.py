@@ -8,7 +8,7 @@ for as they are; see the table in `handlers.commands`.
 from __future__ import annotations
 
 from domain.account import BillingContact
-from domain.messages import Identifier, Message, Text
+from domain.messages import Identifier, Message
 from domain.money import Money
 from domain.order import Method
 from domain.payment_reference import PiNumber
@@ -55,7 +55,7 @@ class CompleteCheckout(Request):
     checkout_id: Identifier
 
 
-class NotePayment(Request):
+class ReconcileCapture(Request):
     """Somebody says that a capture exists. The provider is asked; nothing else of the hint is believed."""
 
     capture_id: Identifier
@@ -66,14 +66,6 @@ class ConfirmOfflinePayment(Request):
 
     order_id: Identifier
     amount: Money
-
-
-class WithdrawOrder(Request):
-    """Give up an order that is not paid."""
-
-    order_id: Identifier
-    account_id: Identifier
-    reason: Text = "the customer's wish"
 
 
 class RefundOrder(Request):
@@ -117,7 +109,7 @@ class ReverseRefundedGrant(Request):
     refund_id: Identifier
 
 
-class CreditRefund(Request):
+class IssueCreditNoteForRefund(Request):
     """Issue the credit note of a refund."""
 
     order_id: Identifier

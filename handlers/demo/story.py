@@ -17,7 +17,7 @@ from domain.allocation import AllocateCapacity, CreatePbx, UpgradePbx
 from domain.invoice import InvoiceEmailed
 from domain.messages import Event, Message, Refusal
 from domain.money import Money
-from domain.order import ORDER, ExpansionRequested, Method, OrderPlaced, PaymentCaptured, PaymentSetAside
+from domain.order import ORDER, CancelOrder, ExpansionRequested, Method, OrderPlaced, PaymentCaptured, PaymentSetAside
 from domain.quote import Quote, Selection, Term
 from domain.services import Plan
 from domain.subscription import ActivatePackage
@@ -33,7 +33,6 @@ from handlers.requests import (
     ConfirmOfflinePayment,
     OrderExpansion,
     RenewInvoiceLink,
-    WithdrawOrder,
 )
 from handlers.use_cases.invoicing import invoice_id_of
 from infra.currencies import format_money, format_rate
@@ -329,7 +328,7 @@ class Story:
                 self.teller.figures["lost_answer"] = str(error)
             else:
                 raise StoryBroken("The provider answered, although its answer was to be lost.")
-            self._ask(WithdrawOrder(order_id=order_id, account_id=self.account_id), self.partner)
+            self._ask(CancelOrder(at=self._clock.now(), order_id=order_id, account_id=self.account_id), self.partner)
             self._simulator.send_webhooks_to(f"{self._running.url}/webhooks/paypal")
             late = self._running.dependencies.provider.capture(checkout.checkout_id)
             assert isinstance(late, Capture)

@@ -24,7 +24,7 @@ from handlers.context import SYSTEM
 from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.http.metrics import Traced
-from handlers.requests import NotePayment, UseInvoiceLink
+from handlers.requests import ReconcileCapture, UseInvoiceLink
 from handlers.use_cases.payment import UnknownPayment
 from infra.payments.paypal import MAX_WEBHOOK_BYTES, hinted_capture
 from infra.payments.provider import PaymentProviderUnavailable, UnreadableWebhook
@@ -95,7 +95,7 @@ def application(dependencies: Dependencies) -> FastAPI:
                 return problem(413, "too_large", f"A webhook has at most {MAX_WEBHOOK_BYTES} bytes.")
         capture_id = hinted_capture(body)
         if capture_id is not None:
-            hint = NotePayment(capture_id=capture_id)
+            hint = ReconcileCapture(capture_id=capture_id)
             await run_in_threadpool(handle, hint, dependencies, SYSTEM, correlation_id=new_correlation_id())
         return Response(status_code=204)
 

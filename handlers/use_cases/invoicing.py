@@ -20,8 +20,8 @@ from domain.order import ORDER, Status
 from handlers.context import RequestContext
 from handlers.numbering import NumberReservation
 from handlers.requests import (
-    CreditRefund,
     InvoiceFulfilledOrder,
+    IssueCreditNoteForRefund,
 )
 from handlers.use_cases.documents import billing_of, keep_document
 from handlers.use_cases.invoice_links import issue_link
@@ -102,7 +102,7 @@ def _turn(work: UnitOfWork, context: RequestContext, document_id: str) -> Abstra
     )
 
 
-def credit_refund(request: CreditRefund, context: RequestContext) -> None:
+def issue_credit_note_for_refund(request: IssueCreditNoteForRefund, context: RequestContext) -> None:
     """Issue the credit note of a refund. Nothing, where there will be no invoice that it could correct.
 
     Raises:

@@ -7,7 +7,7 @@ from domain.money import Money
 from domain.order import ORDER, CapturePayment, DeclinePayment, Method, OrderClosed, RefundPayment
 from domain.payment_reference import PAYMENT_REFERENCE, ClaimPaymentReference, capture_reference
 from handlers.context import RequestContext, retry_on_conflict
-from handlers.requests import CompleteCheckout, ConfirmOfflinePayment, NotePayment, RefundOrder
+from handlers.requests import CompleteCheckout, ConfirmOfflinePayment, ReconcileCapture, RefundOrder
 from infra.payments.provider import Capture, Decline
 
 MOST_CHARACTERS = 100
@@ -49,7 +49,7 @@ def complete_checkout(request: CompleteCheckout, context: RequestContext) -> Cap
     return outcome
 
 
-def note_payment(request: NotePayment, context: RequestContext) -> None:
+def reconcile_capture(request: ReconcileCapture, context: RequestContext) -> None:
     """Ask the provider for a capture that we were told of, and record it; told again, nothing happens.
 
     Raises:

@@ -7,7 +7,6 @@ from datetime import date
 from domain.account import ACCOUNT, AddBillingReceiver
 from domain.order import (
     ORDER,
-    CancelOrder,
     ChooseBillingContact,
     ExpireOrder,
     Method,
@@ -19,7 +18,7 @@ from domain.price_list import PRICE_LIST, price_list_id
 from domain.quote import Quote, Selection, quote
 from domain.subscription import SUBSCRIPTION
 from handlers.context import RequestContext
-from handlers.requests import BillTo, CheckOut, OrderExpansion, WithdrawOrder
+from handlers.requests import BillTo, CheckOut, OrderExpansion
 from infra.event_log.unit_of_work import UnitOfWork
 from infra.payments.provider import Checkout
 
@@ -124,14 +123,6 @@ def checkout_of(request: CheckOut, context: RequestContext) -> Checkout | None:
         amount=order.require(request.order_id).quote.total,
         return_url=f"{context.dependencies.public_url}/orders/{request.order_id}",
     )
-
-
-def withdraw_order(request: WithdrawOrder, context: RequestContext) -> None:
-    """Cancel an order of the account."""
-    work = context.work()
-    work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
-    work.do(ORDER, request.order_id, CancelOrder(at=context.now, order_id=request.order_id, reason=request.reason))
-    context.commit(work, request.account_id)
 
 
 def expire_order(command: ExpireOrder, context: RequestContext) -> None:

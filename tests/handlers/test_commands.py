@@ -77,7 +77,6 @@ from domain.messages import Command, Event, Message, Refusal
 from domain.money import Money
 from domain.order import (
     BillingContactChosen,
-    CancelOrder,
     CapturePayment,
     ChooseBillingContact,
     DeclinePayment,
@@ -147,12 +146,12 @@ from handlers.context import SYSTEM, Actor, NotPermitted, RequestContext, Role, 
 from handlers.dispatch import handle
 from handlers.requests import (
     BillTo,
-    CreditRefund,
     FulfilPaidOrder,
     InvoiceFulfilledOrder,
+    IssueCreditNoteForRefund,
     MailCreditNote,
     MailInvoiceLink,
-    NotePayment,
+    ReconcileCapture,
     RenewInvoiceLink,
     Request,
     ReverseRefundedGrant,
@@ -194,6 +193,7 @@ from tests.support.in_memory import (
     ARTHUR,
     PORTAL,
     InMemory,
+    cancel_order,
     check_out,
     complete,
     confirm,
@@ -203,7 +203,6 @@ from tests.support.in_memory import (
     permitted,
     refund,
     token_of,
-    withdraw,
 )
 
 Given = Callable[[InMemory], object]
@@ -217,9 +216,9 @@ mail_link = MailInvoiceLink(invoice_id=invoice_of(), link_id=link_of())
 use_link = UseInvoiceLink(token=token_of())
 renew_link = RenewInvoiceLink(invoice_id=invoice_of())
 GONE = "The document of YT-2026-000001 was deleted: it had to be kept no longer."
-note = NotePayment(capture_id="capture-1")
+note = ReconcileCapture(capture_id="capture-1")
 reverse = ReverseRefundedGrant(order_id="order-1", refund_id="refund-1")
-credit = CreditRefund(order_id="order-1", refund_id="refund-1")
+credit = IssueCreditNoteForRefund(order_id="order-1", refund_id="refund-1")
 mail_credit = MailCreditNote(credit_note_id=credit_note_id_of("order-1", "refund-1"))
 create_lab = but(create_shop, pbx_id="pbx-lab", name="Inventing room", extensions=1)
 
@@ -352,7 +351,7 @@ WISHES = (
         InMemory.placed,
         bill_to,
         (BillingReceiverAdded, BillingContactChosen),
-        rival=withdraw,
+        rival=cancel_order,
         then=OrderClosed,
     ),
     Wish(
@@ -366,7 +365,7 @@ WISHES = (
         InMemory.approved,
         complete(),
         (PaymentReferenceClaimed, PaymentCaptured),
-        rival=withdraw,
+        rival=cancel_order,
         then=(PaymentReferenceClaimed, PaymentSetAside),
     ),
     Wish(
@@ -376,8 +375,8 @@ WISHES = (
         rival=complete(),
         then=(),
     ),
-    Wish(InMemory.offline, confirm(), (PaymentCaptured,), rival=withdraw, then=(PaymentSetAside,)),
-    Wish(InMemory.placed, withdraw, (OrderCancelled,), rival=bill_to, then=(OrderCancelled,)),
+    Wish(InMemory.offline, confirm(), (PaymentCaptured,), rival=cancel_order, then=(PaymentSetAside,)),
+    Wish(InMemory.placed, cancel_order, (OrderCancelled,), rival=bill_to, then=(OrderCancelled,)),
     Wish(InMemory.taken, expire, (OrderExpired,), rival=note, then=()),
     Wish(InMemory.paid, fulfil, (OrderFulfilled, *GRANT), rival=create_factory, then=(OrderFulfilled, *GRANT)),
     Wish(two_fulfilled, issue_invoice, ISSUE, rival=InvoiceFulfilledOrder(order_id="order-2"), then=ISSUE),
@@ -585,7 +584,7 @@ def test_a_declined_payment_can_be_tried_again(store: InMemory) -> None:
 
 def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(store: InMemory) -> None:
     store.placed(Method.CARD).provider.enter_bad_card()
-    store.recorder.rivals.append(lambda: store.ask_elsewhere(withdraw))
+    store.recorder.rivals.append(lambda: store.ask_elsewhere(cancel_order))
     with pytest.raises(OrderClosed, match=r"The order is cancelled; no money was taken\."):
         store.ask(complete())
 
@@ -598,7 +597,7 @@ def test_money_that_was_taken_while_the_order_was_cancelled_is_recorded_before_a
     store: InMemory,
 ) -> None:
     store.approved()
-    store.recorder.rivals.append(lambda: store.ask_elsewhere(withdraw))
+    store.recorder.rivals.append(lambda: store.ask_elsewhere(cancel_order))
     store.ask(complete())
 
     assert store.one(PaymentSetAside).capture_id == "capture-1"
@@ -868,7 +867,7 @@ NOES = (
         "A PI number goes with offline payment; leave it out for card.",
     ),
     No(
-        in_which(InMemory.ordered, withdraw),
+        in_which(InMemory.ordered, cancel_order),
         check_out(Method.PAYPAL),
         OrderClosed,
         "The order is cancelled; request a new one.",
@@ -887,7 +886,12 @@ NOES = (
     ),
     No(InMemory.opened, complete(), UnknownOrder, NO_ORDER),
     No(InMemory.ordered, complete(), OrderClosed, "The order is requested; no money was taken."),
-    No(in_which(InMemory.approved, withdraw), complete(), OrderClosed, "The order is cancelled; no money was taken."),
+    No(
+        in_which(InMemory.approved, cancel_order),
+        complete(),
+        OrderClosed,
+        "The order is cancelled; no money was taken.",
+    ),
     No(InMemory.placed, note, UnknownPayment, "The provider knows no such payment."),
     No(InMemory.opened, confirm(), UnknownOrder, NO_ORDER),
     No(
@@ -902,10 +906,10 @@ NOES = (
         NotAnOfflineOrder,
         "The order is not to be paid offline; its payment comes from the provider.",
     ),
-    No(InMemory.opened, withdraw, UnknownOrder, NO_ORDER),
+    No(InMemory.opened, cancel_order, UnknownOrder, NO_ORDER),
     No(
         InMemory.settled,
-        withdraw,
+        cancel_order,
         OrderClosed,
         "The order is fulfilled and cannot be cancelled; a paid order can be refunded.",
     ),
@@ -1195,7 +1199,7 @@ FOREIGN = (
     Foreign(but(bill_to, **SLUGWORTH), "order_id"),
     Foreign(but(check_out(Method.CARD), **SLUGWORTH), "order_id"),
     Foreign(but(complete(), **SLUGWORTH), "order_id"),
-    Foreign(but(withdraw, **SLUGWORTH), "order_id"),
+    Foreign(but(cancel_order, **SLUGWORTH), "order_id"),
     Foreign(but(create_shop, **SLUGWORTH), "package_id"),
     Foreign(but(allocate, **SLUGWORTH), "package_id"),
     Foreign(but(release, **SLUGWORTH), "package_id"),
@@ -1264,7 +1268,6 @@ INTERNAL = {
     SetPaymentAside,
     DeclinePayment,
     FulfilOrder,
-    CancelOrder,
     RefundPayment,
     ClaimPaymentReference,
     ExpandPackage,
@@ -1281,6 +1284,7 @@ INTERNAL = {
 }
 ASKED = {
     # domain commands that need no more than the time, so they are asked for as they are
+    CancelOrder,
     PublishPriceList,
     OpenAccount,
     AddBillingReceiver,
@@ -1315,7 +1319,7 @@ def test_what_is_internal_cannot_be_asked_for_by_anybody(store: InMemory) -> Non
 def test_only_the_system_may_ask_for_what_follows(store: InMemory) -> None:
     ours = {kind for kind, entry in COMMANDS.items() if entry.roles == {Role.SYSTEM}}
     assert ours == {
-        NotePayment,
+        ReconcileCapture,
         ExpireOrder,
         FulfilPaidOrder,
         InvoiceFulfilledOrder,
@@ -1323,7 +1327,7 @@ def test_only_the_system_may_ask_for_what_follows(store: InMemory) -> None:
         TellAccountManager,
         UseInvoiceLink,
         ReverseRefundedGrant,
-        CreditRefund,
+        IssueCreditNoteForRefund,
         MailCreditNote,
     }
 

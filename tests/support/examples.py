@@ -340,7 +340,7 @@ capture = CapturePayment(
 set_aside = SetPaymentAside(at=LATER, order_id="order-1", explanation="The Ultimate Plan no longer fits.")
 decline = DeclinePayment(at=LATER, order_id="order-1", attempt_id="attempt-1", reason="Insufficient funds")
 fulfil = FulfilOrder(at=LATER, order_id="order-1")
-cancel = CancelOrder(at=LATER, order_id="order-1", reason="Changed our mind")
+cancel = CancelOrder(at=LATER, order_id="order-1", account_id="acme", reason="Changed our mind")
 expire = ExpireOrder(at=DEADLINE, order_id="order-1")
 refund = RefundPayment(at=LATER, order_id="order-1", refund_id="refund-1", amount=eur(544_65))
 

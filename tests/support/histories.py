@@ -233,7 +233,8 @@ class Story:
 
     def _cancel(self, work: UnitOfWork, account_id: str) -> None:
         order_id, _ = self._order(work, account_id)
-        work.do(ORDER, order_id, CancelOrder(at=self._now, order_id=order_id, reason="Changed our mind"))
+        cancel = CancelOrder(at=self._now, order_id=order_id, account_id=account_id, reason="Changed our mind")
+        work.do(ORDER, order_id, cancel)
 
     def _expire(self, work: UnitOfWork, account_id: str) -> None:
         order_id, _ = self._order(work, account_id)

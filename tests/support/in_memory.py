@@ -20,7 +20,7 @@ from eventsourcing.persistence import IntegrityError, StoredEvent
 
 from domain.messages import Event, Message, Refusal
 from domain.money import Money
-from domain.order import Method
+from domain.order import CancelOrder, Method
 from domain.quote import Selection
 from handlers.commands import COMMANDS
 from handlers.context import SYSTEM, Actor, Role
@@ -36,7 +36,6 @@ from handlers.requests import (
     ConfirmOfflinePayment,
     OrderExpansion,
     RefundOrder,
-    WithdrawOrder,
 )
 from handlers.use_cases.invoicing import invoice_id_of
 from infra import link_tokens
@@ -100,7 +99,7 @@ def refund(amount: Money | None = None, *services: str, refund_id: str = "refund
     return RefundOrder(order_id="order-1", refund_id=refund_id, amount=amount, services=services)
 
 
-withdraw = WithdrawOrder(order_id="order-1", account_id="acme")
+cancel_order = CancelOrder(at=NOW, order_id="order-1", account_id="acme")
 
 
 def invoice_of(order_id: str = "order-1") -> str:

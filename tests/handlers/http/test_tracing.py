@@ -27,7 +27,7 @@ CALLERS = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{CALLERS}-00f067aa0ba902b7-01"
 FROM_REQUEST_TO_MAIL = [
     "POST /webhooks/paypal",
-    "NotePayment",
+    "ReconcileCapture",
     "order.PaymentCaptured.v1",
     "send trunkline.events.v1.order.PaymentCaptured",
     "fulfil_order",

@@ -327,7 +327,7 @@ def test_what_fails_for_reasons_of_ours_is_tried_again_until_it_is_done(
 def test_every_command_that_is_not_ours_alone_is_offered() -> None:
     names = {kind.__name__ for kind in offered().values()}
     assert {"CreatePbx", "AllocateCapacity", "OrderExpansion", "ConfirmOfflinePayment", "OpenAccount"} <= names
-    assert names.isdisjoint({"FulfilPaidOrder", "NotePayment", "UseInvoiceLink", "MailInvoiceLink"})
+    assert names.isdisjoint({"FulfilPaidOrder", "ReconcileCapture", "UseInvoiceLink", "MailInvoiceLink"})
 
 
 def test_a_secret_is_shown_nowhere() -> None:

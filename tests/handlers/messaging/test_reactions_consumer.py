@@ -335,9 +335,7 @@ def test_a_message_that_names_no_event_of_ours_goes_to_the_dead_letters_at_once(
         (letter,) = eventually(broker.dead_letters, "the dead letter")
 
     assert letter.headers is not None
-    assert letter.headers["Trunkline-Error"] == (
-        "EventNotInLog: the log has no event of-another-log at position 4711"
-    )
+    assert letter.headers["Trunkline-Error"] == ("EventNotInLog: the log has no event of-another-log at position 4711")
 
 
 class Stumbling:

@@ -26,12 +26,11 @@ import handlers.runtime.worker
 import infra.broker.nats
 import infra.broker.relay
 from domain.invoice import InvoiceEmailed, InvoiceIssued
-from domain.order import ExpansionRequested, Method, OrderExpired, OrderFulfilled
+from domain.order import CancelOrder, ExpansionRequested, Method, OrderExpired, OrderFulfilled
 from handlers.messaging.commands_consumer import CommandsConsumer
 from handlers.messaging.precedence import Precedence
 from handlers.messaging.reactions_consumer import Check, check_subscribers, connect, consuming_reactions
 from handlers.reactions import ISSUE_CREDIT_NOTE, ISSUE_INVOICE
-from handlers.requests import WithdrawOrder
 from handlers.runtime.worker import TAKE_OVER_EVERY_S, Worker, expire_orders, working
 from infra.broker.nats import BrokerUnavailable, addresses, connected, provision
 from infra.broker.relay import Relay
@@ -254,7 +253,7 @@ def test_orders_that_nobody_paid_in_time_are_closed_and_no_others(on_postgres: I
     for number in (2, 3, 4):
         on_postgres.ask(order(f"order-{number}", extensions=1))
     on_postgres.ask(check_out(Method.OFFLINE, "order-3"))
-    on_postgres.ask(WithdrawOrder(order_id="order-4", account_id="acme"))
+    on_postgres.ask(CancelOrder(at=on_postgres.clock.now(), order_id="order-4", account_id="acme"))
     bring_up_to_date(database_url, on_postgres.dependencies.log, SOON_S)
 
     expire_orders(on_postgres.dependencies, database_url)

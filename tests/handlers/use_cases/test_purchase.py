@@ -49,7 +49,7 @@ from handlers.reactions import REACTIONS
 from handlers.requests import (
     FulfilPaidOrder,
     InvoiceFulfilledOrder,
-    NotePayment,
+    ReconcileCapture,
     RenewInvoiceLink,
     UseInvoiceLink,
 )
@@ -66,6 +66,7 @@ from tests.support.in_memory import (
     Choice,
     InMemory,
     Next,
+    cancel_order,
     check_out,
     complete,
     confirm,
@@ -77,10 +78,9 @@ from tests.support.in_memory import (
     refund,
     text_of,
     token_of,
-    withdraw,
 )
 
-note = NotePayment(capture_id="capture-1")
+note = ReconcileCapture(capture_id="capture-1")
 renew = RenewInvoiceLink(invoice_id=invoice_of())
 use = UseInvoiceLink(token=token_of())
 
@@ -377,13 +377,13 @@ def test_a_message_that_names_no_event_of_the_log_is_refused(store: InMemory) ->
 
 # --- captured, refunded, cancelled ---------------------------------------------------------------------------------
 
-NAMES = {type(complete()): "capture", type(note): "webhook", type(withdraw): "cancel", type(refund()): "refund"}
+NAMES = {type(complete()): "capture", type(note): "webhook", type(cancel_order): "cancel", type(refund()): "refund"}
 
 
 @pytest.mark.usefixtures("_printed_once")
 @pytest.mark.parametrize(
     "wishes",
-    list(permutations([complete(), note, withdraw, refund()])),
+    list(permutations([complete(), note, cancel_order, refund()])),
     ids=lambda wishes: "-".join(NAMES[type(wish)] for wish in wishes),
 )
 @pytest.mark.parametrize("at_once", [True, False], ids=["at-once", "settled-between"])
@@ -398,8 +398,8 @@ def test_in_whatever_order_captured_refunded_and_cancelled_come(
             store.settle()
     store.settle()
 
-    first = next(wish for wish in wishes if wish in (complete(), note, withdraw))
-    if first == withdraw:
+    first = next(wish for wish in wishes if wish in (complete(), note, cancel_order))
+    if first == cancel_order:
         assert status(store) is Status.CANCELLED
         assert store.one(PaymentSetAside).reason is AsideReason.CANCELLED
         assert store.all(PaymentCaptured) == []
@@ -639,7 +639,7 @@ def test_an_amount_that_is_not_the_orders_is_set_aside_and_the_right_one_can_fol
         captured_at=LATER,
     )
     store.provider.captures["capture-7"] = strange
-    store.ask(NotePayment(capture_id="capture-7"))
+    store.ask(ReconcileCapture(capture_id="capture-7"))
     store.settle()
     assert (store.one(PaymentSetAside).reason, store.one(PaymentSetAside).amount) == (reason, amount)
     assert store.all(OrderFulfilled) == []
@@ -670,7 +670,7 @@ def test_a_second_payment_of_a_paid_order_is_set_aside(store: InMemory) -> None:
     store.settled()
     second = but(store.provider.captures["capture-1"], capture_id="capture-2")
     store.provider.captures["capture-2"] = second
-    store.ask(NotePayment(capture_id="capture-2"))
+    store.ask(ReconcileCapture(capture_id="capture-2"))
     store.settle()
 
     assert store.one(PaymentSetAside).reason is AsideReason.ALREADY_PAID
