@@ -77,6 +77,7 @@ from domain.messages import Command, Event, Message, Refusal
 from domain.money import Money
 from domain.order import (
     BillingContactChosen,
+    CancelOrder,
     CapturePayment,
     ChooseBillingContact,
     DeclinePayment,
