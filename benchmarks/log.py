@@ -30,7 +30,7 @@ from benchmarks.measure import Measure, Void, in_turn
 from domain.allocation import ALLOCATION, AllocateCapacity, CreatePbx, GrantCapacity
 from domain.messages import Decider
 from domain.services import Plan
-from handlers.cli.start import settled
+from handlers.cli.interpreter import freeze_loaded_objects
 from infra.audit.auditor import Auditor, auditing
 from infra.audit.hash_chain import ChainBroken, Verifier, Walk
 from infra.event_log.log import Log
@@ -72,7 +72,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
         Void: the log is not what was appended.
     """
     with temporary_directory() as directory, embedded_postgres(directory) as owner_url, _bench(owner_url) as bench:
-        settled()
+        freeze_loaded_objects()
         _worn_in(bench.owner)
 
         def checked() -> None:

@@ -32,7 +32,7 @@ from domain.order import ExpansionRequested, Method
 from domain.payment_reference import PaymentReferenceClaimed
 from domain.quote import Selection, Term
 from domain.subscription import ActivatePackage
-from handlers.cli.start import settled
+from handlers.cli.interpreter import freeze_loaded_objects
 from handlers.context import Actor, Role
 from handlers.contract.commands import REPLY_HEADER
 from handlers.contract.events import encoded
@@ -329,7 +329,7 @@ def _paid_to_invoiced(place: Place, rounds: int) -> Measure:
     """
     with _dependencies(place) as dependencies:
         _open_shop(dependencies)
-        settled()
+        freeze_loaded_objects()
         with _elsewhere(_work, place.database_url, place.nats_url):
             p99s = [_p99_ms(dependencies, place, turn) for turn in range(rounds)]
     ratios = [P99_BOUND_MS / p99 for p99 in p99s]
@@ -455,7 +455,7 @@ def _work(conn: Connection, database_url: str, nats_url: str) -> None:
         _dependencies(Place(database_url, nats_url, log, Path())) as dependencies,
         working(dependencies, database_url, nats_url),
     ):
-        settled()
+        freeze_loaded_objects()
         conn.send("at work")
         conn.recv()
 

@@ -44,7 +44,8 @@ from handlers.use_cases.fulfilment import activate_package, fulfil_order, revers
 from handlers.use_cases.invoice_links import renew_invoice_link, use_invoice_link
 from handlers.use_cases.invoicing import invoice_fulfilled_order, issue_credit_note_for_refund
 from handlers.use_cases.mailing import mail_credit_note, mail_invoice_link, tell_account_manager
-from handlers.use_cases.payment import complete_checkout, confirm_offline_payment, reconcile_capture, refund_order
+from handlers.use_cases.offline_payment import confirm_offline_payment
+from handlers.use_cases.payment import complete_checkout, reconcile_capture, refund_order
 from handlers.use_cases.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion
 
 Handler = Callable[[Any, RequestContext], Any]

@@ -25,7 +25,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 
-from handlers.demo.stage import demo_environment
+from handlers.demo.environment import demo_environment
 from handlers.demo.story import Story
 from infra.event_log.log import Log
 from infra.event_log.memory_recorder import MemoryRecorder
@@ -217,6 +217,6 @@ def showing(places: Places, template: str) -> Iterator[Showing]:
         asyncio.run(_without_streams(places.nats_url))
         told = io.StringIO()
         given = settings(database_url=url, nats_url=places.nats_url, master_key=b64encode(MASTER_KEY).decode())
-        with demo_environment(given, None) as stage:
-            end = Story(stage, Console(file=told, width=160)).tell()
+        with demo_environment(given, None) as environment:
+            end = Story(environment, Console(file=told, width=160)).tell()
         yield Showing(told.getvalue(), end, url)

@@ -20,20 +20,18 @@ from pydantic_core import from_json
 from domain.invoice import INVOICE
 from domain.messages import Command, Message, Refusal, what_is_wrong
 from domain.quote import Quote, Selection
-from handlers.cli import dead_letters, privacy, relay
-from handlers.cli.audit import AUDIT_SAYS, audit
+from handlers.cli import audit, dead_letters, find, privacy, projections, relay
 from handlers.cli.console import AsJson, Data, console, draw, print_json, say
-from handlers.cli.find import app as finding
-from handlers.cli.projections import app as projections
-from handlers.cli.session import As, MalformedMessage, actor_of, house_over, opened_log
+from handlers.cli.interpreter import INTERRUPTED
+from handlers.cli.session import As, MalformedMessage, actor_of, catch_up, dependencies_over, opened_log
 from handlers.cli.views import VIEWS, shown, summary_table, table
 from handlers.commands import COMMANDS
-from handlers.demo.teller import StoryBroken
+from handlers.demo.narrator import StoryBroken
 from handlers.dispatch import handle
 from handlers.requests import OrderExpansion
 from handlers.runtime.adapters import Adapters, mailer_of, provider_of
 from handlers.runtime.secrets import local_senders, secrets_of, signer_of
-from handlers.runtime.servers import prepared, servers
+from handlers.runtime.servers import open_servers, prepared
 from handlers.use_cases.purchase import order_summary
 from infra.broker.dead_letters import NoSuchLetter
 from infra.broker.nats import BrokerUnavailable
@@ -48,7 +46,6 @@ from infra.servers.supervisor import ServerDidNotStart
 from infra.settings import WrongSetting, settings
 from projections.billing import BillingDocumentRow
 from projections.engine.projection import stored
-from projections.maintenance.runner import bring_up_to_date
 
 REPORTED_ERRORS = (
     Refusal,
@@ -60,29 +57,30 @@ REPORTED_ERRORS = (
     PaymentProviderError,
     MailNotSent,
     StoryBroken,
-    *AUDIT_SAYS,
+    *audit.REPORTED_ERRORS,
     NoSuchLetter,
     OutOfStep,
     AnotherLog,
 )
 M = TypeVar("M", bound=Message)
-CATCH_UP_S = 60.0
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-app.add_typer(privacy.app, name="privacy")
-app.add_typer(projections, name="projections")
-app.add_typer(finding, name="find")
-app.add_typer(relay.app, name="relay")
-app.add_typer(dead_letters.app, name="dead-letters")
-
-app.add_typer(audit, name="audit")
+for name, group in (
+    ("audit", audit),
+    ("dead-letters", dead_letters),
+    ("find", find),
+    ("privacy", privacy),
+    ("projections", projections),
+    ("relay", relay),
+):
+    app.add_typer(group.app, name=name)
 
 
 class UnknownCommand(Refusal):
     """The command line was asked for something that it does not have."""
 
 
-class UnusablePlace(Refusal):
+class UnusablePath(Refusal):
     """A file or a directory that the command line was given cannot be used."""
 
 
@@ -97,14 +95,14 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
 ) -> None:
     """Tell the whole purchase, step by step, on real servers."""
-    from handlers.demo.stage import demo_environment  # noqa: PLC0415 - a third of what is loaded, and most commands need none
+    from handlers.demo.environment import demo_environment  # noqa: PLC0415 - a third of what is loaded, and most commands need none
     from handlers.demo.story import Story  # noqa: PLC0415 - as above
 
     given = settings()
     if keep:
         _make("--keep", keep)
-    with demo_environment(given, keep) as stage:
-        story = Story(stage, console(quiet=as_json))
+    with demo_environment(given, keep) as environment:
+        story = Story(environment, console(quiet=as_json))
         end = story.tell()
     if as_json:
         print_json(end)
@@ -123,9 +121,9 @@ def up(
 
     _make("--data", data)
     given = local_senders(settings(), data)
-    with servers(given, data) as places, provider_of(given) as provider, mailer_of(given) as mailer:
-        outside = Adapters(SystemClock(), provider, mailer)
-        with whole(given, places, outside, secrets_of(given, data), signer_of(given, data)) as running:
+    with open_servers(given, data) as servers, provider_of(given) as provider, mailer_of(given) as mailer:
+        adapters = Adapters(SystemClock(), provider, mailer)
+        with whole(given, servers, adapters, secrets_of(given, data), signer_of(given, data)) as running:
             say(f"Trunkline serves at {running.url}; stop it by Ctrl-C.")
             until_stopped()
 
@@ -178,7 +176,7 @@ def order(
     order_id = f"order-{uuid4()}"
     fields = {"order_id": order_id, "account_id": account, "package_id": package}
     expansion = _message(OrderExpansion, fields | {"selections": _selections(selections)})
-    with opened_log(data) as opened, house_over(opened) as dependencies:
+    with opened_log(data) as opened, dependencies_over(opened) as dependencies:
         outcome = handle(expansion, dependencies, actor_of(actor, account), correlation_id=str(uuid4()))
     summary = Quote.model_validate(outcome.context.recorded[0].event.model_dump()["quote"])
     if as_json:
@@ -194,12 +192,12 @@ def send(name: str, message: str, data: Data = None, actor: As = None) -> None:
     kinds = {kind.__name__: kind for kind in COMMANDS}
     if name not in kinds:
         raise UnknownCommand(f"There is no command {name}; the commands are {', '.join(sorted(kinds))}.")
-    with opened_log(data) as opened, house_over(opened) as dependencies:
+    with opened_log(data) as opened, dependencies_over(opened) as dependencies:
         fields = _fields(sys.stdin.read() if message == "-" else message)
         if issubclass(kinds[name], Command):
             fields["at"] = dependencies.clock.now()
-        wish = _message(kinds[name], fields)
-        outcome = handle(wish, dependencies, actor_of(actor, fields.get("account_id")), correlation_id=str(uuid4()))
+        command = _message(kinds[name], fields)
+        outcome = handle(command, dependencies, actor_of(actor, fields.get("account_id")), correlation_id=str(uuid4()))
     for recorded in outcome.context.recorded:
         say(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}")
 
@@ -216,7 +214,7 @@ def show(
     if name not in VIEWS:
         raise UnknownCommand(f"There is no view {name}; the views are {', '.join(VIEWS)}.")
     with opened_log(data) as opened:
-        bring_up_to_date(opened.database_url, opened.log, CATCH_UP_S)
+        catch_up(opened)
         answer = shown(VIEWS[name], account, opened.log, opened.database_url, as_of)
     if as_json:
         print_json(answer)
@@ -228,7 +226,7 @@ def show(
 def invoice(number: str, file: Path, data: Data = None) -> None:
     """Write an invoice, or a credit note, as it was issued, to a file. Looking at it uses no link up."""
     with opened_log(data) as opened:
-        bring_up_to_date(opened.database_url, opened.log, CATCH_UP_S)
+        catch_up(opened)
         with connect(opened.database_url) as conn:
             found = stored(conn, BillingDocumentRow, number=number)
         document = opened.log.document(found[0].sha256) if found else None
@@ -248,13 +246,13 @@ def _make(option: str, directory: Path) -> None:
 
 
 @contextmanager
-def _usable(option: str, place: Path) -> Iterator[None]:
+def _usable(option: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        sentence = f"{option} {place} cannot be used, {reason}; name a place that you may write to."
-        raise UnusablePlace(sentence) from error
+        sentence = f"{option} {path} cannot be used, {reason}; name a path that you may write to."
+        raise UnusablePath(sentence) from error
 
 
 def _selections(texts: list[str]) -> tuple[Selection, ...]:
@@ -303,4 +301,4 @@ def main() -> None:
         sys.stderr.write(f"The operating system refuses: {' '.join(str(error).split())}.\n")
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
-from datetime import datetime
 from heapq import merge
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -21,19 +20,21 @@ from pydantic_core import from_json, to_json
 from rich.table import Table
 
 from domain.messages import Refusal
+from handlers.cli.as_of import AsOf, moment, position, position_as_of
 from handlers.cli.console import AsJson, Data, bar, console, draw, print_json, say, until_nobody_reads
 from handlers.cli.explain import Step, aggregate, explanation, name_of
 from handlers.cli.export import Export, export_of
-from handlers.cli.views import UnknownPosition
+from handlers.cli.interpreter import INTERRUPTED
+from handlers.cli.verification import Verification
 from handlers.runtime.checkpoint_signing import CannotSign, Signer, alone, sign, sign_fully
 from handlers.runtime.secrets import SIGNING_KEY, checkpoint_file, signer_of
 from handlers.runtime.servers import Servers, database, database_and_broker
 from infra.audit.auditor import Auditor, Wanted, auditing
-from infra.audit.checkpoints import Checkpoint, ForgedCheckpoint, NoCheckpoint, Passed, checkpoints_in
+from infra.audit.checkpoints import Checkpoint, NoCheckpoint, checkpoints_in
 from infra.audit.ed25519 import PublicKey, SigningKey, WrongKey
 from infra.audit.export_bundle import verified
-from infra.audit.hash_chain import ChainBroken, Verifier, Walk
-from infra.audit.merkle import MerkleTree, NotProven
+from infra.audit.hash_chain import ChainBroken, Walk
+from infra.audit.merkle import NotProven
 from infra.audit.published_checkpoints import checkpoints_at, provision_checkpoints, published_checkpoints
 from infra.clock import SystemClock
 from infra.event_log.mapper import UnreadableEvent
@@ -41,23 +42,21 @@ from infra.event_log.topics import topics
 from infra.event_log.upcasts import UPCASTS
 from infra.settings import Settings, WrongSetting, settings
 
-AUDIT_SAYS = (ChainBroken, NotProven, NoCheckpoint, WrongKey, CannotSign, UnreadableEvent)
+REPORTED_ERRORS = (ChainBroken, NotProven, NoCheckpoint, WrongKey, CannotSign, UnreadableEvent)
 """What this part of the command line says in one sentence, beside what all of it says."""
 
 LINES = 500
 """How many events make a table: a longer answer is several, so that it can be of any length."""
 
 WAIT_S = 10.0
-DIGITS = 19
-INTERRUPTED = 130
-audit = typer.Typer(
+LIMIT_DIGITS_MAX = 18
+app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="What happened, why, and that nobody has touched it."
 )
 Keys = Annotated[
     list[Path] | None,
     typer.Option("--key", help="A public key that checkpoints were signed with; may be repeated."),
 ]
-AsOf = Annotated[str | None, typer.Option(help="A position of the log, or a moment with its offset.")]
 
 
 class NotWritten(Refusal):
@@ -71,7 +70,7 @@ class UnknownQuestion(Refusal):
 # --- the log as a whole
 
 
-@audit.command()
+@app.command()
 def verify(
     *,
     data: Data = None,
@@ -103,7 +102,7 @@ def verify(
         signed.append(_published(given, data))
     if not keys and (signed or from_checkpoint):
         raise WrongSetting("Give --key PUBLIC.pem, the public half of the key that signed the checkpoints.")
-    verification = _Verification(keys, _each_once(merge(*signed, key=lambda one: one.position)), kept)
+    verification = Verification(keys, _each_once(merge(*signed, key=lambda one: one.position)), kept)
     with database(given, data) as database_url, auditing(database_url) as auditor:
         try:
             begin = verification.resumed(auditor) if from_checkpoint else Walk()
@@ -122,101 +121,6 @@ def verify(
         print_json(verification.result(begin_at=verification.begun, walk=walk))
     else:
         say(verification.said(walk))
-
-
-class _Verification:
-    """One run of `verify`: what it has passed so far, and where that is kept."""
-
-    def __init__(self, keys: list[PublicKey], checkpoints: Iterable[Checkpoint], kept: Path | None) -> None:
-        self._keys = keys
-        self._checkpoints = checkpoints
-        self._kept = kept
-        self._passed: Passed | None = None
-        self._walk = Walk()
-        self._count = 0
-        self.begun = 0
-
-    def resumed(self, auditor: Auditor) -> Walk:
-        """A walk from a checkpoint that an earlier one passed, if it is signed and the row there has that hash."""
-        assert self._kept is not None
-        passed = Passed.read(self._kept)
-        checkpoint = passed.checkpoint
-        try:
-            checkpoint.check(self._keys)
-            tree = MerkleTree(size=checkpoint.position, peaks=[bytes.fromhex(peak) for peak in passed.peaks])
-            if checkpoint.trees and checkpoint.trees.log_root != tree.root().hex():
-                raise NotProven("the tree is not the checkpoint's")  # noqa: TRY301 - one of the ways to be none
-        except (ForgedCheckpoint, NotProven) as error:
-            why = str(error).rstrip(".")
-            raise NoCheckpoint(f"{self._kept} holds no verification to go on from: {why}.") from None
-        found = auditor.hash_at(checkpoint.position)
-        signed = f"the signed checkpoint of {checkpoint.time:%Y-%m-%d %H:%M:%S}"
-        if found is None:
-            missing = min(auditor.end().last + 1, checkpoint.position)
-            raise ChainBroken(missing, f"its row is missing; {signed} says that the log came to {checkpoint.position}")
-        if found.hex() != checkpoint.hash:
-            raise ChainBroken(
-                checkpoint.position, f"{signed}, from where this was to go on, has another hash of it than its row"
-            )
-        self._passed, self.begun = passed, checkpoint.position
-        return Walk(checkpoint.position, found, tree)
-
-    def run(self, auditor: Auditor, walk: Walk) -> Walk:
-        """Verify, with a bar on a terminal."""
-        self._walk = walk
-        with bar("verified") as at:
-            verifier = Verifier(auditor, self._checkpoints, self._keys, walk, self._pass, at)
-            return verifier.verify()
-
-    def _pass(self, checkpoint: Checkpoint, walk: Walk) -> None:
-        self._count += 1
-        self._passed = Passed(checkpoint=checkpoint, peaks=tuple(peak.hex() for peak in walk.tree.peaks))
-
-    def keep(self) -> None:
-        """Keep how far it has come, for the next time."""
-        if self._passed and self._kept:
-            try:
-                self._passed.write(self._kept)
-            except OSError as error:
-                sys.stderr.write(f"How far this came cannot be kept in {self._kept}: {error.strerror}.\n")
-
-    def interrupted(self) -> str:
-        """What is said to who interrupts it."""
-        stop = f"Interrupted at position {self._walk.position}; so far all is as it was recorded."
-        if self._passed and self._kept:
-            return f"{stop} --from-checkpoint goes on behind position {self._passed.checkpoint.position}."
-        return f"{stop} No signed checkpoint was passed yet, so the next time begins from the beginning."
-
-    def result(self, begin_at: int, walk: Walk) -> dict[str, Any]:
-        """The result, for machines."""
-        last = self._passed.checkpoint if self._passed else None
-        return {
-            "ok": True,
-            "from_position": begin_at + 1,
-            "to_position": walk.position,
-            "hash": walk.hash.hex(),
-            "log_root": walk.tree.root().hex(),
-            "checkpoints": self._count,
-            "last_checkpoint": last.model_dump(mode="json", exclude_none=True) if last else None,
-        }
-
-    def said(self, walk: Walk) -> str:
-        """The result, for people."""
-        if not walk.position:
-            return "The log is empty."
-        count = walk.position - self.begun
-        begin = f", positions {self.begun + 1:,} to {walk.position:,}" if self.begun and count else ""
-        events = f"{count:,} events{begin}" if count else f"no event since position {self.begun:,}"
-        whole = f"The log is as it was recorded: {events}, to hash {walk.hash.hex()}."
-        if self._passed is None:
-            return f"{whole}\nNo signed checkpoint was checked, so a tail that was cut off or written anew goes unseen."
-        last = self._passed.checkpoint
-        agree = "1 signed checkpoint agrees" if self._count == 1 else f"{self._count:,} signed checkpoints agree"
-        checked = agree if self._count else "No signed checkpoint came since"
-        vouched = f"{checked}; the last is at position {last.position:,}, of {last.time:%Y-%m-%d %H:%M:%S}."
-        if last.position < walk.position:
-            vouched += " What follows it is vouched for by the chain alone."
-        return f"{whole}\n{vouched}"
 
 
 def _each_once(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
@@ -241,23 +145,23 @@ def _published(given: Settings, data: Path | None) -> list[Checkpoint]:
 
     if given.nats_url:
         return asyncio.run(read(given.nats_url))
-    with database_and_broker(given, data) as places:
-        return asyncio.run(read(places.nats_url))
+    with database_and_broker(given, data) as servers:
+        return asyncio.run(read(servers.nats_url))
 
 
-@audit.command()
+@app.command()
 def checkpoint(data: Data = None, as_json: AsJson = False) -> None:
     """Sign where the log has come to, publish that, and add it to the file of checkpoints."""
     given = settings()
     signer = _signer(given, data)
 
-    async def make(places: Servers) -> Checkpoint | None:
-        async with checkpoints_at(places.nats_url) as jetstream:
+    async def make(servers: Servers) -> Checkpoint | None:
+        async with checkpoints_at(servers.nats_url) as jetstream:
             await provision_checkpoints(jetstream, given.limits)
-            return await sign(signer, places.database_url, jetstream, SystemClock().now(), WAIT_S)
+            return await sign(signer, servers.database_url, jetstream, SystemClock().now(), WAIT_S)
 
-    with database_and_broker(given, data) as places:
-        made = asyncio.run(make(places))
+    with database_and_broker(given, data) as servers:
+        made = asyncio.run(make(servers))
     if made is None:
         raise UnknownQuestion("The log is empty; there is nothing to sign.")
     if as_json:
@@ -283,7 +187,7 @@ def _signer(given: Settings, data: Path | None) -> Signer:
     return signer
 
 
-@audit.command(name="public-key")
+@app.command(name="public-key")
 def public_key(file: Annotated[Path | None, typer.Argument()] = None, data: Data = None) -> None:
     """Print, or write to a file, the public half of the key that signs checkpoints."""
     pem = _signer(settings(), data).key.public.pem()
@@ -315,7 +219,7 @@ def _write(file: Path, text: Iterable[bytes]) -> None:
 # --- what happened
 
 
-@audit.command()
+@app.command()
 def events(  # noqa: PLR0913 - one argument a filter
     *,
     stream: Annotated[str | None, typer.Option(help="Of this stream: order-order-1.")] = None,
@@ -331,16 +235,16 @@ def events(  # noqa: PLR0913 - one argument a filter
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each.")] = False,
 ) -> None:
     """List events in the order of positions, as they are stored: personal fields are ciphertext."""
-    times = {name: _moment(text) for name, text in (("from_time", from_time), ("to_time", to_time)) if text is not None}
-    most = None if limit is None else _number(limit, "a limit")
+    times = {name: moment(text) for name, text in (("from_time", from_time), ("to_time", to_time)) if text is not None}
+    most = None if limit is None else _limit(limit)
     with database(settings(), data) as database_url, auditing(database_url) as auditor:
         wanted = Wanted(
             stream=stream,
             account=account,
             topics=None if type_ is None else _topics(auditor, type_),
             actor=actor,
-            from_position=None if from_position is None else _position(from_position, auditor),
-            to_position=None if to_position is None else _position(to_position, auditor),
+            from_position=None if from_position is None else position(from_position, auditor),
+            to_position=None if to_position is None else position(to_position, auditor),
             **times,
         )
         for kind, value in (("stream", stream), ("account", account)):
@@ -399,52 +303,20 @@ def _topics(auditor: Auditor, name: str) -> list[str]:
     return found
 
 
-def _number(text: str, what: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > DIGITS or not 0 < int(text) < 2**62:
-        raise UnknownPosition(f"{text} is not {what}; write a whole number from 1.")
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > LIMIT_DIGITS_MAX or not int(text):
+        raise UnknownQuestion(f"{text} is not a limit; write a whole number from 1.")
     return int(text)
-
-
-def _position(text: str, auditor: Auditor) -> int:
-    position, head = _number(text, "a position"), auditor.head()
-    if position > head:
-        raise UnknownPosition(f"The log has come to position {head}; {position} lies ahead.")
-    return position
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise UnknownPosition(f"{text} is no moment; write it with its offset, as 2026-09-01T12:00:00+00:00.")
-    return moment
-
-
-def _as_of(text: str | None, auditor: Auditor) -> int:
-    """The position that the log had come to: now, or as of a position or a moment."""
-    if text is None:
-        return auditor.head()
-    if text.isdecimal():
-        return _position(text, auditor)
-    try:
-        moment = _moment(text)
-    except UnknownPosition:
-        raise UnknownPosition(
-            f"{text} is neither a position nor a moment; write 42, or 2026-09-01T12:00:00+00:00."
-        ) from None
-    return auditor.position_at(moment)
 
 
 # --- what was true, and why
 
 
-@audit.command()
+@app.command()
 def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = False) -> None:
     """Show an aggregate as it is, or was: trunkline audit show order-order-1 --as-of 42."""
     with database(settings(), data) as database_url, auditing(database_url) as auditor:
-        found = aggregate(auditor, stream, _as_of(as_of, auditor))
+        found = aggregate(auditor, stream, position_as_of(auditor, as_of))
     state = from_json(to_json(_in_order(found.state), fallback=_fallback))
     if as_json:
         print_json(asdict(found) | {"state": state})
@@ -468,7 +340,7 @@ def _fallback(value: object) -> str:
     return value.__name__ if isinstance(value, type) else str(value)
 
 
-@audit.command()
+@app.command()
 def explain(
     account: str,
     service: str,
@@ -479,7 +351,7 @@ def explain(
 ) -> None:
     """Say why an entitlement is what it is: each event that made it so, who caused it, and what it did."""
     with database(settings(), data) as database_url, auditing(database_url) as auditor:
-        steps = explanation(auditor, account, service, package, _as_of(as_of, auditor))
+        steps = explanation(auditor, account, service, package, position_as_of(auditor, as_of))
     if as_json:
         print_json([asdict(step) for step in steps])
         return
@@ -519,14 +391,14 @@ def _change(by: int) -> str:
 # --- what leaves the house
 
 
-@audit.command()
+@app.command()
 def export(account: str, file: Path, data: Data = None) -> None:
     """Write a bundle of all events of an account, which proves itself: see verify-export."""
     given = settings()
     signer = _signer(given, data)
 
-    async def make(places: Servers) -> tuple[Checkpoint, Export]:
-        async with checkpoints_at(places.nats_url) as jetstream, alone(places.database_url, WAIT_S) as auditor:
+    async def make(servers: Servers) -> tuple[Checkpoint, Export]:
+        async with checkpoints_at(servers.nats_url) as jetstream, alone(servers.database_url, WAIT_S) as auditor:
             await provision_checkpoints(jetstream, given.limits)
             _known(auditor, "account", account)
             with bar("read") as at:
@@ -535,13 +407,13 @@ def export(account: str, file: Path, data: Data = None) -> None:
             await asyncio.to_thread(_write, file, found.text(auditor, made))
             return made, found
 
-    with database_and_broker(given, data) as places:
-        made, found = asyncio.run(make(places))
+    with database_and_broker(given, data) as servers:
+        made, found = asyncio.run(make(servers))
     said = f"{found.events:,} events of {len(found.accounts.shares):,} streams are in {file}."
     say(f"{said}\n{_signed(made)}")
 
 
-@audit.command(name="verify-export")
+@app.command(name="verify-export")
 def verify_export(file: Path, key: Keys = None, as_json: AsJson = False) -> None:
     """Check a bundle with nothing but a public key: that its events stand in the log, unaltered and complete."""
     if not key:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,6 +12,7 @@ from nats.js import JetStreamContext
 from rich.table import Table
 
 from handlers.cli.console import AsJson, draw, print_json, say
+from handlers.cli.session import user_name
 from handlers.runtime.servers import broker_url
 from infra.broker.dead_letters import DELIVERIES, STORED_AT, SUBJECT, Letter, drop, letter, letters, replay
 from infra.broker.nats import connected, provision
@@ -76,7 +76,7 @@ def drop_letter(
     data: Data = None,
 ) -> None:
     """Give one of them up. Its body is gone then; that it was there, and why it was dropped, is kept."""
-    who = getpass.getuser()
+    who = user_name()
     _with_jetstream(data, lambda jetstream: drop(jetstream, number, reason=reason, by=who))
     say(f"The dead letter {number} is dropped.")
 

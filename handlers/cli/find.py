@@ -13,19 +13,15 @@ import typer
 from psycopg import Connection
 
 from handlers.cli.console import AsJson, Data, draw, print_json, say
+from handlers.cli.session import catch_up, opened_log
 from handlers.cli.views import VIEWS, table
-from handlers.runtime.servers import database
 from infra.clock import SystemClock
-from infra.event_log.postgres_recorder import postgres_log
 from infra.postgres.connections import connect
-from infra.settings import settings
 from projections.billing import owed_by_age, owed_orders, revenue_by_month, set_aside
 from projections.engine.pages import PAGE, FilterCannotBe, Page
 from projections.entitlements import over_allocated
-from projections.maintenance.runner import bring_up_to_date
 from projections.orders import Search, search
 
-CATCH_UP_S = 60.0
 app = typer.Typer(no_args_is_help=True, help="Questions over all accounts, a page at a time.")
 
 Account = Annotated[str | None, typer.Option(help="Of one account.")]
@@ -36,9 +32,9 @@ Day = Annotated[str | None, typer.Option(help="A day, or a moment with its offse
 
 @contextmanager
 def _tables(data: Path | None) -> Iterator[Connection[Any]]:
-    with database(settings(), data) as database_url, postgres_log(database_url) as log:
-        bring_up_to_date(database_url, log, CATCH_UP_S)
-        with connect(database_url) as conn:
+    with opened_log(data) as opened:
+        catch_up(opened)
+        with connect(opened.database_url) as conn:
             yield conn
 
 

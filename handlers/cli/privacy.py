@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from domain.account import EraseBillingReceiver
 from handlers.cli.console import Data, bar, say
-from handlers.cli.session import As, MalformedMessage, Opened, actor_of, house_over, opened_log
+from handlers.cli.session import As, MalformedMessage, Opened, actor_of, dependencies_over, opened_log
 from handlers.dispatch import handle
 from handlers.runtime.secrets import master_key, next_master_key
 from handlers.runtime.servers import owner_and_login
@@ -33,13 +33,13 @@ def erase(
 ) -> None:
     """Make all that the log holds of a person unreadable, for good. Issued invoices stay, as the law wants it."""
     account, _, receiver = person.partition("/")
-    with opened_log(data) as opened, house_over(opened) as dependencies:
+    with opened_log(data) as opened, dependencies_over(opened) as dependencies:
         try:
-            wish = EraseBillingReceiver(at=dependencies.clock.now(), account_id=account, receiver_id=receiver)
+            command = EraseBillingReceiver(at=dependencies.clock.now(), account_id=account, receiver_id=receiver)
         except ValidationError as error:
             raise MalformedMessage(f"{person} is no person; write ACCOUNT/RECEIVER, as in acme/wonka.") from error
         readable = opened.log.has_key(person)
-        outcome = handle(wish, dependencies, actor_of(actor, account), correlation_id=str(uuid4()))
+        outcome = handle(command, dependencies, actor_of(actor, account), correlation_id=str(uuid4()))
     if outcome.context.recorded:
         said = f"{person} is erased, by the event at position {outcome.context.recorded[0].position}."
     elif readable:
@@ -72,7 +72,7 @@ def delete_old_documents(data: Data = None, actor: As = None) -> None:
         owner_and_login(given, data) as (owner_url, database_url),
         owning(owner_url) as owner,
         postgres_log(database_url, master_key=master_key(given, data)) as log,
-        house_over(Opened(given, data, database_url, log)) as dependencies,
+        dependencies_over(Opened(given, data, database_url, log)) as dependencies,
         bar("documents") as told,
     ):
         count = delete_documents(owner, dependencies, actor_of(actor, None), given.document_years, told)

@@ -7,7 +7,7 @@ import signal
 import threading
 
 from handlers.cli.console import say
-from handlers.cli.start import settled
+from handlers.cli.interpreter import freeze_loaded_objects
 from handlers.runtime.adapters import Adapters, mailer_of, provider_of
 from handlers.runtime.composition import Parts, trunkline
 from handlers.runtime.secrets import secrets_of, signer_of
@@ -36,8 +36,8 @@ def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False)
     servers, parts = Servers(given.database_url, given.nats_url), Parts(relays, works, serves)
     signer = signer_of(given, None) if relays or works else None
     with provider_of(given) as provider, mailer_of(given) as mailer:
-        outside = Adapters(SystemClock(), provider, mailer)
-        with trunkline(given, servers, outside, secrets_of(given, None), signer, parts) as running:
+        adapters = Adapters(SystemClock(), provider, mailer)
+        with trunkline(given, servers, adapters, secrets_of(given, None), signer, parts) as running:
             say(f"Trunkline {what} at {running.url}; stop it by Ctrl-C.")
             until_stopped()
 
@@ -45,7 +45,7 @@ def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False)
 def until_stopped() -> None:
     """Wait for SIGINT or SIGTERM."""
     gc.collect()
-    settled()
+    freeze_loaded_objects()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

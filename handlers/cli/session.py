@@ -22,9 +22,12 @@ from infra.event_log.log import Log
 from infra.event_log.postgres_recorder import postgres_log
 from infra.settings import Settings, settings
 from infra.tracing import exported
+from projections.maintenance.runner import bring_up_to_date
 
-MOST_CHARACTERS = 100
-"""So long may the name of whoever asks be."""
+ACTOR_NAME_MAX = 100
+"""Characters."""
+
+CATCH_UP_S = 60.0
 As = Annotated[str | None, typer.Option("--as", help="Who asks, as role:name; an admin where not said.")]
 
 
@@ -54,13 +57,13 @@ def opened_log(data: Path | None) -> Iterator[Opened]:
 
 
 @contextmanager
-def house_over(opened: Opened) -> Iterator[Dependencies]:
-    """The house over a log, without its HTTP application, projections and worker."""
+def dependencies_over(opened: Opened) -> Iterator[Dependencies]:
+    """What handlers need, over a log; without HTTP application, projections and worker."""
     given = opened.settings
     with exported(), provider_of(given) as provider, mailer_of(given) as mailer:
-        outside = Adapters(SystemClock(), provider, mailer)
+        adapters = Adapters(SystemClock(), provider, mailer)
         url = given.public_url or f"http://127.0.0.1:{given.http_port}"
-        yield dependencies_of(given, opened.log, outside, link_secret(given, opened.data), url)
+        yield dependencies_of(given, opened.log, adapters, link_secret(given, opened.data), url)
 
 
 def actor_of(text: str | None, account_id: str | None) -> Actor:
@@ -69,13 +72,23 @@ def actor_of(text: str | None, account_id: str | None) -> Actor:
     Raises:
         MalformedMessage: nobody is like that.
     """
-    role, _, name = (text or f"admin:{_user()}").partition(":")
-    if role not in set(Role) or not 1 <= len(name) <= MOST_CHARACTERS or not name.isprintable():
+    role, _, name = (text or f"admin:{user_name()}").partition(":")
+    if role not in set(Role) or not 1 <= len(name) <= ACTOR_NAME_MAX or not name.isprintable():
         raise MalformedMessage(f"{text} is nobody; write role:name, with one of the roles {', '.join(Role)}.")
     return Actor(Role(role), name, account_id)
 
 
-def _user() -> str:
+def catch_up(opened: Opened) -> None:
+    """Bring the read models up to date with the log, for at most `CATCH_UP_S`."""
+    bring_up_to_date(opened.database_url, opened.log, CATCH_UP_S)
+
+
+def user_name() -> str:
+    """Return the name of the machine's user.
+
+    Raises:
+        MalformedMessage: the system has none.
+    """
     try:
         return getpass.getuser()
     except (KeyError, OSError) as error:  # before Python 3.13, and since

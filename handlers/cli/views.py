@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
-from domain.messages import Refusal
 from domain.money import Money
 from domain.quote import Quote
+from handlers.cli.as_of import position_as_of
 from infra.currencies import format_money, format_rate
 from infra.event_log.log import Log
 from infra.postgres.connections import connect
@@ -94,33 +93,6 @@ VIEWS: Mapping[str, View] = {
 }
 
 
-POSITION = re.compile(r"[0-9]{1,20}")
-
-
-class UnknownPosition(Refusal):
-    """The log has not come there yet, or the moment is none."""
-
-
-def position_at(log: Log, as_of: str) -> int:
-    """The position that the log had come to at a moment (ISO 8601, with its offset), or a position itself.
-
-    Raises:
-        UnknownPosition: it is neither, or lies ahead.
-    """
-    head = log.head()
-    if POSITION.fullmatch(as_of):
-        if int(as_of) > head:
-            raise UnknownPosition(f"The log has come to position {head}; {as_of} lies ahead.")
-        return int(as_of)
-    try:
-        moment = datetime.fromisoformat(as_of)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise UnknownPosition(f"{as_of} is neither a position nor a moment; write 42, or 2026-09-01T12:00:00+00:00.")
-    return log.position_at(moment)
-
-
 def shown(view: View, account_id: str, log: Log, database_url: str, as_of: str | None) -> list[dict[str, Any]]:
     """The answer of a view for an account: as it is, or as it was.
 
@@ -131,7 +103,7 @@ def shown(view: View, account_id: str, log: Log, database_url: str, as_of: str |
         if as_of is None:
             return view.answer(stored(conn, view.table, account_id=account_id))
         left_out = skipped_positions(conn, view.projection.name)
-    rows = view.projection.as_of(log, account_id, position_at(log, as_of), left_out)
+    rows = view.projection.as_of(log, account_id, position_as_of(log, as_of), left_out)
     return view.answer(sorted(rows.of(view.table), key=lambda row: row.key()))
 
 

@@ -22,9 +22,9 @@ from domain.quote import Quote, Selection, Term
 from domain.services import Plan
 from domain.subscription import ActivatePackage
 from handlers.context import Actor, Role
+from handlers.demo.environment import DemoEnvironment
+from handlers.demo.narrator import WAIT_S, Narrator, StoryBroken
 from handlers.demo.prices import BEGIN, PRICES
-from handlers.demo.stage import Stage
-from handlers.demo.teller import WAIT_S, Narrator, StoryBroken
 from handlers.dispatch import Outcome, handle
 from handlers.requests import (
     BillTo,
@@ -57,16 +57,16 @@ DISTRIBUTOR = Actor(Role.DISTRIBUTOR, "dora")
 class Story:
     """The scenes, in order. Each is a method; together, the whole purchase, and what may go wrong on the way."""
 
-    def __init__(self, stage: Stage, console: Console) -> None:
-        self.account_id = f"acme{stage.suffix}"
-        self.package_id = f"pkg-acme{stage.suffix}"
+    def __init__(self, environment: DemoEnvironment, console: Console) -> None:
+        self.account_id = f"acme{environment.suffix}"
+        self.package_id = f"pkg-acme{environment.suffix}"
         self.partner = Actor(Role.PARTNER, "alice", self.account_id)
-        self.teller = Narrator(stage.running, self.account_id, console)
-        self._running = stage.running
-        self._clock = stage.clock
-        self._simulator = stage.simulator
-        self._catcher = stage.catcher
-        self._suffix = stage.suffix
+        self.narrator = Narrator(environment.running, self.account_id, console)
+        self._running = environment.running
+        self._clock = environment.clock
+        self._simulator = environment.simulator
+        self._catcher = environment.catcher
+        self._suffix = environment.suffix
         self._asked = 0
 
     def tell(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Story:
 
     def begin(self) -> None:
         """What is sold, and to whom."""
-        with self.teller.scene(
+        with self.narrator.scene(
             "1. A partner and its package",
             "A price list is published, ACME opens an account, and its hosting package begins: 100 extensions for a "
             f"year, from {TERM.starts_on} to {TERM.ends_on}.",
@@ -122,11 +122,11 @@ class Story:
                 quantities={"extensions": 100},
             )
             self._ask(activation, ADMIN)
-            self.teller.figures["package_extensions"] = 100
+            self.narrator.figures["package_extensions"] = 100
 
     def ultimate_by_paypal(self) -> None:
         """A carve-out, paid by PayPal; the provider tells of its capture again and again."""
-        with self.teller.scene(
+        with self.narrator.scene(
             "2. Twenty extensions go Ultimate, paid by PayPal",
             "On the first day Alice subscribes to the Ultimate Plan for 20 of the 100 extensions. She approves the "
             "payment at the (simulated) provider. Payment grants at once, issues the invoice, and mails its link.",
@@ -152,7 +152,7 @@ class Story:
             captured = sum(isinstance(recorded.event, PaymentCaptured) for recorded in history)
             if captured != 1 or not all(httpx.codes.is_success(status) for status in delivered):
                 raise StoryBroken("A capture that was delivered again was refused, or recorded again.")
-            self.teller.say(
+            self.narrator.say(
                 f"The provider's webhook arrives {len(delivered)} more times; each is answered with 2xx, and none "
                 "changes anything.",
                 webhooks_redelivered=len(delivered),
@@ -160,7 +160,7 @@ class Story:
                 captures_recorded_of_the_first_order=captured,
             )
         now = self._entitlements()
-        self.teller.say(
+        self.narrator.say(
             f"100 extensions: {now['enterprise_plan'].total} Enterprise + {now['ultimate_plan'].total} Ultimate.",
             enterprise_after_first_order=now["enterprise_plan"].total,
             ultimate_after_first_order=now["ultimate_plan"].total,
@@ -168,15 +168,15 @@ class Story:
 
     def the_mail_and_its_link(self) -> None:
         """What the billing contact receives, and what the link is worth."""
-        with self.teller.scene(
+        with self.narrator.scene(
             "3. The mail, and a link that works once",
             "This is the mail as it was received, over SMTP:",
         ):
             mail = self._mail_to("alice@acme.example", 1)
-            self.teller.quote(_as_received(mail))
+            self.narrator.quote(_as_received(mail))
             link = _link_in(mail)
             shown = httpx.get(link, trust_env=False)
-            self.teller.say(
+            self.narrator.say(
                 f"A mail scanner opens the link (GET: {shown.status_code}); that uses nothing up. Alice presses the "
                 "button (POST) and gets the document; the second time there is nothing to be had.",
             )
@@ -186,12 +186,12 @@ class Story:
             second = httpx.post(link, trust_env=False)
             if issued != documents[-1].sha256 or not first.content.startswith(b"%PDF"):
                 raise StoryBroken("The document behind the link is not the one that was issued.")
-            self.teller.say(
+            self.narrator.say(
                 f"First use: {first.status_code}, a PDF of {len(first.content):,} bytes whose SHA-256 stands in "
                 f"InvoiceIssued of {documents[-1].number}."
             )
-            self.teller.refused(f"second use: {second.status_code}, {_refusal_in(second)}")
-            self.teller.figures |= {
+            self.narrator.refused(f"second use: {second.status_code}, {_refusal_in(second)}")
+            self.narrator.figures |= {
                 "link_get_status": shown.status_code,
                 "link_first_use_status": first.status_code,
                 "link_second_use_status": second.status_code,
@@ -203,7 +203,7 @@ class Story:
 
     def capacity_to_pbxs(self) -> None:
         """The pool is given to PBXs, and never oversold."""
-        with self.teller.scene(
+        with self.narrator.scene(
             "4. Capacity goes to PBXs",
             "Three PBXs are created out of the pool: the head office with 60 Enterprise extensions, sales with 12 on "
             "Ultimate, and a lab with 8 on Enterprise. A fourth asks for more than is left. The lab is upgraded: its "
@@ -218,7 +218,7 @@ class Story:
             )
             self._ask(upgrade, self.partner)
         now = self._entitlements()
-        self.teller.figures |= {
+        self.narrator.figures |= {
             "enterprise_available_after_upgrade": now["enterprise_plan"].available,
             "ultimate_available_after_upgrade": now["ultimate_plan"].available,
         }
@@ -226,7 +226,7 @@ class Story:
     def mid_term_by_card(self) -> None:
         """Prorated amounts, and a card that is declined and tried again."""
         self._clock.advance(datetime(2026, 9, 1, 10, 0, tzinfo=UTC) - self._clock.now())
-        with self.teller.scene(
+        with self.narrator.scene(
             "5. Half a year later: more of everything, by card",
             "It is 1 September. An expansion ends with the package that it expands, so its price is for the days that "
             "are left. The card is declined; Alice tries another.",
@@ -245,15 +245,15 @@ class Story:
             self._simulator.enter_card(checkout, DECLINED_CARD)
             decline = self._complete(order_id, checkout.checkout_id)
             assert isinstance(decline, Decline)
-            self.teller.refused(f"by the provider: {decline.reason}")
-            self.teller.figures["decline_reason"] = decline.reason
+            self.narrator.refused(f"by the provider: {decline.reason}")
+            self.narrator.figures["decline_reason"] = decline.reason
             self._simulator.enter_card(checkout, GOOD_CARD)
             self._complete(order_id, checkout.checkout_id)
             self._until(InvoiceEmailed)
 
     def offline_with_a_pi_number(self) -> None:
         """A proforma invoice, collected by the distributor; its number cannot be used again."""
-        with self.teller.scene(
+        with self.narrator.scene(
             "6. Offline, with a PI number",
             "PCE White Label and 10 extensions, against proforma invoice PI-2026-0815. A new billing contact, Bob, is "
             "added on the way. The distributor is told, collects the money and confirms it.",
@@ -275,7 +275,7 @@ class Story:
             self._ask(offline, self.partner)
             self._until(OrderPlaced)
             told = self._mail_to("dora@distributor.example", 1)
-            self.teller.say(
+            self.narrator.say(
                 f"The distributor's mail: {told['Subject']}", pi_number=number, distributors_mail=str(told["Subject"])
             )
             self._refused(ConfirmOfflinePayment(order_id=order_id, amount=quote.total), "confirmed_by_the_customer")
@@ -290,18 +290,18 @@ class Story:
     def an_expired_link(self) -> None:
         """A link lives for 24 hours."""
         self._clock.advance(timedelta(hours=25))
-        with self.teller.scene(
+        with self.narrator.scene(
             "7. A link that nobody used in time",
             "Bob opens his mail 25 hours later. The link has expired; an admin issues a new one, and it works.",
         ):
             link = _link_in(self._mail_to("bob@acme.example", 1))
             late = httpx.post(link, trust_env=False)
-            self.teller.refused(f"{late.status_code}, {_refusal_in(late)}")
+            self.narrator.refused(f"{late.status_code}, {_refusal_in(late)}")
             self._ask(RenewInvoiceLink(invoice_id=invoice_id_of(self._order(3))), ADMIN)
             self._until(InvoiceEmailed)
             renewed = httpx.post(_link_in(self._mail_to("bob@acme.example", 2)), trust_env=False)
-            self.teller.say(f"The new link: {renewed.status_code}, {len(renewed.content):,} bytes.")
-            self.teller.figures |= {
+            self.narrator.say(f"The new link: {renewed.status_code}, {len(renewed.content):,} bytes.")
+            self.narrator.figures |= {
                 "expired_link_status": late.status_code,
                 "expired_link_answer": _refusal_in(late),
                 "renewed_link_status": renewed.status_code,
@@ -310,7 +310,7 @@ class Story:
 
     def a_payment_after_cancellation(self) -> None:
         """The provider's answer is lost, the customer cancels, and the money comes."""
-        with self.teller.scene(
+        with self.narrator.scene(
             "8. A payment after cancellation",
             "Order 4 is to be paid by PayPal after all. The provider takes the money, but its answer is lost; Alice "
             "gives up and cancels. Then the provider's webhook comes. The payment is set aside for a person: it is "
@@ -324,8 +324,8 @@ class Story:
             try:
                 self._complete(order_id, checkout.checkout_id)
             except PaymentProviderUnavailable as error:
-                self.teller.refused(str(error))
-                self.teller.figures["lost_answer"] = str(error)
+                self.narrator.refused(str(error))
+                self.narrator.figures["lost_answer"] = str(error)
             else:
                 raise StoryBroken("The provider answered, although its answer was to be lost.")
             self._ask(CancelOrder(at=self._clock.now(), order_id=order_id, account_id=self.account_id), self.partner)
@@ -334,7 +334,7 @@ class Story:
             assert isinstance(late, Capture)
             self._simulator.redeliver(late.capture_id)
             aside = self._until(PaymentSetAside)
-            self.teller.say(
+            self.narrator.say(
                 f"Set aside: {format_money(aside.amount)}, because the order was {aside.reason}.",
                 set_aside_minor=aside.amount.amount_minor,
                 set_aside_reason=aside.reason,
@@ -342,7 +342,7 @@ class Story:
 
     def minutes_to_a_pbx(self) -> None:
         """Recording minutes: the first 500 of a PBX are free."""
-        with self.teller.scene(
+        with self.narrator.scene(
             "9. What was bought is allocated",
             "The head office gets 700 recording minutes: 500 are free with every PBX, 200 come out of the pool. It "
             "also becomes highly available.",
@@ -364,7 +364,7 @@ class Story:
         rows = ENTITLEMENTS.as_of(self._running.dependencies.log, self.account_id, position)
         before = {entitlement.service: entitlement for entitlement in entitlements(rows.of(EntitlementRow))}
         now = self._entitlements()
-        self.teller.table(
+        self.narrator.table(
             f"Entitlements as they were before the second order (position {position}), and now",
             ["service", "total then", "allocated then", "total now", "allocated now"],
             [
@@ -378,7 +378,7 @@ class Story:
                 for service in now
             ],
         )
-        self.teller.figures |= {
+        self.narrator.figures |= {
             "position_before_the_second_order": position,
             "entitlements_before_the_second_order": {
                 service: {"total": entitlement.total, "allocated": entitlement.allocated}
@@ -389,7 +389,7 @@ class Story:
     def end(self) -> dict[str, Any]:
         """The end state, shown and given; and the proof that the read models are what the log says."""
         now = self._entitlements()
-        self.teller.table(
+        self.narrator.table(
             "Entitlements of ACME",
             ["service", "total", "allocated", "available", "valid until"],
             [
@@ -400,7 +400,7 @@ class Story:
             ],
         )
         documents, payments, receivables = self._documents(), self._rows(PaymentRow), self._rows(ReceivableRow)
-        self.teller.table(
+        self.narrator.table(
             "Billing of ACME",
             ["number", "kind", "issued", "net", "tax", "total"],
             [
@@ -427,7 +427,7 @@ class Story:
         )
         self._prove()
         return {
-            "figures": self.teller.figures,
+            "figures": self.narrator.figures,
             "entitlements": [asdict(entitlement) for entitlement in now.values()],
             "allocations": [asdict(row) for row in self._rows(AllocationRow)],
             "orders": [asdict(row) for row in self._rows(OrderRow)],
@@ -454,7 +454,7 @@ class Story:
                 if {r.key(): r for r in replayed.of(table)} != {r.key(): r for r in self._rows(table)}:
                     raise StoryBroken(f"read.{table.TABLE} is not what the log says.")
         events = sum(1 for _ in log.history())
-        self.teller.say(
+        self.narrator.say(
             f"\nProof: {events} events replayed from nothing give every row of every read model.",
             events=events,
             replay_equals_read_models=True,
@@ -468,8 +468,8 @@ class Story:
         try:
             self._ask(message, self.partner)
         except Refusal as refusal:
-            self.teller.refused(str(refusal))
-            self.teller.figures[f"refused_{figure}"] = str(refusal)
+            self.narrator.refused(str(refusal))
+            self.narrator.figures[f"refused_{figure}"] = str(refusal)
         else:
             raise StoryBroken(f"{type(message).__name__} was to be refused.")
 
@@ -491,11 +491,11 @@ class Story:
         for line in quote.lines:
             days = "one-time" if line.one_time else f"x {line.days_remaining} of {line.days_of_term} days"
             price = f"{line.quantity:,} x {_money(line.unit_price_minor, quote.currency)} {days}"
-            self.teller.say(f"  {line.title}: {price} = {_money(line.amount_minor, quote.currency)}")
+            self.narrator.say(f"  {line.title}: {price} = {_money(line.amount_minor, quote.currency)}")
         for tax in quote.taxes:
-            self.teller.say(f"  tax {format_rate(tax.rate_bp)}: {_money(tax.tax_minor, quote.currency)}")
-        self.teller.say(f"  to pay: {format_money(quote.total)}")
-        self.teller.figures[f"{which}_order"] = {
+            self.narrator.say(f"  tax {format_rate(tax.rate_bp)}: {_money(tax.tax_minor, quote.currency)}")
+        self.narrator.say(f"  to pay: {format_money(quote.total)}")
+        self.narrator.figures[f"{which}_order"] = {
             "lines": {
                 line.service: {
                     "quantity": line.quantity,
@@ -534,7 +534,7 @@ class Story:
         )
 
     def _until(self, kind: type[E]) -> E:
-        event = self.teller.until(lambda recorded: isinstance(recorded.event, kind)).event
+        event = self.narrator.until(lambda recorded: isinstance(recorded.event, kind)).event
         assert isinstance(event, kind)
         return event
 

@@ -1,4 +1,4 @@
-"""What others see of a process: figures for Prometheus at ``/metrics``, and the traces of its requests."""
+"""Observability of a process: metrics for Prometheus at ``/metrics``, and a trace of each request."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from projections.orders import orders_by_state
 logger = logging.getLogger(__name__)
 
 
-class Standing(Collector):
-    """What health knows, as figures; asked at each scrape."""
+class HealthCollector(Collector):
+    """The health report as metrics, collected at each scrape."""
 
     def __init__(self, health: Callable[[], dict[str, Any]], database_url: str) -> None:
         self._health = health
@@ -34,29 +34,31 @@ class Standing(Collector):
             report = self._health()
             with connect(self._database_url) as conn:
                 orders = orders_by_state(conn)
-        except Exception as error:  # noqa: BLE001 - whatever is away, Prometheus is told that, and gets the rest
-            logger.warning("the figures are not whole: %s", error)
-            yield _gauge("trunkline_up", "Whether every part of this process does its work.", 0)
+        except Exception as error:  # noqa: BLE001 - Prometheus learns that something is away, and gets the other metrics
+            logger.warning("metrics are incomplete: %s", error)
+            yield _gauge("trunkline_up", "Whether every part of this process works.", 0)
             return
         head = report["head"]
-        yield _gauge("trunkline_up", "Whether every part of this process does its work.", int(report["ok"]))
+        yield _gauge("trunkline_up", "Whether every part of this process works.", int(report["ok"]))
         yield _gauge("trunkline_log_position", "The last position of the log.", head)
         lag = GaugeMetricFamily(
-            "trunkline_projection_lag", "Events that a read model is behind.", labels=["projection"]
+            "trunkline_projection_lag", "Events that a read model has not folded yet.", labels=["projection"]
         )
         for name, position in report["projections"].items():
             lag.add_metric([name], max(head - position, 0))
         yield lag
-        halted = GaugeMetricFamily("trunkline_projection_halted", "Whether it is halted.", labels=["projection"])
+        halted = GaugeMetricFamily(
+            "trunkline_projection_halted", "Whether an event halts a read model.", labels=["projection"]
+        )
         for name in report["projections"]:
             halted.add_metric([name], int(name in report["halted"]))
         yield halted
         relay = report["relay"]
-        yield _gauge("trunkline_relay_lag", "Events that are not in the stream yet.", relay["lag"])
-        yield _gauge("trunkline_relay_active", "Whether it is this process that relays.", int(relay["active"]))
-        yield _gauge("trunkline_relay_blocked", "Whether an event stops it.", int(relay["blocked"] is not None))
+        yield _gauge("trunkline_relay_lag", "Events that are not published yet.", relay["lag"])
+        yield _gauge("trunkline_relay_active", "Whether this process relays.", int(relay["active"]))
+        yield _gauge("trunkline_relay_blocked", "Whether an event blocks the relay.", int(relay["blocked"] is not None))
         if report.get("dead_letters") is not None:
-            yield _gauge("trunkline_dead_letters", "Messages that wait for a person.", report["dead_letters"])
+            yield _gauge("trunkline_dead_letters", "Dead letters that wait for a person.", report["dead_letters"])
         states = GaugeMetricFamily("trunkline_orders", "Orders, by state.", labels=["state"])
         for state, count in orders.items():
             states.add_metric([state], count)
@@ -68,27 +70,27 @@ def _gauge(name: str, what: str, value: float) -> Metric:
 
 
 def metrics_pages(health: Callable[[], dict[str, Any]], database_url: str) -> APIRouter:
-    """``/metrics``."""
+    """Return ``/metrics``."""
     router = APIRouter()
-    standing = CollectorRegistry()
-    standing.register(Standing(health, database_url))
+    health_registry = CollectorRegistry()
+    health_registry.register(HealthCollector(health, database_url))
 
     @router.get("/metrics")
-    def tell_figures() -> Response:
-        """The figures."""
-        return Response(generate_latest(REGISTRY) + generate_latest(standing), media_type=CONTENT_TYPE_LATEST)
+    def report_metrics() -> Response:
+        """Return all metrics in the text format of Prometheus."""
+        return Response(generate_latest(REGISTRY) + generate_latest(health_registry), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
 class Traced:
-    """A span for each request. It names the route and never the path, which may have a token in it."""
+    """Traces each request as a span. It is named by the route, never by the path, which may hold a token."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; see ASGI."""
+        """Serve one request (ASGI)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""What is outside of the house, as the settings name it: who takes the money, and who carries the mail."""
+"""The adapters to the outside world that the settings name: clock, payment provider, mail server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from infra.settings import Settings
 
 @dataclass(frozen=True)
 class Adapters:
-    """What is handed in from outside the house."""
+    """The outside world, as handlers reach it."""
 
     clock: Clock
     provider: PaymentProvider
@@ -35,13 +35,13 @@ def mailer_of(settings: Settings) -> SmtpMailer:
     return SmtpMailer(settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password)
 
 
-def dependencies_of(settings: Settings, log: Log, outside: Adapters, secret: bytes, url: str) -> Dependencies:
-    """A house with the terms that the settings say."""
+def dependencies_of(settings: Settings, log: Log, adapters: Adapters, secret: bytes, url: str) -> Dependencies:
+    """What handlers need, with the terms that the settings name."""
     return Dependencies(
         log=log,
-        clock=outside.clock,
-        provider=outside.provider,
-        mailer=outside.mailer,
+        clock=adapters.clock,
+        provider=adapters.provider,
+        mailer=adapters.mailer,
         seller=settings.seller,
         mail_from=settings.mail_from,
         public_url=settings.public_url or url,

@@ -81,7 +81,7 @@ class Running:
 def trunkline(
     settings: Settings,
     servers: Servers,
-    outside: Adapters,
+    adapters: Adapters,
     secrets: Secrets,
     signer: Signer | None = None,
     parts: Parts = WHOLE,
@@ -98,7 +98,7 @@ def trunkline(
         log = stack.enter_context(postgres_log(servers.database_url, master_key=secrets.master))
         listener = stack.enter_context(listening(settings.http_port))
         url = url_of(listener)
-        dependencies = dependencies_of(settings, log, outside, secrets.link, url)
+        dependencies = dependencies_of(settings, log, adapters, secrets.link, url)
         runners = stack.enter_context(running(servers.database_url, log)) if parts.works else []
         worker = None
         if parts.relays or parts.works:

@@ -28,14 +28,14 @@ class Servers:
 
 
 @contextmanager
-def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
+def open_servers(settings: Settings, directory: Path) -> Iterator[Servers]:
     """The servers that the settings name; those they do not name, embedded, with their data in ``directory``.
 
     While they run, ``directory`` says where they are, for whoever works on the same data beside us.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        places = Servers(
+        servers = Servers(
             prepared(settings) if settings.database_url else stack.enter_context(_embedded(directory))[1],
             settings.nats_url or stack.enter_context(embedded_nats(directory / "nats")),
         )
@@ -43,9 +43,9 @@ def servers(settings: Settings, directory: Path) -> Iterator[Servers]:
         stack.callback(running.unlink, missing_ok=True)
         unfinished = running.with_suffix(".unfinished")
         unfinished.touch(mode=0o600)
-        unfinished.write_bytes(to_json(places))
+        unfinished.write_bytes(to_json(servers))
         unfinished.rename(running)  # whoever reads it finds all of it
-        yield places
+        yield servers
 
 
 def prepared(settings: Settings) -> str:
@@ -73,11 +73,11 @@ def _embedded(directory: Path) -> Iterator[tuple[str, str]]:
 def _running_in(directory: Path) -> Servers | None:
     """The servers that somebody runs in ``directory``; none where nobody does any longer."""
     try:
-        places = Servers(**from_json((directory / RUNNING).read_bytes()))
-        connect(places.database_url).close()
+        servers = Servers(**from_json((directory / RUNNING).read_bytes()))
+        connect(servers.database_url).close()
     except (FileNotFoundError, DatabaseUnavailable):
         return None
-    return places
+    return servers
 
 
 @contextmanager
@@ -89,14 +89,14 @@ def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
         ServerDidNotStart: it cannot be started.
     """
     if settings.nats_url:
-        _only_place("TRUNKLINE_NATS_URL", directory, "nats")
+        _require_no_data("TRUNKLINE_NATS_URL", directory, "nats")
         yield settings.nats_url
     elif directory is None:
         raise WrongSetting("Say where the messages are: set TRUNKLINE_NATS_URL, or give --data DIRECTORY.")
     elif not (directory / "nats").is_dir():
         raise WrongSetting(f"There are no data of Trunkline in {directory}; trunkline up --data makes some.")
-    elif places := _running_in(directory):
-        yield places.nats_url
+    elif servers := _running_in(directory):
+        yield servers.nats_url
     else:
         with embedded_nats(directory / "nats") as url:
             yield url
@@ -112,7 +112,7 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
     """
     with ExitStack() as stack:
         if settings.database_url:
-            _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
+            _require_no_data("TRUNKLINE_DATABASE_URL", directory, "postgres")
             database_url = settings.database_url
         else:
             running = _running_in(data := _with_data(directory))
@@ -129,7 +129,7 @@ def owner_and_login(settings: Settings, directory: Path | None) -> Iterator[tupl
         DatabaseUnavailable, ServerDidNotStart: as `database` does.
     """
     if settings.database_url:
-        _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
+        _require_no_data("TRUNKLINE_DATABASE_URL", directory, "postgres")
         if not settings.owner_url:
             raise WrongSetting("TRUNKLINE_OWNER_URL is missing: no other login may do this.")
         yield settings.owner_url, settings.database_url
@@ -150,17 +150,17 @@ def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[
     """
     with ExitStack() as stack:
         if settings.database_url:
-            _only_place("TRUNKLINE_DATABASE_URL", directory, "postgres")
+            _require_no_data("TRUNKLINE_DATABASE_URL", directory, "postgres")
             if not settings.nats_url:
                 raise WrongSetting("TRUNKLINE_NATS_URL is missing: signed checkpoints are published there.")
-            places = Servers(settings.database_url, settings.nats_url)
+            servers = Servers(settings.database_url, settings.nats_url)
         else:
             data = _with_data(directory)
-            places = _running_in(data) or stack.enter_context(servers(settings, data))
-        yield places
+            servers = _running_in(data) or stack.enter_context(open_servers(settings, data))
+        yield servers
 
 
-def _only_place(setting: str, directory: Path | None, server: str) -> None:
+def _require_no_data(setting: str, directory: Path | None, server: str) -> None:
     """See that a directory, which may hold keys beside servers that the settings name, holds no data of its own."""
     if directory is not None and not directory.is_dir():
         raise WrongSetting(f"There is no directory {directory}.")

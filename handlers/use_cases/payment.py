@@ -1,4 +1,4 @@
-"""The payment: captured at the provider or confirmed by whoever collected it, declined, repeated, late, or refunded."""
+"""Payment at the provider: captured, declined, reconciled with what the provider says, refunded."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ from domain.money import Money
 from domain.order import ORDER, CapturePayment, DeclinePayment, Method, OrderClosed, RefundPayment
 from domain.payment_reference import PAYMENT_REFERENCE, ClaimPaymentReference, capture_reference
 from handlers.context import RequestContext, retry_on_conflict
-from handlers.requests import CompleteCheckout, ConfirmOfflinePayment, ReconcileCapture, RefundOrder
+from handlers.requests import CompleteCheckout, ReconcileCapture, RefundOrder
 from infra.payments.provider import Capture, Decline
-
-MOST_CHARACTERS = 100
-"""So long may an identifier be."""
 
 
 class UnknownPayment(Refusal):
     """The provider knows no such capture."""
-
-
-class NotAnOfflineOrder(Refusal):
-    """An order that is paid at the provider was to be confirmed by hand."""
 
 
 def complete_checkout(request: CompleteCheckout, context: RequestContext) -> Capture | Decline:
@@ -69,34 +62,6 @@ def _record_capture(context: RequestContext, capture: Capture) -> None:
     payment = CapturePayment(at=context.now, **capture.model_dump(exclude={"checkout_id"}))
     work.do(ORDER, capture.order_id, payment)
     context.commit(work, work.account_of(ORDER, capture.order_id))
-
-
-def confirm_offline_payment(request: ConfirmOfflinePayment, context: RequestContext) -> None:
-    """Record the money that an account manager or a distributor collected.
-
-    An amount that is not the order's is set aside under an id of its own, so that the right one can follow.
-
-    Raises:
-        NotAnOfflineOrder: its payment comes from the provider.
-    """
-    work = context.work()
-    order = work.state(ORDER, request.order_id)
-    requested = order.require(request.order_id)
-    if order.placed is None or order.placed.method is not Method.OFFLINE:
-        raise NotAnOfflineOrder("The order is not to be paid offline; its payment comes from the provider.")
-    differs = request.amount != requested.quote.total
-    amount = f"{request.amount.amount_minor}{request.amount.currency}:" if differs else ""
-    capture_id = f"offline:{amount}{order.placed.pi_number or request.order_id}".replace("/", "-")[:MOST_CHARACTERS]
-    payment = CapturePayment(
-        at=context.now,
-        order_id=request.order_id,
-        method=Method.OFFLINE,
-        capture_id=capture_id,
-        amount=request.amount,
-        captured_at=context.now,
-    )
-    work.do(ORDER, request.order_id, payment)
-    context.commit(work, requested.account_id)
 
 
 def refund_order(request: RefundOrder, context: RequestContext) -> None:

@@ -160,7 +160,8 @@ from handlers.requests import (
     UseInvoiceLink,
 )
 from handlers.use_cases.invoicing import NotFulfilled, credit_note_id_of
-from handlers.use_cases.payment import NotAnOfflineOrder, UnknownPayment
+from handlers.use_cases.offline_payment import NotAnOfflineOrder
+from handlers.use_cases.payment import UnknownPayment
 from handlers.use_cases.retention import give_up
 from infra.event_log.log import VersionConflict
 from infra.payments.provider import PaymentNotApproved

@@ -129,8 +129,8 @@ def test_a_rebuild_says_what_it_did_and_a_verification_agrees(run: Run, postgres
         (["find", "orders", "--size", "0"], "A page has 1 to 1000 rows, and not 0."),
         (["find", "orders", "--at-least", "5"], "An amount says nothing without its currency"),
         (["find", "revenue", "--from", "2026-02-01", "--before", "2026-01-01"], "There is no revenue from 2026-02-01"),
-        (["show", "orders", "acme", "--as-of", "5"], "The log has come to position 4; 5 lies ahead."),
-        (["show", "orders", "acme", "--as-of", "soon"], "soon is neither a position nor a moment"),
+        (["show", "orders", "acme", "--as-of", "5"], "The log ends at position 4; 5 lies ahead."),
+        (["show", "orders", "acme", "--as-of", "soon"], "soon is neither a position nor a time"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(

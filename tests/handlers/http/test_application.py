@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from domain.invoice import InvoiceEmailed, InvoiceIssued
 from domain.invoice_link import LinkConsumed, LinkIssued, LinkRefused
 from domain.order import PaymentCaptured
-from handlers.http.application import SAFE_HEADERS
+from handlers.http.problems import SAFE_HEADERS
 from handlers.requests import RenewInvoiceLink
 from infra.event_log.log import LogUnavailable
 from infra.payments.paypal import MAX_WEBHOOK_BYTES

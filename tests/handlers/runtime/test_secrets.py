@@ -12,7 +12,7 @@ from threading import Barrier
 import pytest
 
 from handlers.runtime.secrets import Secrets, link_secret, master_key, next_master_key, secrets_of
-from handlers.runtime.servers import servers
+from handlers.runtime.servers import open_servers
 from infra.event_log.log import Log
 from infra.event_log.postgres_recorder import PostgresRecorder, postgres_log
 from infra.servers.embedded_postgres import temporary_directory
@@ -123,7 +123,7 @@ def test_the_command_wraps_the_keys_of_a_database_anew(
 def test_the_command_gives_a_directory_a_new_key_unless_a_trunkline_runs_there(rewrap: Run) -> None:
     with temporary_directory() as directory:
         old = master_key(settings(), directory)
-        with servers(settings(), directory) as places:
+        with open_servers(settings(), directory) as places:
             with PostgresRecorder(places.database_url, master_key=old) as recorder:
                 made = recorder.keys.made("acme/wonka")
             running = f"A Trunkline runs on the data in {directory}; stop it first.\n"
@@ -134,7 +134,7 @@ def test_the_command_gives_a_directory_a_new_key_unless_a_trunkline_runs_there(r
         new = master_key(settings(), directory)
         assert new != old
         with (
-            servers(settings(), directory) as places,
+            open_servers(settings(), directory) as places,
             PostgresRecorder(places.database_url, master_key=new) as recorder,
         ):
             assert recorder.keys.standing(["acme/wonka"]) == {"acme/wonka": made}

@@ -1,4 +1,4 @@
-"""The stage of the demonstration: real servers, a payment simulator, a mail catcher, and a clock that can be moved."""
+"""What the demo runs on: real servers, a payment simulator, a mail catcher, and a clock that can be moved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handlers.demo.prices import BEGIN
 from handlers.runtime.adapters import Adapters
 from handlers.runtime.composition import Running, trunkline
 from handlers.runtime.secrets import secrets_of, signer_of
-from handlers.runtime.servers import servers
+from handlers.runtime.servers import open_servers
 from infra.clock import ShiftedClock
 from infra.mail.smtp import SmtpMailer
 from infra.payments.paypal import PayPal
@@ -22,12 +22,12 @@ from infra.simulators.mail_catcher import Catcher, mail_catcher
 from infra.simulators.payment_simulator import SimulatorEndpoint, running_simulator
 
 PROVIDER_TIMEOUT_S = 2.0
-AS_TOLD = {"http_port": 0, "public_url": None, "link_hours": 24, "order_days": 14}
+FIXED_SETTINGS = {"http_port": 0, "public_url": None, "link_hours": 24, "order_days": 14}
 """What the story relies on, whatever the environment says."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class DemoEnvironment:
     """Everything that the story is played on. ``suffix`` tells the accounts of one showing from those of others."""
 
     running: Running
@@ -38,12 +38,12 @@ class Stage:
 
 
 @contextmanager
-def demo_environment(settings: Settings, keep: Path | None) -> Iterator[Stage]:
-    """Set the stage: in a temporary directory, or in ``keep``, where the servers' data then stays."""
+def demo_environment(settings: Settings, keep: Path | None) -> Iterator[DemoEnvironment]:
+    """Start it in a temporary directory, or in ``keep``, where the data of the servers then stays."""
     with ExitStack() as stack:
         directory = keep or stack.enter_context(temporary_directory())
         directory.mkdir(parents=True, exist_ok=True)
-        places = stack.enter_context(servers(settings, directory))
+        servers = stack.enter_context(open_servers(settings, directory))
         clock = ShiftedClock(BEGIN)
         simulator = stack.enter_context(running_simulator(clock=clock))
         provider = stack.enter_context(
@@ -56,10 +56,10 @@ def demo_environment(settings: Settings, keep: Path | None) -> Iterator[Stage]:
         )
         catcher = stack.enter_context(mail_catcher())
         mailer = stack.enter_context(SmtpMailer(catcher.host, catcher.port))
-        outside = Adapters(clock, provider, mailer)
-        as_told = settings.model_copy(update=AS_TOLD)
+        adapters = Adapters(clock, provider, mailer)
+        fixed = settings.model_copy(update=FIXED_SETTINGS)
         given, signer = secrets_of(settings, directory), signer_of(settings, directory)
-        running = stack.enter_context(trunkline(as_told, places, outside, given, signer))
+        running = stack.enter_context(trunkline(fixed, servers, adapters, given, signer))
         simulator.send_webhooks_to(f"{running.url}/webhooks/paypal")
         fresh = running.dependencies.log.head() == 0
-        yield Stage(running, clock, simulator, catcher, "" if fresh else f"-{secrets.token_hex(3)}")
+        yield DemoEnvironment(running, clock, simulator, catcher, "" if fresh else f"-{secrets.token_hex(3)}")
