@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic_core import from_json, to_json
 
 from infra.postgres.connections import DatabaseUnavailable, connect
-from infra.postgres.migrate import migrate
+from infra.postgres.migrate import AnotherVersion, migrate
 from infra.postgres.roles import admit, program_login
 from infra.servers.embedded_nats import embedded_nats
 from infra.servers.embedded_postgres import embedded_postgres
@@ -65,7 +65,10 @@ def _embedded(directory: Path) -> Iterator[tuple[str, str]]:
     """
     with embedded_postgres(directory / "postgres") as owner_url:
         database_url = program_login(owner_url)
-        migrate(owner_url)
+        try:
+            migrate(owner_url)
+        except AnotherVersion:
+            raise AnotherVersion(f"The database in {directory}") from None
         admit(owner_url, database_url)
         yield owner_url, database_url
 

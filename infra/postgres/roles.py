@@ -21,7 +21,7 @@ from infra.postgres.connections import (
     named,
     whereabouts,
 )
-from infra.postgres.migrate import MIGRATION_LOCK, scripts
+from infra.postgres.migrate import MIGRATION_LOCK, AnotherVersion, foreign, missing
 
 NEVER_SET = "POSTGRES_ENABLE_DB_FUNCTIONS"
 """A setting of the eventsourcing library under which appends take no lock, and readers lose events."""
@@ -79,11 +79,12 @@ def wary(database_url: str) -> None:
             f"{NEVER_SET} is set: with it appends take no lock, and readers lose events. Unset it, and start again."
         )
     with named(database_url), connect(database_url, WRITER) as conn:
-        known = {row["name"] for row in conn.execute("SELECT name FROM public.trunkline_migrations")}
-        if missing := scripts().keys() - known:
+        where = f"TRUNKLINE_DATABASE_URL ({whereabouts(database_url)})"
+        if foreign(conn):
+            raise AnotherVersion(where)
+        if lacking := missing(conn):
             raise DatabaseUnavailable(
-                f"TRUNKLINE_DATABASE_URL ({whereabouts(database_url)}) lacks {', '.join(sorted(missing))}; set "
-                "TRUNKLINE_OWNER_URL, and run trunkline migrate."
+                f"{where} lacks {', '.join(lacking)}; set TRUNKLINE_OWNER_URL, and run trunkline migrate."
             )
         found = conn.execute(_TOO_MUCH).fetchone()
     if found:

@@ -1,25 +1,27 @@
--- What is seen: the tables of projections/*.py, and how far each projection and the relay have come.
+-- Read models: the tables of projections/*.py, with an index for each question, and the saved positions.
 
 CREATE SCHEMA read;
-COMMENT ON SCHEMA read IS 'Read models: folded from the log, and made anew from it at any time.';
+COMMENT ON SCHEMA read IS 'Read models: folded from the log, and rebuilt from it at any time.';
 
 CREATE TABLE read.positions (
   name     text   PRIMARY KEY,
   position bigint NOT NULL
 );
-COMMENT ON TABLE read.positions IS 'The last position of the log that a projection, or the relay, has dealt with.';
+COMMENT ON TABLE read.positions IS 'The last position of the log that a projection, or the relay, has handled.';
 
 CREATE TABLE read.entitlements (
-  package_id  text   NOT NULL,
-  service     text   NOT NULL,
-  account_id  text   NOT NULL,
-  flat        bool   NOT NULL,
-  total       bigint NOT NULL,
-  allocated   bigint NOT NULL,
-  valid_until date   NOT NULL,
+  package_id     text   NOT NULL,
+  service        text   NOT NULL,
+  account_id     text   NOT NULL,
+  flat           bool   NOT NULL,
+  total          bigint NOT NULL,
+  allocated      bigint NOT NULL,
+  valid_until    date   NOT NULL,
+  over_allocated bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (package_id, service)
 );
 CREATE INDEX ON read.entitlements (account_id);
+CREATE INDEX ON read.entitlements (account_id, package_id, service) WHERE over_allocated > 0;
 
 CREATE TABLE read.allocations (
   package_id text   NOT NULL,
@@ -32,7 +34,7 @@ CREATE TABLE read.allocations (
   drawn      bigint NOT NULL,
   PRIMARY KEY (package_id, pbx_id, service)
 );
-CREATE INDEX ON read.allocations (account_id);
+CREATE INDEX ON read.allocations (account_id, pbx_id, service, package_id);
 
 CREATE TABLE read.orders (
   order_id       text        PRIMARY KEY,
@@ -58,8 +60,12 @@ CREATE TABLE read.orders (
   paid_at        timestamptz,
   fulfilled_at   timestamptz
 );
-COMMENT ON COLUMN read.orders.attention IS 'Why a person has to look at this order; null where nobody has to.';
-CREATE INDEX ON read.orders (account_id, requested_at);
+COMMENT ON COLUMN read.orders.attention IS 'Why a person has to look at this order; null if nobody has to.';
+CREATE INDEX ON read.orders (account_id, requested_at, order_id);
+CREATE INDEX ON read.orders (state, requested_at, order_id);
+CREATE INDEX ON read.orders (method, requested_at, order_id);
+CREATE INDEX ON read.orders (requested_at, order_id);
+CREATE INDEX ON read.orders (currency, total_minor);
 CREATE INDEX ON read.orders (state, expires_at);
 CREATE INDEX ON read.orders (pi_number) WHERE pi_number IS NOT NULL;
 
@@ -78,7 +84,9 @@ CREATE TABLE read.billing_documents (
   issued_at   timestamptz NOT NULL,
   sha256      text        NOT NULL
 );
-CREATE INDEX ON read.billing_documents (account_id, issued_at);
+CREATE INDEX ON read.billing_documents (account_id, issued_at, document_id);
+CREATE INDEX ON read.billing_documents (issued_at);
+CREATE INDEX ON read.billing_documents (number);
 CREATE INDEX ON read.billing_documents (order_id);
 
 CREATE TABLE read.payments (
@@ -95,6 +103,7 @@ CREATE TABLE read.payments (
   PRIMARY KEY (order_id, capture_id)
 );
 CREATE INDEX ON read.payments (account_id, captured_at);
+CREATE INDEX ON read.payments (captured_at, order_id, capture_id) WHERE set_aside IS NOT NULL;
 
 CREATE TABLE read.receivables (
   order_id     text        PRIMARY KEY,
@@ -106,7 +115,8 @@ CREATE TABLE read.receivables (
   owed_since   timestamptz,
   expires_at   timestamptz NOT NULL
 );
-CREATE INDEX ON read.receivables (account_id) WHERE owed;
+CREATE INDEX ON read.receivables (account_id, owed_since, order_id) WHERE owed AND owed_since IS NOT NULL;
+CREATE INDEX ON read.receivables (owed_since, order_id) WHERE owed AND owed_since IS NOT NULL;
 
 CREATE TABLE read.invoice_links (
   link_id     text        PRIMARY KEY,
@@ -120,7 +130,7 @@ CREATE TABLE read.invoice_links (
   emailed_at  timestamptz,
   consumed_at timestamptz
 );
-CREATE INDEX ON read.invoice_links (account_id);
+CREATE INDEX ON read.invoice_links (account_id, issued_at, link_id);
 
 CREATE TABLE read.invoice_link_attempts (
   link_id    text        NOT NULL,
@@ -130,7 +140,7 @@ CREATE TABLE read.invoice_link_attempts (
   at         timestamptz NOT NULL,
   PRIMARY KEY (link_id, position)
 );
-CREATE INDEX ON read.invoice_link_attempts (account_id);
+CREATE INDEX ON read.invoice_link_attempts (account_id, position, link_id);
 
 CREATE TABLE read.timeline (
   position       bigint      PRIMARY KEY,
