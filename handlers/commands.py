@@ -1,11 +1,11 @@
-"""The table of commands: what may be asked, by whom, and which handler does it. `handlers.dispatch` runs it."""
+"""The table of commands: each with its handler and the roles that may send it. `handlers.dispatch` runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from domain.account import (
     ACCOUNT,
@@ -48,11 +48,13 @@ from handlers.use_cases.offline_payment import confirm_offline_payment
 from handlers.use_cases.payment import complete_checkout, reconcile_capture, refund_order
 from handlers.use_cases.purchase import bill_to, check_out, checkout_of, expire_order, order_expansion
 
-Handler = Callable[[Any, RequestContext], Any]
+M = TypeVar("M", bound=Message)
+A = TypeVar("A")
+Handler = Callable[[M, RequestContext], A]
 
 
-def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str]) -> Handler:
-    """The handler of domain commands that need nothing but their aggregate."""
+def decided(decider: Decider[Any, Any, Any], aggregate_id: Callable[[Any], str]) -> Handler[Any, None]:
+    """Return a handler of domain commands that need nothing but their aggregate."""
 
     def handle_one(command: Command, context: RequestContext) -> None:
         work = context.work(use_cache=True)
@@ -70,23 +72,23 @@ NO_OUTSIDE_EFFECTS = (
     *(account, order, pool, prices),
     *(activate_package, fulfil_order, reverse_refunded_grant, invoice_fulfilled_order, issue_credit_note_for_refund),
 )
-"""What these do shows nowhere but in their commit, and that asks the inbox by itself: so it is not asked before."""
+"""Handlers whose only effect is their commit. It checks the inbox, so these need no check before."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A handler, and the roles that may ask for it."""
+class Entry(Generic[M, A]):
+    """A handler, and the roles that may use it."""
 
-    handler: Handler
+    handler: Handler[M, A]
     roles: frozenset[Role]
-    replay_answer: Handler | None = None
-    """Gives the answer to a message that was dealt with before, where it is more than events."""
+    replay_answer: Handler[M, A] | None = None
+    """Returns the answer to a message that was handled before, if it is more than its events."""
 
     retry_lock: RLock = field(default_factory=RLock)
-    """Where requests of this kind that lost to another wait for each other, or a hundred at once would never end."""
+    """Serialises the retries of one kind of request: a hundred at once would keep conflicting with each other."""
 
 
-COMMANDS: Mapping[type[Message], Entry] = {
+COMMANDS: Mapping[type[Message], Entry[Any, Any]] = {
     # what is sold, and to whom
     PublishPriceList: Entry(prices, SELLERS),
     OpenAccount: Entry(account, SELLERS),

@@ -1,4 +1,4 @@
-"""One request on its way through the handlers: who asks, and what came of it."""
+"""The context of one request: who sends it, why, and what came of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infra.recorded import Cause, Recorded
 
 
 class Role(StrEnum):
-    """What somebody is to us."""
+    """What an actor is to us."""
 
     PARTNER = "partner"
     DISTRIBUTOR = "distributor"
@@ -36,7 +36,7 @@ US = frozenset({Role.SYSTEM})
 
 @dataclass(frozen=True)
 class Actor:
-    """Who asks. A partner asks for one account, its own."""
+    """Who sends a request. A partner acts for one account, its own."""
 
     role: Role
     name: str
@@ -54,16 +54,16 @@ retry_on_conflict = tenacity.Retrying(
     stop=tenacity.stop_after_attempt(30),
     reraise=True,
 )
-"""Calls a function, and calls it again on a `VersionConflict`, so that it loads and decides again."""
+"""Call a function, and again on a `VersionConflict`, so that it loads and decides again."""
 
 
 class NotPermitted(Refusal):
-    """The actor's role does not permit this."""
+    """The role of the actor does not permit this."""
 
 
 @dataclass
 class RequestContext:
-    """One request on its way: who asks, why, when; and what came of it."""
+    """One request: who sends it, why and when, and the events that it recorded."""
 
     dependencies: Dependencies
     actor: Actor
@@ -75,15 +75,15 @@ class RequestContext:
 
     @property
     def now(self) -> datetime:
-        """This moment, by the clock that was handed in."""
+        """The present time, by the injected clock."""
         return self.dependencies.clock.now()
 
     def work(self, *, use_cache: bool = False) -> UnitOfWork:
-        """A new unit of work on the log; see `UnitOfWork` for ``use_cache``."""
+        """Return a new unit of work on the log; see `UnitOfWork` for ``use_cache``."""
         return UnitOfWork(self.dependencies.log, use_cache=use_cache)
 
     def commit(self, work: UnitOfWork, account_id: str | None) -> Sequence[Recorded]:
-        """Append what a unit of work decided, on the record of whoever asked. A request is one commit."""
+        """Append the decisions of a unit of work, with the actor as their cause. A request is one commit."""
         cause = Cause(str(self.actor), self.correlation_id, self.causation_id)
         recorded = work.commit(account_id=account_id, cause=cause, at=self.now, received=self.received)
         self.recorded.extend(recorded)

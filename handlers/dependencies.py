@@ -1,4 +1,4 @@
-"""What a handler works with: everything it leans on is handed in, so a whole purchase also runs in memory."""
+"""What handlers depend on. All of it is injected, so that a whole purchase also runs in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra.payments.provider import PaymentProvider
 
 @dataclass(frozen=True)
 class Dependencies:
-    """The world around the handlers: log, clock, provider, mail, and the terms of the seller."""
+    """Log, clock, payment provider, mail server, and the terms of the seller."""
 
     log: Log
     clock: Clock

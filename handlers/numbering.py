@@ -1,9 +1,9 @@
-"""Documents that are made at the same time, and numbered one after another.
+"""Gapless numbers for documents that are rendered concurrently.
 
-A number is printed on its document, so it is given before the document is made, and counts only in the commit of both.
-To make each document after the commit of the one before would make them one at a time. So the next number is given as
-the documents that are being made will leave the series, and each is committed after the one before it. Where that one
-fails, those behind it conflict, and are numbered anew: no gap, and no number twice.
+A number is printed on its document, so it is assigned before rendering, but becomes valid only in the commit of both.
+Rendering each document after the commit of the one before would render them one at a time. Instead, numbers are
+reserved as if the documents in progress were committed already, and each is committed after the one before it. If that
+one fails, the later ones conflict and get new numbers: no gap, and no number twice.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from infra.event_log.unit_of_work import UnitOfWork
 
 @dataclass(eq=False)
 class NumberReservation:
-    """A number, and the moment at which it was given: a later number is never of an earlier moment.
+    """A number, and the time of its assignment: a later number never has an earlier time.
 
-    Who has it makes the document, waits, commits, and ends the context that gave it.
+    Its holder renders the document, calls `wait`, commits, and leaves the context that `NumberSequencer` gave.
     """
 
     number: str
     at: datetime
     series: CachedState
-    """As the commit of this document will leave it."""
+    """The series as the commit of this document will leave it."""
 
     before: NumberReservation | None
     ended: threading.Event = field(default_factory=threading.Event)
@@ -41,7 +41,7 @@ class NumberReservation:
         """Wait until the document with the number before this one is in the log.
 
         Raises:
-            VersionConflict: it has failed, so this is not the next number.
+            VersionConflict: that document failed, so this is not the next number.
         """
         if self.before is None:
             return
@@ -51,15 +51,15 @@ class NumberReservation:
 
 
 class NumberSequencer:
-    """The series that documents of this process are being numbered in."""
+    """The number series of all documents in progress in this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last: dict[str, NumberReservation] = {}
 
     @contextmanager
-    def turn(self, work: UnitOfWork, clock: Clock, seller: str, document_id: str) -> Iterator[NumberReservation]:
-        """The next number of a seller, decided in a unit of work; that is to be committed before the context ends."""
+    def reserve(self, work: UnitOfWork, clock: Clock, seller: str, document_id: str) -> Iterator[NumberReservation]:
+        """Reserve the next number of a seller, decided in a unit of work that is committed before the context ends."""
         with self._lock:
             at = clock.now()
             series = series_id(seller, at.year)
@@ -68,15 +68,19 @@ class NumberSequencer:
                 work.begin_at(INVOICE_SERIES, series, before.series)
             assign = AssignInvoiceNumber(at=at, seller=seller, year=at.year, document_id=document_id)
             number = work.do(INVOICE_SERIES, series, assign)[0].number
-            turn = self._last[series] = NumberReservation(number, at, work.standing(INVOICE_SERIES, series), before)
+            reservation = self._last[series] = NumberReservation(
+                number, at, work.standing(INVOICE_SERIES, series), before
+            )
         try:
-            yield turn
-            turn.issued = True
+            yield reservation
+            reservation.issued = True
         finally:
             with self._lock:
-                turn.ended.set()
-                if self._last.get(series) is turn:
+                reservation.ended.set()
+                if self._last.get(series) is reservation:
                     del self._last[series]
-                    if before and not before.ended.is_set():  # this one has failed before its time
+                    if (
+                        before and not before.ended.is_set()
+                    ):  # this one failed while the one before is still in progress
                         self._last[series] = before
-                turn.before = before = None  # or each would hold all that came before it
+                reservation.before = before = None  # or each would keep all earlier ones in memory

@@ -1,8 +1,8 @@
-"""What may be asked of Trunkline where it is not a domain command as it stands.
+"""Requests: what may be asked of Trunkline, apart from domain commands.
 
-A domain command carries everything it is decided by: time, prices, a token's hash. Who asks does not know these; these
-requests hold what they do know, and a handler adds the rest. Domain commands that need no more than the time are asked
-for as they are; see the table in `handlers.commands`.
+A domain command carries everything that its decision needs: time, prices, the hash of a token. Senders do not know
+these: a request holds what they know, and its handler adds the rest. Domain commands that need nothing but the time are
+sent as they are; see the table in `handlers.commands`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from domain.services import ServiceCode
 
 
 class Request(Message):
-    """A wish from outside."""
+    """A request from outside."""
 
 
 class OrderExpansion(Request):
@@ -30,7 +30,7 @@ class OrderExpansion(Request):
 
 
 class BillTo(Request):
-    """Name who gets the invoice: one of the account's receivers, or a new one, who then joins its list."""
+    """Choose who gets the invoice: a receiver of the account, or a new one, who then joins its list."""
 
     order_id: Identifier
     account_id: Identifier
@@ -39,7 +39,7 @@ class BillTo(Request):
 
 
 class CheckOut(Request):
-    """Place the order, and choose how to pay."""
+    """Place the order with a payment method."""
 
     order_id: Identifier
     account_id: Identifier
@@ -48,7 +48,7 @@ class CheckOut(Request):
 
 
 class CompleteCheckout(Request):
-    """The customer is back from the provider, having approved: take the money."""
+    """Capture the payment that the customer approved at the provider."""
 
     order_id: Identifier
     account_id: Identifier
@@ -56,20 +56,20 @@ class CompleteCheckout(Request):
 
 
 class ReconcileCapture(Request):
-    """Somebody says that a capture exists. The provider is asked; nothing else of the hint is believed."""
+    """Ask the provider about a capture, and record it. Nothing but its id is taken from the hint."""
 
     capture_id: Identifier
 
 
 class ConfirmOfflinePayment(Request):
-    """The money of an offline order was collected."""
+    """Confirm that the money of an offline order was collected."""
 
     order_id: Identifier
     amount: Money
 
 
 class RefundOrder(Request):
-    """Give money back; all of what is left where no amount is named. ``services`` are given up with it."""
+    """Refund an amount, by default all that is left. ``services`` are given up with it."""
 
     order_id: Identifier
     refund_id: Identifier
@@ -78,32 +78,32 @@ class RefundOrder(Request):
 
 
 class FulfilPaidOrder(Request):
-    """Grant what was paid for."""
+    """Grant what a paid order bought."""
 
     order_id: Identifier
 
 
 class InvoiceFulfilledOrder(Request):
-    """Issue the invoice, and a link to it."""
+    """Issue the invoice of a fulfilled order, and a link to it."""
 
     order_id: Identifier
 
 
 class MailInvoiceLink(Request):
-    """Mail an invoice's link to its billing contact."""
+    """Mail the link of an invoice to its billing contact."""
 
     invoice_id: Identifier
     link_id: Identifier
 
 
 class TellAccountManager(Request):
-    """Tell whoever collects offline payments that there is one to collect."""
+    """Mail the account manager that an offline payment is to be collected."""
 
     order_id: Identifier
 
 
 class ReverseRefundedGrant(Request):
-    """Take back what a refund gave up."""
+    """Reverse the grant of the services that a refund gave up."""
 
     order_id: Identifier
     refund_id: Identifier
@@ -123,12 +123,12 @@ class MailCreditNote(Request):
 
 
 class RenewInvoiceLink(Request):
-    """Issue a new link to an invoice; the earlier ones are worth nothing from then on."""
+    """Issue a new link to an invoice, and revoke the earlier ones."""
 
     invoice_id: Identifier
 
 
 class UseInvoiceLink(Request):
-    """Somebody presses the button of a link's page."""
+    """Use an invoice link: its button was pressed."""
 
     token: str

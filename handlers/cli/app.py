@@ -280,7 +280,7 @@ def _fields(text: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise MalformedMessage("A command is a JSON object with its fields.")
     if "at" in fields:
-        raise MalformedMessage("The time of a command is when it arrives; leave out its field at.")
+        raise MalformedMessage("The time of a command is the time of its arrival; leave out the field at.")
     return fields
 
 

@@ -178,7 +178,7 @@ def _signed(made: Checkpoint) -> str:
 
 def _signer(given: Settings, data: Path | None) -> Signer:
     if data is not None and not given.database_url and not (data / "postgres").is_dir():
-        raise WrongSetting(f"There are no data of Trunkline in {data}; make some: trunkline demo --keep {data}.")
+        raise WrongSetting(f"There is no data of Trunkline in {data}; trunkline demo --keep {data} creates some.")
     signer = signer_of(given, data)
     if signer is None:
         raise WrongSetting(

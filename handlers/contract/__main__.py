@@ -1,6 +1,6 @@
-"""``python -m handlers.contract``: write the contract to docs/asyncapi.yaml; only say so, where it breaks somebody.
+"""``python -m handlers.contract``: write the contract to docs/asyncapi.yaml, unless that would be a breaking change.
 
-``--check FILE`` compares with an older one, and writes nothing; ``--breaking`` writes all the same: for a new version.
+``--check FILE`` compares with an older one and writes nothing; ``--breaking`` writes it anyway, for a new version.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "asyncapi.yaml"
 
 
 def write(
-    check: Annotated[Path | None, typer.Option(help="Compare with this one, and write nothing.")] = None,
-    breaking: Annotated[bool, typer.Option(help="Write it, although it breaks somebody.")] = False,
+    check: Annotated[Path | None, typer.Option(help="Compare with this file, and write nothing.")] = None,
+    breaking: Annotated[bool, typer.Option(help="Write it despite breaking changes.")] = False,
 ) -> None:
-    """Write the contract."""
+    """Write the contract to docs/asyncapi.yaml."""
     older = check or COMMITTED
     contract = document()
     changes = breaking_changes(yaml.safe_load(older.read_text(encoding="utf-8")), contract) if older.exists() else []
     for change in changes:
         sys.stderr.write(f"breaking: {change}\n")
     if changes and not breaking:
-        sys.stderr.write("Whoever builds on the contract would break; add beside it, or make a v2 of what changes.\n")
+        sys.stderr.write(
+            "These changes break services that use the contract; add fields or messages instead, or make a v2.\n"
+        )
         raise typer.Exit(1)
     if check is None:
         COMMITTED.write_text(as_yaml(contract), encoding="utf-8")

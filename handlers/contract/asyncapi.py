@@ -1,4 +1,4 @@
-"""The contract as AsyncAPI 3.0: every channel with its messages and their schemas, made of the models themselves."""
+"""The contract as AsyncAPI 3.0: every channel with its messages and their schemas, generated from the models."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from infra.broker.signatures import SENDER_HEADER, SIGNATURE_HEADER
 VERSION: Final = "1.0.0"
 SCHEMAS: Final = "#/components/schemas/"
 ABOUT: Final = f"""\
-Events go out on the JetStream stream {EVENT_STREAM}, in the order of the log, which for each account is the order in
-which things happened; `partitionkey` is the account. They are delivered at least once: whoever acts on one keeps its
-`id`. Fields and words of lists may be added: pass over what you do not know. Nothing personal is in them.
+Events are published on the JetStream stream {EVENT_STREAM} in the order of the log, which for each account is the order
+in which they happened; `partitionkey` is the account. Delivery is at least once: deduplicate by `id`. Fields and
+enumeration values may be added: ignore those that you do not know. Events hold no personal data.
 
-Commands come in on {COMMANDS}, signed, and are done once for each `id` of a sender. The outcome goes to the subject
-that the header `Trunkline-Reply` names. See docs/messages.md.
+Commands are received on {COMMANDS}, signed, and handled once for each `id` of a sender. The outcome is published to the
+subject that the header `Trunkline-Reply` names. See docs/messages.md.
 """
 
 Json = dict[str, Any]
 
 
 def document() -> Json:
-    """The whole contract."""
+    """Return the whole contract."""
     channels: Json = {}
     operations: Json = {}
     messages: Json = {}
@@ -44,23 +44,23 @@ def document() -> Json:
         name = kind.__name__
         channels[name] = _channel(address, name, _first_line(kind))
         messages[name] = _message(name, _first_line(kind), "CommandHeaders", _command_schema(name, address))
-        operations[f"obey{name}"] = {"action": "receive", **_on(name), "reply": _reply("answers")}
+        operations[f"handle{name}"] = {"action": "receive", **_on(name), "reply": _reply("answers")}
     channels["answers"] = {
         "address": None,
-        "description": "Where the header Trunkline-Reply says.",
+        "description": "The subject that the header Trunkline-Reply names.",
         "messages": {"answer": {"$ref": "#/components/messages/Answer"}},
     }
     messages["Answer"] = _message("Answer", "The outcome of a command.", None, {"$ref": f"{SCHEMAS}AnswerEvent"})
-    channels["history"] = _channel(HISTORY_SUBJECT, "HistoryRequest", "Past events are asked for here.")
+    channels["history"] = _channel(HISTORY_SUBJECT, "HistoryRequest", "Requests for past events.")
     channels["pastEvents"] = {
         "address": None,
-        "description": "Where the request wants its answer: the messages of events, and one that ends the page.",
+        "description": "The reply subject of the request: the messages of events, and one that ends the page.",
         "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in [e.__name__ for e in EVENTS]},
     }
     messages["HistoryRequest"] = _message(
         "HistoryRequest", _first_line(HistoryRequest), "SenderHeaders", {"$ref": f"{SCHEMAS}HistoryRequest"}
     )
-    operations["tellHistory"] = {
+    operations["answerHistory"] = {
         "action": "receive",
         "channel": {"$ref": "#/channels/history"},
         "messages": [{"$ref": "#/channels/history/messages/HistoryRequest"}],
@@ -94,10 +94,10 @@ def _reply(channel: str) -> Json:
 
 
 def _message(name: str, summary: str, headers: str | None, payload: Json) -> Json:
-    said: Json = {"name": name, "title": name, "summary": summary, "contentType": CONTENT_TYPE}
+    described: Json = {"name": name, "title": name, "summary": summary, "contentType": CONTENT_TYPE}
     if headers:
-        said["headers"] = {"$ref": f"{SCHEMAS}{headers}"}
-    return {**said, "payload": payload}
+        described["headers"] = {"$ref": f"{SCHEMAS}{headers}"}
+    return {**described, "payload": payload}
 
 
 def _event_schema(name: str, address: str) -> Json:
@@ -117,11 +117,11 @@ def _enveloped(envelope: str, address: str, data: str) -> Json:
 def _schemas() -> Json:
     out: list[type[BaseModel]] = [CloudEvent, AnswerEvent, *dict.fromkeys(each.data for each in EVENTS.values())]
     into: list[type[BaseModel]] = [CommandEvent, HistoryRequest, *offered().values()]
-    _, told = models_json_schema([(model, "serialization") for model in out], ref_template=f"{SCHEMAS}{{model}}")
-    _, heard = models_json_schema([(model, "validation") for model in into], ref_template=f"{SCHEMAS}{{model}}")
-    schemas: Json = {**told["$defs"], **heard["$defs"], **_HEADERS}
+    _, sent = models_json_schema([(model, "serialization") for model in out], ref_template=f"{SCHEMAS}{{model}}")
+    _, received = models_json_schema([(model, "validation") for model in into], ref_template=f"{SCHEMAS}{{model}}")
+    schemas: Json = {**sent["$defs"], **received["$defs"], **_HEADERS}
     for kind in offered().values():
-        if issubclass(kind, Command):  # its time is when it arrives
+        if issubclass(kind, Command):  # its time is the time of its arrival
             schema = schemas[kind.__name__]
             schema["properties"].pop("at")
             schema["required"].remove("at")
@@ -134,7 +134,7 @@ def _first_line(model: type) -> str:
 
 _TEXT: Final = {"type": "string"}
 _SENDER: Final = {
-    SENDER_HEADER: {**_TEXT, "description": "The name that we know the sender by."},
+    SENDER_HEADER: {**_TEXT, "description": "The name of the sender in TRUNKLINE_SENDERS."},
     SIGNATURE_HEADER: {
         **_TEXT,
         "description": "HMAC-SHA256, in hexadecimal, of subject, reply subject and body, with line feeds between.",
@@ -153,7 +153,10 @@ _HEADERS: Final[Json] = {
             "Nats-Msg-Id": {**_TEXT, "description": "The id of the event."},
             "Content-Type": {**_TEXT, "const": CONTENT_TYPE},
             "Trunkline-Position": {**_TEXT, "description": "The position of the event."},
-            "traceparent": {**_TEXT, "description": "The trace of the wish (W3C), where the seller keeps traces."},
+            "traceparent": {
+                **_TEXT,
+                "description": "The trace (W3C Trace Context) of the command, if the seller collects traces.",
+            },
         },
         "required": ["Nats-Msg-Id", "Content-Type", "Trunkline-Position"],
     },

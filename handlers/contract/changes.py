@@ -1,7 +1,7 @@
-"""What breaks whoever builds on the contract, between an older document of it and a newer one.
+"""Breaking changes between two versions of the contract.
 
-Of what we send, nothing that somebody may read can go or become something else. Of what we are sent, nothing that
-somebody may send can become unwelcome, and nothing that nobody sent so far can become necessary.
+In messages that we send, nothing that a reader may use can go or change its type. In messages that we receive, nothing
+that a sender may send can be refused, and nothing new can be required.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 Json = dict[str, Any]
 SHAPE = ("type", "format", "const")
-"""What a value is. Were it something else, a reader of one would not know the other."""
+"""The type of a value. A reader of the one could not read another."""
 LIMITS = {"pattern", "maxLength", "minLength", "maximum", "minimum", "maxItems", "minItems", "exclusiveMinimum"}
 _Seen = frozenset[tuple[str, str]]
 
 
 def breaking_changes(old: Json, new: Json) -> list[str]:
-    """One sentence for each."""
+    """Return one sentence for each breaking change."""
     return list(_changes(old, new))
 
 
@@ -30,7 +30,7 @@ def _changes(old: Json, new: Json) -> Iterator[str]:
         if name not in new["operations"]:
             yield f"the operation {name} is gone"
         elif new["operations"][name]["action"] != operation["action"]:
-            yield f"the operation {name} goes the other way"
+            yield f"the operation {name} changed its direction"
     received = {_message_of(o) for o in old["operations"].values() if o["action"] == "receive"}
     for name, message in old["components"]["messages"].items():
         if name not in new["components"]["messages"]:
@@ -54,7 +54,7 @@ class _Comparison:
         self._we_send = we_send
 
     def schemas(self, where: str, old: Json, new: Json, seen: _Seen = frozenset()) -> Iterator[str]:
-        """Compare what two schemas say of one place."""
+        """Compare the schemas of one field."""
         names = (old.get("$ref", ""), new.get("$ref", ""))
         if names[0] and names in seen:
             return
@@ -87,7 +87,7 @@ class _Comparison:
                 yield f"{where}: the field {name} may be absent now"
         else:
             for name in sorted(needed_now - needed):
-                yield f"{where}: the field {name} has to be there now"
+                yield f"{where}: the field {name} is required now"
 
     def _alternatives(self, where: str, old: Json, new: Json, seen: _Seen) -> Iterator[str]:
         for key in ("anyOf", "oneOf"):
@@ -95,16 +95,16 @@ class _Comparison:
             after = {_kind(self._new, each): each for each in new.get(key, ())}
             lost = after.keys() - before.keys() if self._we_send else before.keys() - after.keys()
             for kind in sorted(lost) if before else ():
-                yield f"{where}: {kind} is {'new' if self._we_send else 'gone'} among what it may be"
+                yield f"{where}: {kind} is {'new' if self._we_send else 'gone'} among its alternatives"
             for kind in sorted(before.keys() & after.keys()):
                 yield from self.schemas(where, before[kind], after[kind], seen)
 
     def _narrower(self, where: str, old: Json, new: Json) -> Iterator[str]:
         words = set(map(str, old.get("enum") or ()))
         for word in sorted(words - set(map(str, new.get("enum") or words))):
-            yield f"{where}: the word {word} is not taken any longer"
+            yield f"{where}: the value {word} is refused now"
         if "enum" in new and "enum" not in old:
-            yield f"{where}: only some words are taken now"
+            yield f"{where}: only some values are accepted now"
         for key in sorted(LIMITS & new.keys()):
             if old.get(key) != new[key] and not _wider(key, old.get(key), new[key]):
                 yield f"{where}: {key} was {old.get(key)} and is {new[key]}"
@@ -117,14 +117,14 @@ def _wider(key: str, old: Any, new: Any) -> bool:  # noqa: ANN401 - JSON
 
 
 def _kind(document: Json, schema: Json) -> str:
-    """What tells one alternative from the others: its name, or what it is."""
+    """Return what distinguishes an alternative: its name, or its type."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     return str(_whole(document, schema).get("type", schema))
 
 
 def _whole(document: Json, schema: Json) -> Json:
-    """A schema with its reference followed, and its parts put together."""
+    """Return a schema with its references resolved and its parts merged."""
     while "$ref" in schema:
         found: Any = document
         for step in str(schema["$ref"]).removeprefix("#/").split("/"):

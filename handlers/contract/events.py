@@ -1,7 +1,7 @@
-"""The messages of events: for each stored event, what of it leaves the house.
+"""The messages of events: for each stored event, the part of it that is published.
 
-These models are a contract, and change by its rules: fields are added, and nothing else (`handlers.contract.changes`
-holds that). They carry no personal data and no text that a person wrote; who may see these asks for them.
+These models are a contract and follow its rule: fields may be added, and nothing else may change
+(`handlers.contract.changes` checks it). They hold no personal data and no text that a person wrote.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ Quantities = Annotated[dict[str, int], Field(description="Units by the code of a
 
 
 def _one_of(values: Any, what: str) -> Any:  # noqa: ANN401 - a field of any enumeration
-    """A word out of a list that may grow: who reads it has to bear with words that are new."""
-    return Field(description=f"{what} New words may come.", examples=[str(value) for value in values])
+    """A value from a list that may grow: readers must accept values that they do not know."""
+    return Field(description=f"{what} New values may be added.", examples=[str(value) for value in values])
 
 
 class Data(BaseModel):
-    """What a message says; unknown fields are to be passed over by whoever reads it."""
+    """The data of a message. Readers must ignore fields that they do not know."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -80,7 +80,7 @@ class MoneyData(Data):
 
 
 class TermData(Data):
-    """The days of a package, by UTC dates: from ``starts_on`` up to, and without, ``ends_on``."""
+    """The term of a package in UTC dates: from ``starts_on`` to before ``ends_on``."""
 
     starts_on: date
     ends_on: date
@@ -100,7 +100,7 @@ class OfferData(Data):
 
 
 class TaxRuleData(Data):
-    """What a customer of a country pays on a tax class; ``rate_bp`` in hundredths of a percent."""
+    """The tax that a customer of a country pays on a tax class; ``rate_bp`` in basis points."""
 
     country: str
     tax_class: str
@@ -110,7 +110,7 @@ class TaxRuleData(Data):
 
 
 class LineData(Data):
-    """One service of an order, with every figure that it was priced by."""
+    """One service of an order, with every figure of its price."""
 
     service: str
     title: str
@@ -128,7 +128,7 @@ class LineData(Data):
 
 
 class TaxTotalData(Data):
-    """The tax of one rate (EN 16931): rounded once, over the sum of its lines."""
+    """The tax of one rate (EN 16931): rounded once, on the sum of its lines."""
 
     category: str
     rate_bp: int
@@ -138,7 +138,7 @@ class TaxTotalData(Data):
 
 
 class QuoteData(Data):
-    """The order summary: what was ordered, and what it costs."""
+    """The order summary: what was ordered, and its price."""
 
     seller: str
     currency: str
@@ -153,7 +153,7 @@ class QuoteData(Data):
 
 
 class DocumentData(Data):
-    """The evidence: what its bytes hash to. The bytes themselves are asked for."""
+    """The evidence of a document: the hash of its bytes, which are not published."""
 
     sha256: str
     media_type: str
@@ -173,14 +173,14 @@ class AccountOpenedData(Data):
 
 
 class BillingReceiverData(Data):
-    """A billing receiver of an account, by its id: whoever may know its details asks for them."""
+    """A billing receiver of an account, by its id; its details are not published."""
 
     account_id: str
     receiver_id: str
 
 
 class PriceListPublishedData(Data):
-    """From ``valid_from`` on, these are the prices, until a later version takes over."""
+    """New prices, valid from ``valid_from`` until a later version replaces them."""
 
     seller: str
     currency: str
@@ -194,7 +194,7 @@ class PriceListPublishedData(Data):
 
 
 class PackageActivatedData(Data):
-    """A hosting package began, with its first capacity."""
+    """A hosting package was activated with its first capacity."""
 
     package_id: str
     account_id: str
@@ -212,7 +212,7 @@ class CapacityExpandedData(Data):
 
 
 class ServiceSubscribedData(Data):
-    """A paid order switched a flat service on."""
+    """A paid order activated a flat service."""
 
     package_id: str
     order_id: str
@@ -220,7 +220,7 @@ class ServiceSubscribedData(Data):
 
 
 class GrantReversedData(Data):
-    """What an order had given was taken back, after its refund."""
+    """The grant of an order was reversed after its refund."""
 
     package_id: str
     order_id: str
@@ -229,7 +229,7 @@ class GrantReversedData(Data):
 
 
 class CapacityGrantedData(Data):
-    """The pool grew: by the package's activation, or by an order (``grant_id`` is the one's or the other's id)."""
+    """The pool grew by the activation of the package or by an order; ``grant_id`` is its id."""
 
     package_id: str
     account_id: str
@@ -238,7 +238,7 @@ class CapacityGrantedData(Data):
 
 
 class CapacityWithdrawnData(Data):
-    """The pool shrank by a refund. What PBXs hold stays with them, so the pool may be over-allocated now."""
+    """The pool shrank by a refund. PBXs keep what they hold, so the pool may be over-allocated."""
 
     package_id: str
     withdrawal_id: str
@@ -246,7 +246,7 @@ class CapacityWithdrawnData(Data):
 
 
 class PbxCreatedData(Data):
-    """A PBX was created with extensions out of the share of its plan."""
+    """A PBX was created with extensions from the share of its plan."""
 
     package_id: str
     pbx_id: str
@@ -255,7 +255,7 @@ class PbxCreatedData(Data):
 
 
 class CapacityAllocatedData(Data):
-    """A PBX was given more of a service; ``drawn`` of it came out of the pool, the rest is free with every PBX."""
+    """A PBX got more of a service; ``drawn`` of it came from the pool, the rest is free with every PBX."""
 
     package_id: str
     pbx_id: str
@@ -267,7 +267,7 @@ class CapacityAllocatedData(Data):
 
 
 class CapacityReleasedData(Data):
-    """A PBX gave units of a service back to the pool."""
+    """A PBX returned units of a service to the pool."""
 
     package_id: str
     pbx_id: str
@@ -278,7 +278,7 @@ class CapacityReleasedData(Data):
 
 
 class PbxUpgradedData(Data):
-    """A PBX went from Enterprise to Ultimate; its extensions moved from the one share to the other."""
+    """A PBX was upgraded from Enterprise to Ultimate; its extensions moved to that share."""
 
     package_id: str
     pbx_id: str
@@ -286,7 +286,7 @@ class PbxUpgradedData(Data):
 
 
 class PbxRemovedData(Data):
-    """A PBX is gone; what it had drawn is in the pool again."""
+    """A PBX was removed; what it had drawn returned to the pool."""
 
     package_id: str
     pbx_id: str
@@ -298,7 +298,7 @@ class PbxRemovedData(Data):
 
 
 class ExpansionRequestedData(Data):
-    """A customer wants more capacity or new services for a package, at the price that was shown."""
+    """A customer requested more capacity or new services for a package, at the quoted price."""
 
     order_id: str
     account_id: str
@@ -309,23 +309,23 @@ class ExpansionRequestedData(Data):
 
 
 class BillingContactChosenData(Data):
-    """It is known who will get the invoice."""
+    """The receiver of the invoice was chosen."""
 
     order_id: str
     receiver_id: str
 
 
 class OrderPlacedData(Data):
-    """The customer ordered, and chose how to pay."""
+    """The customer placed the order with a payment method."""
 
     order_id: str
     method: str = _one_of(Method, "How it is to be paid.")
-    pi_number: str | None = Field(None, description="The number of the proforma invoice, where it has one.")
+    pi_number: str | None = Field(None, description="The number of the proforma invoice, if there is one.")
     placed_at: AwareDatetime
 
 
 class PaymentCapturedData(Data):
-    """The customer's money for this order is ours."""
+    """The payment of the order was captured."""
 
     order_id: str
     method: str = _one_of(Method, "How it was paid.")
@@ -335,7 +335,7 @@ class PaymentCapturedData(Data):
 
 
 class PaymentDeclinedData(Data):
-    """The provider said no. The customer may try again."""
+    """The provider declined the payment. The customer may try again."""
 
     order_id: str
     method: str = _one_of(Method, "How it was to be paid.")
@@ -344,39 +344,39 @@ class PaymentDeclinedData(Data):
 
 
 class PaymentSetAsideData(Data):
-    """Money arrived that fulfils nothing by itself; a person decides what becomes of it."""
+    """Money arrived that pays no order; a person decides what happens to it."""
 
     order_id: str
     method: str = _one_of(Method, "How it was paid.")
     capture_id: str
     amount: MoneyData
-    reason: str = _one_of(AsideReason, "Why it fulfils nothing.")
+    reason: str = _one_of(AsideReason, "Why it pays no order.")
     captured_at: AwareDatetime
 
 
 class OrderFulfilledData(Data):
-    """The package has what was paid for."""
+    """What was paid for was granted to the package."""
 
     order_id: str
     fulfilled_at: AwareDatetime
 
 
 class OrderCancelledData(Data):
-    """The order was given up before it was paid."""
+    """The order was cancelled before it was paid."""
 
     order_id: str
     cancelled_at: AwareDatetime
 
 
 class OrderExpiredData(Data):
-    """Nobody paid in time."""
+    """The order was not paid in time."""
 
     order_id: str
     expired_at: AwareDatetime
 
 
 class PaymentRefundedData(Data):
-    """Money of this order went back to the customer; ``services`` are those whose grant is to be reversed."""
+    """Money was refunded to the customer; the grants of ``services`` are to be reversed."""
 
     order_id: str
     refund_id: str
@@ -387,7 +387,7 @@ class PaymentRefundedData(Data):
 
 
 class PaymentReferenceClaimedData(Data):
-    """A payment's own number belongs to this order from now on."""
+    """The reference of a payment was claimed by this order: it pays no other."""
 
     reference: str
     order_id: str
@@ -397,7 +397,7 @@ class PaymentReferenceClaimedData(Data):
 
 
 class InvoiceNumberAssignedData(Data):
-    """The next number of the series belongs to this document."""
+    """The next number of a series was assigned to this document."""
 
     seller: str
     year: int
@@ -407,7 +407,7 @@ class InvoiceNumberAssignedData(Data):
 
 
 class InvoiceIssuedData(Data):
-    """An order was invoiced; the amounts are those of the invoice. Whom it names is not told here."""
+    """An order was invoiced; the amounts are those of the invoice. The buyer is not published."""
 
     invoice_id: str
     number: str
@@ -417,14 +417,14 @@ class InvoiceIssuedData(Data):
     quote: QuoteData
     method: str = _one_of(Method, "How it was paid.")
     capture_id: str
-    pi_number: str | None = Field(None, description="The number of the proforma invoice, where it has one.")
+    pi_number: str | None = Field(None, description="The number of the proforma invoice, if there is one.")
     paid_at: AwareDatetime
     issued_at: AwareDatetime
     document: DocumentData
 
 
 class InvoiceEmailedData(Data):
-    """A mail server took the mail with the link."""
+    """A mail server accepted the mail with the link."""
 
     invoice_id: str
     link_id: str
@@ -432,7 +432,7 @@ class InvoiceEmailedData(Data):
 
 
 class CreditNoteIssuedData(Data):
-    """Part, or the whole, of an invoice was given back; the amounts are what went back, so they are positive."""
+    """An invoice was credited, in part or in full; the amounts are what was refunded, so they are positive."""
 
     credit_note_id: str
     number: str
@@ -450,7 +450,7 @@ class CreditNoteIssuedData(Data):
 
 
 class DocumentDeletedData(Data):
-    """The document of an invoice, or a credit note, had to be kept no longer, and its bytes were deleted."""
+    """The bytes of an invoice or credit note were deleted after their retention period."""
 
     invoice_id: str
     sha256: str
@@ -458,7 +458,7 @@ class DocumentDeletedData(Data):
 
 
 class LinkIssuedData(Data):
-    """A link to an invoice exists. What opens it is known to the recipient alone."""
+    """A link to an invoice was issued. Only its recipient knows the token that opens it."""
 
     link_id: str
     invoice_id: str
@@ -468,14 +468,14 @@ class LinkIssuedData(Data):
 
 
 class LinkConsumedData(Data):
-    """Somebody with the link was given the invoice."""
+    """The link was used: the invoice was downloaded."""
 
     link_id: str
     consumed_at: AwareDatetime
 
 
 class LinkRefusedData(Data):
-    """Somebody came with the link and was given nothing."""
+    """An attempt to use the link was refused."""
 
     link_id: str
     reason: str = _one_of(RefusalReason, "Why.")
@@ -483,26 +483,26 @@ class LinkRefusedData(Data):
 
 
 class LinkRevokedData(Data):
-    """A newer link took this one's place."""
+    """A newer link replaced this one."""
 
     link_id: str
-    replaced_by: str | None = Field(None, description="The newer link; absent where it was not recorded.")
+    replaced_by: str | None = Field(None, description="The newer link; absent if it was not recorded.")
     revoked_at: AwareDatetime
 
 
-# --- which event leads to which message ----------------------------------------------------------------------------
+# --- the message of each event -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Published:
-    """What leaves the house of a stored event: the model, and how it is made of the event.
+    """The published part of a stored event: its model, and the function that makes it from the event.
 
-    Most models take the event's fields of the same names. Where a stored event changes its shape, what is made of it
-    stays as it was, by a function of its own here.
+    Most models take the fields of the event by name. If a stored event changes, a function of its own keeps its message
+    the same.
     """
 
     data: type[Data]
-    made_of: Callable[[Any], Data]
+    from_event: Callable[[Any], Data]
 
 
 def _fields_of(data: type[Data]) -> Published:
@@ -551,11 +551,11 @@ EVENTS: Mapping[type[Event], Published] = {
 
 
 class Unpublished(Exception):
-    """An event has no message in the contract yet. The relay stops before it, and leaves nothing out."""
+    """An event has no message in the contract. The relay stops before it rather than skip it."""
 
 
 def message_of(recorded: Recorded) -> CloudEvent:
-    """The message of an event.
+    """Return the message of an event.
 
     Raises:
         Unpublished: the contract has none.
@@ -573,12 +573,12 @@ def message_of(recorded: Recorded) -> CloudEvent:
         position=recorded.position,
         correlationid=recorded.cause.correlation_id,
         causationid=recorded.cause.causation_id,
-        data=published.made_of(recorded.event),
+        data=published.from_event(recorded.event),
     )
 
 
 def encoded(recorded: Recorded) -> bytes:
-    """The message of an event, byte for byte as it leaves the house, by whatever way it does.
+    """Return the bytes of the message of an event, the same by every way it is sent.
 
     Raises:
         Unpublished: the contract has none.

@@ -1,4 +1,4 @@
-"""The request for past events, and what ends a page of them."""
+"""The request for past events, and the headers of its answer."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-MOST_AT_ONCE: Final = 1000
+HISTORY_PAGE_MAX: Final = 1000
 END_HEADER: Final = "Trunkline-History"
-"""In the message that ends a page: ``more``, ``end``, ``refused``, or ``failed``: ask again."""
+"""In the message that ends a page: ``more``, ``end``, ``refused``, or ``failed`` (ask again)."""
 NEXT_HEADER: Final = "Trunkline-Position"
-"""There: the position to ask on from. In the messages of events: that of the event."""
+"""In the last message of a page, the position to continue after; in the message of an event, its position."""
 
 
 class HistoryRequest(BaseModel):
-    """Ask for the events behind a position, in their order, as they went over the stream."""
+    """Request the events after a position, in order, as they were published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    after: Annotated[int, Field(ge=0)] = Field(description="The last position that is known already; 0 for none.")
-    limit: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] = Field(
-        MOST_AT_ONCE, description="How many positions to look at; as many events come at most."
+    after: Annotated[int, Field(ge=0)] = Field(description="The last position that the sender has; 0 for none.")
+    limit: Annotated[int, Field(ge=1, le=HISTORY_PAGE_MAX)] = Field(
+        HISTORY_PAGE_MAX, description="The number of positions to read; at most as many events are returned."
     )
-    time: AwareDatetime = Field(description="When it was sent; a request is answered within five minutes of that.")
+    time: AwareDatetime = Field(description="When it was sent; a request is refused after five minutes.")

@@ -1,4 +1,4 @@
-"""The contract as a page. It only tells: nothing on it sends a message, and it needs no script."""
+"""The contract as a page, without scripts: it documents, and sends nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ HEADERS = {
 
 
 def as_yaml(contract: dict[str, Any]) -> str:
-    """The document as it is committed."""
+    """Return the document as it is committed."""
     text: str = yaml.safe_dump(contract, sort_keys=False, allow_unicode=True, width=110)
     return text
 
 
 @cache
 def page() -> str:
-    """The page."""
+    """Return the page."""
     contract = document()
     text = files("handlers.http").joinpath("templates/contract.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
@@ -37,7 +37,7 @@ def page() -> str:
 
 
 def _entries(contract: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each message with the fields of its data."""
+    """Return each message with the fields of its data."""
     entries = []
     for operation in contract["operations"].values():
         name = operation["messages"][0]["$ref"].rpartition("/")[2]
@@ -70,17 +70,17 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def contract_pages() -> APIRouter:
-    """``/asyncapi``, and the document behind it."""
+    """Return ``/asyncapi``, and its document."""
     router = APIRouter()
 
     @router.get("/asyncapi")
     def show_contract() -> Response:
-        """The page."""
+        """Show the page."""
         return HTMLResponse(page(), headers=HEADERS)
 
     @router.get("/asyncapi.yaml")
-    def give_contract() -> Response:
-        """The document."""
+    def download_contract() -> Response:
+        """Download the document."""
         return Response(as_yaml(document()), media_type="application/yaml", headers=HEADERS)
 
     return router

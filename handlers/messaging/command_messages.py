@@ -1,7 +1,7 @@
-"""Commands that come as messages: who sent them, whether they may, what came of them, and the answer.
+"""Commands as messages: authenticate, authorise, handle, answer.
 
-Whatever is wrong with a message, it is answered with a refusal that says why; what cannot be answered is raised, and
-goes to the dead letters. Only what fails for reasons of our own is tried again.
+A message that is wrong in any way is answered with a refusal that says why. If it names no reply subject, the refusal
+is raised, and the message goes to the dead letters. Only failures on our side are retried.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from infra.settings import Sender
 
 COMMAND_BYTES_MAX: Final = 64 * 1024
 ANSWERABLE = re.compile(r"(_INBOX|trunkline\.replies)(\.[A-Za-z0-9_-]+)+")
-"""Where answers go. Were it anywhere, a sender could have us publish events in our name."""
+"""The allowed reply subjects. If any were allowed, a sender could make us publish events in our name."""
 
 
 class CommandTooLarge(Refusal):
-    """The message is larger than a command has to be."""
+    """The message is larger than a command may be."""
 
 
 class MalformedCommand(Refusal):
-    """The message is not what it has to be."""
+    """The message is not valid."""
 
 
 class UnknownCommandType(Refusal):
-    """There is no command of this type and version."""
+    """No command has this type and version."""
 
 
 class ForeignAccount(Refusal):
@@ -55,12 +55,12 @@ class ForeignAccount(Refusal):
 
 
 class Unanswerable(PermanentFailure):
-    """The outcome was a refusal, and the message does not say where to send it."""
+    """A refusal that cannot be answered: the message names no reply subject."""
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """A message as it came. ``stored_at`` is when the broker took it, by the broker's clock."""
+    """A message as received. ``stored_at`` is when the broker stored it, by its clock."""
 
     subject: str
     headers: Mapping[str, str]
@@ -69,34 +69,34 @@ class Incoming:
 
     @property
     def reply(self) -> str:
-        """Where the sender wants the answer; empty where it wants none, or says no place that answers go to."""
+        """The reply subject; empty if the sender wants no answer, or names a subject that is not allowed."""
         wanted = self.headers.get(REPLY_HEADER, "")
         return wanted if ANSWERABLE.fullmatch(wanted) else ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be sent back, and where to; nowhere, where nobody asked."""
+    """The answer to a command, and its subject; an empty subject if the sender wants none."""
 
     subject: str
     body: bytes
     command: str
-    """The name of the command, for figures; ``unknown`` where there is none of that name."""
+    """The name of the command, for metrics; ``unknown`` if there is none of that name."""
     outcome: str
 
 
 def deal_with(incoming: Incoming, dependencies: Dependencies, senders: Sequence[Sender]) -> Answer:
-    """Do what a message asks, once, and say what came of it.
+    """Handle the command of a message, once, and return its answer.
 
     Raises:
-        Unanswerable: it was refused, and nobody can be told.
-        Exception: something that the command needs is away; it is to be delivered again.
+        Unanswerable: it was refused, and names no reply subject.
+        Exception: something that the command needs is unavailable; the message is to be redelivered.
     """
     event: CommandEvent | None = None
     try:
         sender = _sender(incoming, senders)
         event = _event(incoming)
-        accepted = _done(event, dependencies, sender)
+        accepted = _accepted(event, dependencies, sender)
     except Refusal as refusal:
         return _refused(incoming, dependencies, event, refusal)
     return Answer(incoming.reply, _answer(dependencies, event, accepted), _name(event), "accepted")
@@ -104,7 +104,9 @@ def deal_with(incoming: Incoming, dependencies: Dependencies, senders: Sequence[
 
 def _sender(incoming: Incoming, senders: Sequence[Sender]) -> Sender:
     if len(incoming.body) > COMMAND_BYTES_MAX:
-        raise CommandTooLarge(f"The message has {len(incoming.body)} bytes; a command has at most {COMMAND_BYTES_MAX}.")
+        raise CommandTooLarge(
+            f"The message has {len(incoming.body)} bytes; a command may have at most {COMMAND_BYTES_MAX}."
+        )
     reply = incoming.headers.get(REPLY_HEADER, "")
     return authenticate(senders, incoming.headers, subject=incoming.subject, reply=reply, body=incoming.body)
 
@@ -113,14 +115,14 @@ def _event(incoming: Incoming) -> CommandEvent:
     try:
         event = CommandEvent.model_validate_json(incoming.body)
     except ValidationError as error:
-        raise MalformedCommand(f"The message is no CloudEvent of a command: {what_is_wrong(error)}.") from None
+        raise MalformedCommand(f"The message is not a CloudEvent of a command: {what_is_wrong(error)}.") from None
     if event.type != incoming.subject:
-        raise MalformedCommand(f"The message says that it is a {event.type}; send it to that subject.")
+        raise MalformedCommand(f"The type of the message is {event.type}; send it to that subject.")
     check_fresh(event.time, incoming.stored_at)
     return event
 
 
-def _done(event: CommandEvent, dependencies: Dependencies, sender: Sender) -> Accepted:
+def _accepted(event: CommandEvent, dependencies: Dependencies, sender: Sender) -> Accepted:
     message = _message(event, dependencies)
     account_id = getattr(message, "account_id", None)
     if not sender.may_act_for(account_id):
@@ -151,7 +153,7 @@ def _message(event: CommandEvent, dependencies: Dependencies) -> Message:
     fields = event.data
     if issubclass(kind, Command):
         if "at" in fields:
-            raise MalformedCommand("The time of a command is when it arrives; leave out its field at.")
+            raise MalformedCommand("The time of a command is the time of its arrival; leave out the field at.")
         fields = {**fields, "at": dependencies.clock.now()}
     try:
         return kind.model_validate(fields)
@@ -160,12 +162,12 @@ def _message(event: CommandEvent, dependencies: Dependencies) -> Message:
 
 
 class PaymentRefused(Refusal):
-    """The payment provider will not do this."""
+    """The payment provider refused."""
 
 
 def refused_by_provider(error: PaymentProviderError) -> PaymentRefused:
-    """The refusal that a provider's no amounts to."""
-    return PaymentRefused(f"The payment provider will not do this: {str(error).rstrip('.')}.")
+    """Return the refusal for an error of the provider."""
+    return PaymentRefused(f"The payment provider refused: {str(error).rstrip('.')}.")
 
 
 def _refused(incoming: Incoming, dependencies: Dependencies, event: CommandEvent | None, refusal: Refusal) -> Answer:
@@ -197,7 +199,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def account_named(body: bytes) -> str | None:
-    """The account that a message speaks of, for keeping its order; none where it names none, or cannot be read."""
+    """Return the account that a message names, to keep its order; None if it names none or cannot be read."""
     if len(body) > COMMAND_BYTES_MAX:
         return None
     try:

@@ -24,19 +24,19 @@ class Adapters:
 
 
 def provider_of(settings: Settings) -> PayPal:
-    """The payment provider that the settings name."""
+    """Return the payment provider that the settings name."""
     secret = settings.paypal_secret.get_secret_value()
     return PayPal(base_url=settings.paypal_url, client_id=settings.paypal_client_id, client_secret=secret)
 
 
 def mailer_of(settings: Settings) -> SmtpMailer:
-    """The mail server that the settings name."""
+    """Return the mail server that the settings name."""
     password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
     return SmtpMailer(settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password)
 
 
 def dependencies_of(settings: Settings, log: Log, adapters: Adapters, secret: bytes, url: str) -> Dependencies:
-    """What handlers need, with the terms that the settings name."""
+    """Return what handlers depend on, with the terms that the settings name."""
     return Dependencies(
         log=log,
         clock=adapters.clock,

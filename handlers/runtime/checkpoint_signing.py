@@ -1,4 +1,4 @@
-"""Signing where the log has come to: one at a time over all processes, and nothing that an earlier one denies."""
+"""Sign checkpoints of the log: one process at a time, and never against an earlier checkpoint."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ POLL_S = 0.1
 
 
 class CannotSign(Exception):
-    """What the log is now is not what was signed, or does not agree with itself: nobody signs that."""
+    """The log contradicts itself or an earlier checkpoint, so it is not signed."""
 
 
 class Busy(Refusal):
-    """Another process makes a checkpoint at this moment."""
+    """Another process is making a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Signer:
-    """The key that signs, and the file that checkpoints are added to; they are always published too."""
+    """The key that signs, and the file that checkpoints are appended to. They are always published too."""
 
     key: SigningKey
     file: Path | None
@@ -40,16 +40,16 @@ class Signer:
 
 @asynccontextmanager
 async def alone(database_url: str, wait_s: float = 0.0) -> AsyncIterator[Auditor]:
-    """Who reads the log, while nobody else makes checkpoints: so they stand in the order of positions.
+    """Yield a reader of the log while no other process makes checkpoints, so that they are in order of positions.
 
     Raises:
-        Busy: somebody does, and has not ended in time.
+        Busy: another process did not finish within ``wait_s``.
     """
     deadline = time.monotonic() + wait_s
     with auditing(database_url) as auditor:
         while not await asyncio.to_thread(auditor.alone, NAME):
             if time.monotonic() > deadline:
-                raise Busy("Another process makes a checkpoint at this moment; try again.")
+                raise Busy("Another process is making a checkpoint; try again.")
             await asyncio.sleep(POLL_S)
         yield auditor
 
@@ -57,11 +57,11 @@ async def alone(database_url: str, wait_s: float = 0.0) -> AsyncIterator[Auditor
 async def sign(
     signer: Signer, database_url: str, jetstream: JetStreamContext, at: datetime, wait_s: float = 0.0
 ) -> Checkpoint | None:
-    """Sign where the log has come to, if it has moved since the last checkpoint. Gives the last one; none of nothing.
+    """Sign the end of the log, if it has moved since the last checkpoint. Returns the last one; None for an empty log.
 
     Raises:
-        CannotSign: the log does not agree with its head, or with the last checkpoint.
-        Busy: another process does the same, and has not ended in ``wait_s``.
+        CannotSign: the log contradicts its head or the last checkpoint.
+        Busy: another process did not finish within ``wait_s``.
         NoCheckpoint: the file cannot be read or written.
     """
     async with alone(database_url, wait_s) as auditor:
@@ -80,7 +80,7 @@ async def sign(
 async def sign_fully(
     signer: Signer, jetstream: JetStreamContext, at: datetime, head: tuple[int, bytes], trees: Trees
 ) -> Checkpoint:
-    """Sign a position with its trees, by who is `alone` and has verified the log up to there.
+    """Sign a position with its trees. The caller is `alone`, and has verified the log up to there.
 
     Raises:
         NoCheckpoint: the file cannot be read or written.
@@ -92,19 +92,19 @@ async def sign_fully(
 
 
 async def _last(signer: Signer, jetstream: JetStreamContext) -> tuple[Checkpoint | None, Checkpoint | None]:
-    """What was published last, and what stands last in the file."""
+    """Return the last published checkpoint, and the last one in the file."""
     return await last_checkpoint(jetstream), last_in(signer.file) if signer.file else None
 
 
 def _agreed(signer: Signer, auditor: Auditor, signed: list[Checkpoint | None]) -> tuple[int, bytes] | None:
-    """Where the log ends, if that is what its last row says, and what was signed before still stands."""
+    """Return the end of the log, after checking it against its last row and against earlier checkpoints."""
     end = auditor.end()
     if not end.position and not end.last and not any(signed):
         return None
     if end.position != end.last or end.hash is None or end.hash != auditor.hash_at(end.last):
         raise CannotSign(
-            f"log.head says that the log ends at {end.position}, and its rows, which end at {end.last}, do not agree; "
-            "trunkline audit verify says more."
+            f"log.head says that the log ends at {end.position}, but its rows end at {end.last}; run "
+            "trunkline audit verify."
         )
     for checkpoint in signed:
         if checkpoint is None:
@@ -112,14 +112,14 @@ def _agreed(signer: Signer, auditor: Auditor, signed: list[Checkpoint | None]) -
         try:
             checkpoint.check([signer.key.public])
         except WrongKey:
-            continue  # of an older key: who verifies has its public half
+            continue  # signed with an older key: a verifier has its public half
         except ForgedCheckpoint as forged:
-            raise CannotSign(f"What stands last among the checkpoints is forged: {forged}.") from None
+            raise CannotSign(f"The last checkpoint is forged: {forged}.") from None
         found = auditor.hash_at(checkpoint.position)
         if found is None or found.hex() != checkpoint.hash:
             raise CannotSign(
-                f"Position {checkpoint.position} is not what was signed on {checkpoint.time:%Y-%m-%d %H:%M:%S}: the "
-                "log was written anew; trunkline audit verify says more."
+                f"Position {checkpoint.position} differs from what was signed on {checkpoint.time:%Y-%m-%d %H:%M:%S}: "
+                "the log was rewritten; run trunkline audit verify."
             )
     return end.last, end.hash
 
@@ -131,9 +131,9 @@ async def _record(
     published: Checkpoint | None,
     kept: Checkpoint | None,
 ) -> None:
-    """Add a checkpoint to the file, and publish it, wherever it does not stand last.
+    """Append a checkpoint to the file and publish it, unless it is the last one there already.
 
-    A broker that has lost everything gets all that the file has.
+    A broker that lost everything gets all checkpoints of the file.
     """
     if published is None and signer.file and kept:
         for old in checkpoints_in(signer.file):

@@ -1,4 +1,4 @@
-"""A Trunkline, or some of its parts, put together: log, HTTP application, read models, worker."""
+"""The composition of a Trunkline, or of some of its parts: log, HTTP application, read models, worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from projections.maintenance.runner import Runner, running, statuses
 
 @dataclass(frozen=True)
 class Parts:
-    """Which parts of a Trunkline a process has: the relay, what works on events and commands, the pages."""
+    """The parts of a Trunkline that a process runs: the relay, the worker, the HTTP application."""
 
     relays: bool = True
     works: bool = True
@@ -40,7 +40,7 @@ WHOLE = Parts()
 
 @dataclass(frozen=True)
 class Running:
-    """A Trunkline at work, or some of its parts, and the URL of its HTTP application."""
+    """A running Trunkline, or some of its parts, and the URL of its HTTP application."""
 
     dependencies: Dependencies
     url: str
@@ -49,7 +49,7 @@ class Running:
     worker: Worker | None
 
     def health(self) -> dict[str, Any]:
-        """Where the log, each projection and the relay stand, and whether everything in this process works."""
+        """Return the positions of log, projections and relay, and whether everything in this process works."""
         with connect(self.database_url) as conn:
             projections = statuses(conn)
             relayed = max(position_of(conn, RELAY), 0)
@@ -86,9 +86,9 @@ def trunkline(
     signer: Signer | None = None,
     parts: Parts = WHOLE,
 ) -> Iterator[Running]:
-    """Everything, or some parts, at work on given servers, until the context ends.
+    """Run everything, or some parts, on given servers until the context ends.
 
-    A process that does not serve has the pages of its health and its figures alone.
+    A process without the HTTP application serves only its health and metrics.
 
     Raises:
         DatabaseUnavailable, BrokerUnavailable, WrongSetting: names the setting.

@@ -1,4 +1,4 @@
-"""What Trunkline keeps secret, and signs with: from the settings, or made once and kept beside embedded servers."""
+"""Secrets and signing keys: from the settings, or generated once and kept beside embedded servers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SENDERS = "senders.json"
 
 
 def link_secret(settings: Settings, directory: Path | None) -> bytes:
-    """The secret behind invoice links: the setting, or one that is made once and kept in ``directory``.
+    """Return the secret of invoice links: the setting, or one that is generated once and kept in ``directory``.
 
     Raises:
-        WrongSetting: neither is given. Every process must have the same, or links that one issues another cannot mail.
+        WrongSetting: neither is given. All processes must share it, or one cannot mail the links that another issued.
     """
     if settings.link_secret:
         return settings.link_secret.get_secret_value().encode()
@@ -35,10 +35,10 @@ def link_secret(settings: Settings, directory: Path | None) -> bytes:
 
 
 def master_key(settings: Settings, directory: Path | None) -> bytes | None:
-    """What wraps the keys of personal data: the setting, or one that is made once and kept beside an embedded database.
+    """Return the master key: the setting, or one that is generated once beside an embedded database.
 
-    None where there is neither. A database elsewhere may be other processes' too, and outlives our directories: so a
-    key for it is never made by the way.
+    It wraps the keys of personal data. Returns None if there is neither. No key is generated for a database elsewhere:
+    other processes may use it, and it outlives our directories.
     """
     if settings.master_key:
         return decoded_master_key(settings.master_key)
@@ -49,20 +49,20 @@ def master_key(settings: Settings, directory: Path | None) -> bytes | None:
 
 @contextmanager
 def next_master_key(settings: Settings, directory: Path | None) -> Iterator[bytes]:
-    """The new master key, and behind it those before it, while all that they wrap is wrapped anew.
+    """Yield the new master key followed by the earlier ones, while the keys that they wrap are wrapped again.
 
-    The settings have them; a directory gets a new one of its own, and has it alone once the context has ended well.
-    Until then it has both: whatever happens in between, what one of them wraps can be opened.
+    The settings hold all of them. A directory gets a new one, and keeps it alone once the context ends without an
+    error. Until then it holds both, so everything can be unwrapped whatever happens in between.
 
     Raises:
-        WrongSetting: nobody has one.
+        WrongSetting: there is no master key.
     """
     if settings.master_key or settings.database_url or directory is None:
-        yield _needed(master_key(settings, directory))
+        yield _required(master_key(settings, directory))
         return
     file = directory / MASTER_KEY
     keys = _kept(file, MASTER_KEY_BYTES)
-    if len(keys) == MASTER_KEY_BYTES:  # else this was begun before, and is to be brought to its end
+    if len(keys) == MASTER_KEY_BYTES:  # else an earlier call was interrupted, and is continued
         keys = secrets.token_bytes(MASTER_KEY_BYTES) + keys
         _replace(file, keys)
     yield keys
@@ -70,24 +70,24 @@ def next_master_key(settings: Settings, directory: Path | None) -> Iterator[byte
 
 
 def _kept(file: Path, size: int) -> bytes:
-    """The bytes of a file that nobody else may read, made at random where it is not there; by two at once, once."""
+    """Return the bytes of a private file. If it is missing, one concurrent call creates it with random bytes."""
     if not file.exists():
-        made = _made_beside(file, secrets.token_bytes(size))
-        with suppress(FileExistsError):  # whoever is first is whose stays
+        made = _write_beside(file, secrets.token_bytes(size))
+        with suppress(FileExistsError):  # the first one wins
             os.link(made, file)
         made.unlink()
     return file.read_bytes()
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Put other bytes in the place of those of a file that nobody else may read; durable once it returns."""
-    _made_beside(file, content).rename(file)
+    """Replace the bytes of a private file; durable on return."""
+    _write_beside(file, content).rename(file)
     folder = os.open(file.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
 
 
-def _made_beside(file: Path, content: bytes) -> Path:
+def _write_beside(file: Path, content: bytes) -> Path:
     made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
         new.write(content)
@@ -98,22 +98,22 @@ def _made_beside(file: Path, content: bytes) -> Path:
 
 @dataclass(frozen=True)
 class Secrets:
-    """The secret behind invoice links, and the key that wraps the keys of personal data."""
+    """The secret of invoice links, and the key that wraps the keys of personal data."""
 
     link: bytes
     master: bytes
 
 
 def secrets_of(settings: Settings, directory: Path | None) -> Secrets:
-    """The secrets of a whole Trunkline.
+    """Return the secrets that a whole Trunkline needs.
 
     Raises:
         WrongSetting: one of them is missing.
     """
-    return Secrets(link_secret(settings, directory), _needed(master_key(settings, directory)))
+    return Secrets(link_secret(settings, directory), _required(master_key(settings, directory)))
 
 
-def _needed(master: bytes | None) -> bytes:
+def _required(master: bytes | None) -> bytes:
     if master is None:
         raise WrongSetting(
             "TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes, the same for every process on that database; "
@@ -123,9 +123,9 @@ def _needed(master: bytes | None) -> bytes:
 
 
 def signer_of(settings: Settings, directory: Path | None) -> Signer | None:
-    """Who signs checkpoints: with the key of the settings, or one that is made once and kept beside embedded servers.
+    """Return the signer of checkpoints: its key is the setting, or generated once beside embedded servers.
 
-    None where there is neither: each process would sign with a key of its own, and nobody could tell them from others.
+    Returns None if there is neither: with a key for each process, nobody could tell them from forged ones.
 
     Raises:
         WrongSetting: the key cannot be read.
@@ -141,16 +141,16 @@ def signer_of(settings: Settings, directory: Path | None) -> Signer | None:
 
 
 def checkpoint_file(settings: Settings, directory: Path | None) -> Path | None:
-    """The file of signed checkpoints: the setting, or one beside embedded servers."""
+    """Return the file of signed checkpoints: the setting, or one beside embedded servers."""
     if settings.checkpoint_file or directory is None or settings.database_url:
         return settings.checkpoint_file
     return directory / CHECKPOINT_FILE
 
 
 def local_senders(settings: Settings, directory: Path) -> Settings:
-    """The settings, with a sender of this machine where they name none: its secret is made once, in ``directory``.
+    """Return the settings, with a local sender if they name none. Its secret is generated once, in ``directory``.
 
-    Whoever can read that directory, which holds the data too, may send commands.
+    Whoever can read that directory, which also holds the data, may send commands.
     """
     if settings.senders:
         return settings

@@ -1,4 +1,4 @@
-"""Where PostgreSQL and NATS are: what the settings name, or servers of our own with their data in a directory."""
+"""PostgreSQL and NATS: those that the settings name, or embedded servers with their data in a directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNNING = "running.json"
 
 @dataclass(frozen=True)
 class Servers:
-    """Where PostgreSQL and NATS are. The database is migrated, and the address that of the program's login."""
+    """The addresses of PostgreSQL and NATS. The database is migrated, and its address has the login of the program."""
 
     database_url: str
     nats_url: str
@@ -29,9 +29,9 @@ class Servers:
 
 @contextmanager
 def open_servers(settings: Settings, directory: Path) -> Iterator[Servers]:
-    """The servers that the settings name; those they do not name, embedded, with their data in ``directory``.
+    """Yield the servers that the settings name, and embedded ones for the rest, with their data in ``directory``.
 
-    While they run, ``directory`` says where they are, for whoever works on the same data beside us.
+    While they run, a file in ``directory`` holds their addresses, for other processes that use the same data.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -44,12 +44,12 @@ def open_servers(settings: Settings, directory: Path) -> Iterator[Servers]:
         unfinished = running.with_suffix(".unfinished")
         unfinished.touch(mode=0o600)
         unfinished.write_bytes(to_json(servers))
-        unfinished.rename(running)  # whoever reads it finds all of it
+        unfinished.rename(running)  # readers find all of it or nothing
         yield servers
 
 
 def prepared(settings: Settings) -> str:
-    """The database that the settings name; migrated, with its login, where they also name its owner."""
+    """Return the database of the settings. If they name its owner, it is migrated, and the login created."""
     assert settings.database_url is not None
     if settings.owner_url:
         migrate(settings.owner_url)
@@ -59,9 +59,9 @@ def prepared(settings: Settings) -> str:
 
 @contextmanager
 def _embedded(directory: Path) -> Iterator[tuple[str, str]]:
-    """A server of our own, for its owner and for the program.
+    """Yield the addresses of an embedded server, for its owner and for the program.
 
-    It only ever serves us: so it is migrated at each start, and the login is made anew.
+    Nobody else uses it, so each start migrates it and creates a new password for the login.
     """
     with embedded_postgres(directory / "postgres") as owner_url:
         database_url = program_login(owner_url)
@@ -74,7 +74,7 @@ def _embedded(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def _running_in(directory: Path) -> Servers | None:
-    """The servers that somebody runs in ``directory``; none where nobody does any longer."""
+    """Return the servers that a process runs in ``directory``, or None if none does."""
     try:
         servers = Servers(**from_json((directory / RUNNING).read_bytes()))
         connect(servers.database_url).close()
@@ -85,19 +85,19 @@ def _running_in(directory: Path) -> Servers | None:
 
 @contextmanager
 def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
-    """The address of NATS: the settings', or that of the server whose data are in ``directory``.
+    """Yield the address of NATS: from the settings, or of a server with its data in ``directory``.
 
     Raises:
         WrongSetting: neither is given, or both.
-        ServerDidNotStart: it cannot be started.
+        ServerDidNotStart: the server cannot be started.
     """
     if settings.nats_url:
         _require_no_data("TRUNKLINE_NATS_URL", directory, "nats")
         yield settings.nats_url
     elif directory is None:
-        raise WrongSetting("Say where the messages are: set TRUNKLINE_NATS_URL, or give --data DIRECTORY.")
+        raise WrongSetting("No broker is given; set TRUNKLINE_NATS_URL, or give --data DIRECTORY.")
     elif not (directory / "nats").is_dir():
-        raise WrongSetting(f"There are no data of Trunkline in {directory}; trunkline up --data makes some.")
+        raise WrongSetting(f"There is no data of Trunkline in {directory}; trunkline up --data {directory} creates it.")
     elif servers := _running_in(directory):
         yield servers.nats_url
     else:
@@ -107,7 +107,7 @@ def broker_url(settings: Settings, directory: Path | None) -> Iterator[str]:
 
 @contextmanager
 def database(settings: Settings, directory: Path | None) -> Iterator[str]:
-    """The address of the database: the settings', or that of the servers whose data are in ``directory``; migrated.
+    """Yield the address of a migrated database: from the settings, or of a server with its data in ``directory``.
 
     Raises:
         WrongSetting: neither is given, or both.
@@ -125,11 +125,11 @@ def database(settings: Settings, directory: Path | None) -> Iterator[str]:
 
 @contextmanager
 def owner_and_login(settings: Settings, directory: Path | None) -> Iterator[tuple[str, str]]:
-    """The address of the same database for its owner, who may change what no other login may; and for the program.
+    """Yield the addresses of a database for its owner, who may change what no other login may, and for the program.
 
     Raises:
-        WrongSetting: it is not given, or twice; or a Trunkline runs on the data, which would not know of the change.
-        DatabaseUnavailable, ServerDidNotStart: as `database` does.
+        WrongSetting: neither is given, or both; or a running Trunkline uses the data and would miss the change.
+        DatabaseUnavailable, ServerDidNotStart: as for `database`.
     """
     if settings.database_url:
         _require_no_data("TRUNKLINE_DATABASE_URL", directory, "postgres")
@@ -139,17 +139,17 @@ def owner_and_login(settings: Settings, directory: Path | None) -> Iterator[tupl
         return
     data = _with_data(directory)
     if _running_in(data):
-        raise WrongSetting(f"A Trunkline runs on the data in {data}; stop it first.")
+        raise WrongSetting(f"A running Trunkline uses the data in {data}; stop it first.")
     with _embedded(data) as (owner_url, database_url):
         yield owner_url, database_url
 
 
 @contextmanager
 def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[Servers]:
-    """As `database`, and the broker beside it: what takes a checkpoint, which is published.
+    """Yield database and broker, which commands that publish checkpoints need.
 
     Raises:
-        WrongSetting, DatabaseUnavailable, ServerDidNotStart: as `database` does.
+        WrongSetting, DatabaseUnavailable, ServerDidNotStart: as for `database`.
     """
     with ExitStack() as stack:
         if settings.database_url:
@@ -164,20 +164,20 @@ def database_and_broker(settings: Settings, directory: Path | None) -> Iterator[
 
 
 def _require_no_data(setting: str, directory: Path | None, server: str) -> None:
-    """See that a directory, which may hold keys beside servers that the settings name, holds no data of its own."""
+    """Check that a directory holds no data of its own. It may hold keys for servers that the settings name."""
     if directory is not None and not directory.is_dir():
         raise WrongSetting(f"There is no directory {directory}.")
     if directory is not None and (directory / server).is_dir():
         raise WrongSetting(
-            f"{setting} is set, and {directory} has data of its own: unset the one, or leave out --data."
+            f"{setting} is set, but {directory} has data of its own; unset {setting}, or leave out --data."
         )
 
 
 def _with_data(directory: Path | None) -> Path:
     if directory is None:
-        raise WrongSetting("Say where the data are: set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
+        raise WrongSetting("No database is given; set TRUNKLINE_DATABASE_URL, or give --data DIRECTORY.")
     if not (directory / "postgres").is_dir():
         raise WrongSetting(
-            f"There are no data of Trunkline in {directory}; make some: trunkline demo --keep {directory}."
+            f"There is no data of Trunkline in {directory}; trunkline demo --keep {directory} creates some."
         )
     return directory

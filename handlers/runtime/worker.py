@@ -1,4 +1,4 @@
-"""The part that works in the background: the relay to NATS, the reactions, orders that expire, signed checkpoints."""
+"""Background work: the relay to NATS, reactions, commands, expiry of orders, snapshots, signed checkpoints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from infra.postgres.connections import connect, connected_aside, only_one
 from infra.settings import Limits, Sender
 from projections.orders import unpaid_in_time
 
-AGAIN_S = 1.0
+RESTART_DELAY_S = 1.0
 EXPIRY_EVERY_S = 60.0
 WATCH_EVERY_S = 5.0
 SNAPSHOTS_EVERY_S = 5.0
@@ -55,33 +55,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Duties:
-    """What a worker does, for whom, and how large the streams may be that it does it on."""
+    """What a worker does, whose commands it accepts, and the limits of its streams."""
 
     relays: bool = True
     works: bool = True
-    """Reactions, commands, history, and what time brings."""
+    """Reactions, commands, history, and what is due by time."""
     senders: Sequence[Sender] = ()
     limits: Limits = field(default_factory=Limits)
     signer: Signer | None = None
-    """Who signs checkpoints, where it works."""
+    """Signs checkpoints, if it works."""
 
 
 EVERYTHING = Duties()
 
 
 class Worker:
-    """Runs in a thread with an event loop of its own. It begins anew by itself when NATS or PostgreSQL breaks off.
+    """Runs in a thread with its own event loop, and restarts itself when the connection to NATS or PostgreSQL breaks.
 
-    `failing` says what is wrong while something is; none while it works. `unsigned` says why no checkpoints are signed.
+    `failing` is the present error, or None while it works. `unsigned` is the reason why checkpoints are not signed.
     """
 
     def __init__(
         self, dependencies: Dependencies, database_url: str, nats_url: str, duties: Duties = EVERYTHING
     ) -> None:
         self.failing: str | None = "not started yet"
-        self.unsigned: str | None = None if duties.signer else "not made, for TRUNKLINE_SIGNING_KEY is not set"
+        self.unsigned: str | None = None if duties.signer else "not signed, because TRUNKLINE_SIGNING_KEY is not set"
         self.dead_letters: int | None = None
-        """So many messages wait for a person; none while that is not known."""
+        """The number of messages that wait for a person; None if unknown."""
         self.relay = Relay(database_url, dependencies.log, encoded)
         self._dependencies = dependencies
         self._database_url = database_url
@@ -95,10 +95,10 @@ class Worker:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker", daemon=True)
 
     def start(self) -> None:
-        """Begin, and wait for the first attempt.
+        """Start, and wait for the first attempt to connect.
 
         Raises:
-            BrokerUnavailable: NATS does not serve; nothing runs then.
+            BrokerUnavailable: NATS does not serve; nothing runs.
         """
         self._thread.start()
         self._begun.wait()
@@ -107,9 +107,9 @@ class Worker:
             raise BrokerUnavailable(self.failing)
 
     def stop(self) -> None:
-        """End, after what is being done."""
+        """Stop, after the work in progress."""
         self._stopped.set()
-        self._dependencies.log.news.tell()  # so that the relay does not wait for any
+        self._dependencies.log.news.tell()  # wakes the relay
         self._thread.join()
         self._threads.shutdown()
 
@@ -117,12 +117,12 @@ class Worker:
         while not self._stopped.is_set():
             try:
                 await self._serve()
-            except (Exception, asyncio.CancelledError) as error:  # whatever broke, all that is done here can be again
+            except (Exception, asyncio.CancelledError) as error:  # all of this work is safe to repeat
                 causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
                 self.failing = "; ".join(str(cause) or type(cause).__name__ for cause in causes)
-                logger.warning("the worker begins anew: %s", self.failing, exc_info=logger.isEnabledFor(logging.DEBUG))
+                logger.warning("the worker restarts: %s", self.failing, exc_info=logger.isEnabledFor(logging.DEBUG))
             self._begun.set()
-            await self._pause(AGAIN_S)
+            await self._pause(RESTART_DELAY_S)
 
     async def _serve(self) -> None:
         async with connected(self._nats_url) as client, AsyncExitStack() as stack:
@@ -150,10 +150,10 @@ class Worker:
             await self._together(works)
 
     async def _together(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """All works, until they have ended; where one fails, or somebody else has cancelled it, the others are ended.
+        """Run all coroutines to their end. If one fails or is cancelled from outside, cancel the others.
 
-        They are cancelled until they end, and not once as by a `TaskGroup`: before Python 3.12 a cancellation is lost
-        that comes together with what `asyncio.wait_for` waited for, as when a broker answers after a silence.
+        They are cancelled repeatedly, and not once as by a `TaskGroup`: before Python 3.12 a cancellation is lost if it
+        comes together with the result that `asyncio.wait_for` waits for, as when a broker answers after a silence.
         """
         tasks = [asyncio.create_task(work) for work in works]
         for task in tasks:
@@ -164,12 +164,12 @@ class Worker:
         while running:
             for task in running:
                 task.cancel()
-            _, running = await asyncio.wait(running, timeout=AGAIN_S)
+            _, running = await asyncio.wait(running, timeout=RESTART_DELAY_S)
         if errors := [error for task in tasks if not task.cancelled() and (error := task.exception())]:
             raise BaseExceptionGroup("what works together", errors)
 
     def _note(self, task: asyncio.Task[None]) -> None:
-        """Say at once what is wrong, and not only when all the rest has come to its end."""
+        """Report an error at once, rather than after the others have ended."""
         if not task.cancelled() and (error := task.exception()):
             self.failing = str(error) or type(error).__name__
 
@@ -179,7 +179,7 @@ class Worker:
             await self._pause(EXPIRY_EVERY_S)
 
     async def _take_snapshots(self) -> None:
-        """Of long streams, behind the log; one process does so at a time."""
+        """Take snapshots of long streams, in one process at a time."""
         async with connected_aside(self._database_url) as conn:
             while not self._stopped.is_set():
                 if await asyncio.to_thread(only_one, conn, SNAPSHOTS):
@@ -187,9 +187,9 @@ class Worker:
                 await self._pause(SNAPSHOTS_EVERY_S)
 
     async def _sign(self, jetstream: JetStreamContext) -> None:
-        """Sign where the log has come to, now and then, and once more at the end.
+        """Sign the end of the log periodically, and once more on stop.
 
-        What was tampered with is not signed: it is said, over and over, and all other work goes on.
+        A log that was tampered with is not signed: this is reported each time, and all other work goes on.
         """
         last = False
         signer = self._duties.signer
@@ -199,14 +199,14 @@ class Worker:
                 await sign(signer, self._database_url, jetstream, self._dependencies.clock.now())
                 self.unsigned = None
             except Busy:
-                logger.info("another process makes a checkpoint")
+                logger.info("another process is making a checkpoint")
             except (CannotSign, NoCheckpoint, WrongKey) as error:
                 self.unsigned = str(error)
-                logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - where it was raised says nothing
+                logger.error("no checkpoint is signed: %s", error)  # noqa: TRY400 - its traceback says nothing
             await self._pause(CHECKPOINT_EVERY_S)
 
     async def _watch(self, jetstream: JetStreamContext, check_reactions: Check) -> None:
-        """See that each reaction and consumer is there: one that is gone is silent, and so is NATS while it is away."""
+        """Check that each reaction and consumer exists: one that is gone is silent, as is NATS while it is away."""
         while not self._stopped.is_set():
             await check_reactions()
             await jetstream.consumer_info(COMMANDS, COMMANDS_CONSUMER)
@@ -214,7 +214,7 @@ class Worker:
             await self._pause(WATCH_EVERY_S)
 
     async def _number(self, numbering: AbstractAsyncContextManager[Check]) -> None:
-        """Number documents, as soon as no other process does. Another begins once this one's connection has ended."""
+        """Number documents once no other process does. Another takes over when the connection of this one ends."""
         async with connected_aside(self._database_url) as conn:
             while not await asyncio.to_thread(only_one, conn, NUMBERING):
                 await self._pause(TAKE_OVER_EVERY_S)
@@ -223,18 +223,18 @@ class Worker:
             async with numbering as check_reactions:
                 while not self._stopped.is_set():
                     await check_reactions()
-                    await asyncio.to_thread(only_one, conn, NUMBERING)  # it is, unless the connection is broken
+                    await asyncio.to_thread(only_one, conn, NUMBERING)  # raises if the connection is broken
                     await self._pause(WATCH_EVERY_S)
 
-    async def _pause(self, longest_s: float) -> None:
-        """Let time pass, until it is time to stop."""
-        end = asyncio.get_running_loop().time() + longest_s
+    async def _pause(self, at_most_s: float) -> None:
+        """Sleep, but not longer than until stop()."""
+        end = asyncio.get_running_loop().time() + at_most_s
         while not self._stopped.is_set() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.05)
 
 
 def expire_orders(dependencies: Dependencies, database_url: str) -> None:
-    """Close the orders whose time to pay is over. The order itself decides; the read model only says which to ask."""
+    """Expire the orders that were not paid in time. The read model selects them; each order decides for itself."""
     with connect(database_url) as conn:
         due = unpaid_in_time(conn, dependencies.clock.now())
     for order_id in due:
@@ -242,14 +242,14 @@ def expire_orders(dependencies: Dependencies, database_url: str) -> None:
             command = ExpireOrder(at=dependencies.clock.now(), order_id=order_id)
             handle(command, dependencies, SYSTEM, correlation_id=str(uuid4()))
         except Refusal as refusal:
-            logger.info("order %s is not closed: %s", order_id, refusal)
+            logger.info("order %s is not expired: %s", order_id, refusal)
 
 
 @contextmanager
 def working(
     dependencies: Dependencies, database_url: str, nats_url: str, duties: Duties = EVERYTHING
 ) -> Iterator[Worker]:
-    """A worker while the context lasts.
+    """Run a worker while the context lasts.
 
     Raises:
         BrokerUnavailable: NATS does not serve.

@@ -19,21 +19,21 @@ from infra.event_log.unit_of_work import UnitOfWork
 
 
 def billing_of(work: UnitOfWork, order_id: str) -> BillingContactChosen:
-    """The billing contact that an order's customer chose."""
+    """Return the billing contact that the customer chose for an order."""
     billing = work.state(ORDER, order_id).billing
-    assert billing, "what is placed names its billing contact"
+    assert billing, "a placed order has a billing contact"
     return billing
 
 
 def keep_document(work: UnitOfWork, pdf: bytes) -> Document:
-    """Keep the bytes of a PDF in the unit of work's commit, and return its description."""
+    """Store a PDF in the commit of the unit of work, and return its description."""
     document = kept(pdf)
     work.keep(StoredDocument(document.sha256, document.media_type, pdf))
     return document
 
 
 def issued_invoice(work: UnitOfWork, invoice_id: str) -> InvoiceIssued:
-    """The event that issued an invoice.
+    """Return the event that issued an invoice.
 
     Raises:
         UnknownInvoice: no invoice has this id.
@@ -45,19 +45,19 @@ def issued_invoice(work: UnitOfWork, invoice_id: str) -> InvoiceIssued:
 
 
 def kept_document(context: RequestContext, invoice: Invoice) -> StoredDocument:
-    """The bytes that were issued: not rendered again, for that would be no evidence.
+    """Return the bytes that were issued. They are never rendered again: that would be no evidence.
 
     Raises:
-        NoDocument: they were deleted, in their time.
+        NoDocument: they were deleted after their retention.
     """
-    assert invoice.issued, "what has a link, or a mail, was issued"
+    assert invoice.issued, "an invoice with a link or a mail was issued"
     if invoice.deleted:
         raise no_document(invoice.issued)
     document = context.dependencies.log.document(invoice.issued.document.sha256)
-    assert document, "a document is kept in the commit of its issue"
+    assert document, "a document is stored in the commit of its issue"
     return document
 
 
 def no_document(issued: InvoiceIssued | CreditNoteIssued) -> NoDocument:
-    """The refusal for a document whose bytes were deleted."""
-    return NoDocument(f"The document of {issued.number} was deleted: it had to be kept no longer.")
+    """Return the refusal for a document whose bytes were deleted."""
+    return NoDocument(f"The document of {issued.number} was deleted after its retention period.")

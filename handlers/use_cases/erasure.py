@@ -1,4 +1,4 @@
-"""The erasure of a person: the event that says so, and the end of the person's key."""
+"""The erasure of a person: its event, and the destruction of the person's key."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from handlers.context import RequestContext
 
 
 def erase_billing_receiver(command: EraseBillingReceiver, context: RequestContext) -> None:
-    """Erase a billing receiver. Asked again, it finishes what was begun, and otherwise changes nothing.
+    """Erase a billing receiver. A repetition finishes an erasure that was interrupted, and otherwise changes nothing.
 
-    The event comes first: from then on nobody chooses the receiver any more, and whatever happens, it stands in the log
-    what is to be done. PostgreSQL destroys the key in the commit of the event. That it is destroyed here once more is
-    for a log in memory, for the cache of this process, and for a table of keys that came back out of a backup.
+    The event comes first: after it the receiver cannot be chosen any more, and the log says what is to be done,
+    whatever happens next. PostgreSQL destroys the key in the commit of the event. It is destroyed again here for a log
+    in memory, for the cache of this process, and for a table of keys that was restored from a backup.
     """
     work = context.work()
     work.do(ACCOUNT, command.account_id, command)

@@ -1,4 +1,4 @@
-"""What a payment, or a refund, does to the package: Order, Subscription and Allocation in one commit."""
+"""What a payment or a refund does to a package: Order, Subscription and Allocation in one commit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from handlers.requests import FulfilPaidOrder, ReverseRefundedGrant
 
 
 def activate_package(command: ActivatePackage, context: RequestContext) -> None:
-    """Begin a package of an account, with its pool."""
+    """Activate a package of an account, with its pool."""
     work = context.work()
     work.state(ACCOUNT, command.account_id).require(command.account_id)
-    began = work.do(SUBSCRIPTION, command.package_id, command)
-    if began:
+    activated = work.do(SUBSCRIPTION, command.package_id, command)
+    if activated:
         grant = GrantCapacity(
             at=context.now,
             package_id=command.package_id,
@@ -30,7 +30,7 @@ def activate_package(command: ActivatePackage, context: RequestContext) -> None:
 
 
 def fulfil_order(request: FulfilPaidOrder, context: RequestContext) -> None:
-    """Grant what was paid for. Where the package cannot take it any more, the payment is put before a person."""
+    """Grant what was paid for. If the package cannot take it any more, set the payment aside for a person."""
     try:
         _grant(request, context)
     except Refusal as refusal:
@@ -65,7 +65,7 @@ def _grant(request: FulfilPaidOrder, context: RequestContext) -> None:
 
 
 def reverse_refunded_grant(request: ReverseRefundedGrant, context: RequestContext) -> None:
-    """Take back what a refund gave up. Nothing, where the order had not been fulfilled: then it never will be."""
+    """Reverse what a refund gave up. Does nothing if the order was not fulfilled: then it never will be."""
     work, now = context.work(), context.now
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)

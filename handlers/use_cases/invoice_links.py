@@ -18,7 +18,7 @@ from infra.event_log.unit_of_work import UnitOfWork
 
 
 def issue_link(work: UnitOfWork, context: RequestContext, invoice_id: str, order_id: str, ordinal: int) -> None:
-    """Issue the link of an ordinal to an invoice, in the unit of work."""
+    """Issue a link to an invoice in a unit of work. ``ordinal`` counts the links of the invoice, from 1."""
     link_id = link_tokens.link_id(invoice_id, ordinal)
     issue = IssueLink(
         at=context.now,
@@ -36,7 +36,7 @@ def renew_invoice_link(request: RenewInvoiceLink, context: RequestContext) -> No
     """Issue a new link, and revoke the one before it.
 
     Raises:
-        NoDocument: there is nothing any more that it could lead to.
+        NoDocument: the document of the invoice was deleted.
     """
     work = context.work()
     issued = issued_invoice(work, request.invoice_id)
@@ -53,10 +53,10 @@ def renew_invoice_link(request: RenewInvoiceLink, context: RequestContext) -> No
 
 
 def use_invoice_link(request: UseInvoiceLink, context: RequestContext) -> StoredDocument:
-    """The invoice behind a link, once. Every attempt with a link of ours is recorded.
+    """Return the document of a link, once. Every attempt with a link of ours is recorded.
 
     Raises:
-        UnknownLink: the link is not, or no longer, valid. It says the same of every such link.
+        UnknownLink: the link is not valid, or no longer. The text is the same for every such link.
     """
     work = context.work()
     link_id = link_tokens.link_of(request.token)
@@ -70,8 +70,8 @@ def use_invoice_link(request: UseInvoiceLink, context: RequestContext) -> Stored
     except UnknownLink:
         raise spent from None
     document = None
-    if isinstance(attempt, LinkConsumed):  # the document first: a link is not used up by one that cannot be read
-        assert link.issued, "what is consumed was issued"
+    if isinstance(attempt, LinkConsumed):  # the document first: one that cannot be read does not use up its link
+        assert link.issued, "a consumed link was issued"
         document = kept_document(context, work.state(INVOICE, link.issued.invoice_id))
     context.commit(work, work.account_of(INVOICE_LINK, link_id))
     if document is None:

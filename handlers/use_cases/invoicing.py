@@ -37,12 +37,12 @@ class NotFulfilled(Refusal):
 
 
 def invoice_id_of(order_id: str) -> str:
-    """The id of an order's invoice; it follows from the order, so an order has one."""
+    """Return the id of the invoice of an order. It is derived from the order, so an order has one."""
     return str(uuid5(DOCUMENT_IDS, f"invoice/{order_id}"))
 
 
 def credit_note_id_of(order_id: str, refund_id: str) -> str:
-    """The id of a refund's credit note."""
+    """Return the id of the credit note of a refund."""
     return str(uuid5(DOCUMENT_IDS, f"credit note/{order_id}/{refund_id}"))
 
 
@@ -50,7 +50,7 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, context: RequestCont
     """Issue the invoice of a fulfilled order: number, document and first link in one commit.
 
     Raises:
-        NotFulfilled: nothing was granted that could be invoiced.
+        NotFulfilled: nothing was granted yet.
     """
     work = context.work(use_cache=True)
     order = work.state(ORDER, request.order_id)
@@ -60,14 +60,14 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, context: RequestCont
         return
     if not order.fulfilled:
         raise NotFulfilled(f"The order is {order.status}; it is invoiced once it is fulfilled.")
-    assert order.captured, "what is fulfilled was paid"
+    assert order.captured, "a fulfilled order is paid"
     billing = billing_of(work, request.order_id)
-    assert order.placed, "what is paid was placed"
-    with _turn(work, context, invoice_id) as turn:
+    assert order.placed, "a paid order is placed"
+    with _reserve_number(work, context, invoice_id) as reserved:
         draft = InvoiceDraft(
-            at=turn.at,
+            at=reserved.at,
             invoice_id=invoice_id,
-            number=turn.number,
+            number=reserved.number,
             account_id=requested.account_id,
             order_id=request.order_id,
             package_id=requested.package_id,
@@ -84,29 +84,31 @@ def invoice_fulfilled_order(request: InvoiceFulfilledOrder, context: RequestCont
         work.do(INVOICE, invoice_id, IssueInvoice(**dict(draft), document=document))
         work.begin(INVOICE_LINK, link_tokens.link_id(invoice_id, 1))
         issue_link(work, context, invoice_id, request.order_id, ordinal=1)
-        turn.wait()
+        reserved.wait()
         context.commit(work, requested.account_id)
 
 
 def _buyer(work: UnitOfWork, account_id: str, contact: BillingContact) -> BillingContact:
-    """Whom a document names. Where the contact was erased, the company alone: it is the one that bought."""
+    """Return the buyer that a document names: after an erasure the company alone, which is what bought."""
     if not contact.erased:
         return contact
     account = work.state(ACCOUNT, account_id).require(account_id)
     return contact.model_copy(update={"company": account.name, "country": account.country})
 
 
-def _turn(work: UnitOfWork, context: RequestContext, document_id: str) -> AbstractContextManager[NumberReservation]:
-    return context.dependencies.numbering.turn(
+def _reserve_number(
+    work: UnitOfWork, context: RequestContext, document_id: str
+) -> AbstractContextManager[NumberReservation]:
+    return context.dependencies.numbering.reserve(
         work, context.dependencies.clock, context.dependencies.seller.code, document_id
     )
 
 
 def issue_credit_note_for_refund(request: IssueCreditNoteForRefund, context: RequestContext) -> None:
-    """Issue the credit note of a refund. Nothing, where there will be no invoice that it could correct.
+    """Issue the credit note of a refund. Does nothing if there will never be an invoice to correct.
 
     Raises:
-        UnknownInvoice: the invoice has not been issued yet; ask again later.
+        UnknownInvoice: the invoice is not issued yet; try again later.
     """
     work = context.work()
     order = work.state(ORDER, request.order_id)
@@ -122,11 +124,11 @@ def issue_credit_note_for_refund(request: IssueCreditNoteForRefund, context: Req
             return
         raise UnknownInvoice(f"There is no invoice {invoice_id} that a credit note could correct; issue it first.")
     net, taxes = credit_of(invoice.quote, refunded.amount)
-    with _turn(work, context, credit_note_id) as turn:
+    with _reserve_number(work, context, credit_note_id) as reserved:
         draft = CreditNoteDraft(
-            at=turn.at,
+            at=reserved.at,
             credit_note_id=credit_note_id,
-            number=turn.number,
+            number=reserved.number,
             invoice_id=invoice_id,
             invoice_number=invoice.number,
             account_id=requested.account_id,
@@ -142,5 +144,5 @@ def issue_credit_note_for_refund(request: IssueCreditNoteForRefund, context: Req
         )
         document = keep_document(work, render_credit_note(draft))
         work.do(INVOICE, credit_note_id, IssueCreditNote(**dict(draft), document=document))
-        turn.wait()
+        reserved.wait()
         context.commit(work, requested.account_id)

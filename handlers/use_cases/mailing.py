@@ -1,4 +1,4 @@
-"""Mails: an invoice's link, a credit note, an offline order to collect."""
+"""Mails: the link of an invoice, a credit note, an offline payment to collect."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from infra.settings import WrongSetting
 
 
 def mail_invoice_link(request: MailInvoiceLink, context: RequestContext) -> None:
-    """Mail the order summary and the link; recorded once the mail server has taken it, and then never sent again.
+    """Mail the order summary and the link. Recorded once the mail server has accepted it, and then never sent again.
 
-    Nothing, where the contact was erased: the invoice is on the portal.
+    Does nothing if the contact was erased: the invoice is on the portal.
 
     Raises:
-        UnknownInvoice, UnknownLink: there is none with this id.
-        MailNotSent: the mail server does not take it.
+        UnknownInvoice, UnknownLink: none has this id.
+        MailNotSent: the mail server does not accept it.
     """
     work, dependencies = context.work(), context.dependencies
     issued = issued_invoice(work, request.invoice_id)
@@ -63,7 +63,7 @@ def mail_invoice_link(request: MailInvoiceLink, context: RequestContext) -> None
 
 
 def _message_id(context: RequestContext, about: str) -> str:
-    """The same message keeps its id when it has to be sent again, so that mail programs show it once."""
+    """Return a Message-ID that stays the same when the mail is sent again, so that mail programs show it once."""
     return f"<{about}@{context.dependencies.mail_from.rpartition('@')[2]}>"
 
 
@@ -87,11 +87,11 @@ def tell_account_manager(request: TellAccountManager, context: RequestContext) -
 
 
 def mail_credit_note(request: MailCreditNote, context: RequestContext) -> None:
-    """Mail a credit note, with its document, to the billing contact; to nobody, where that one was erased.
+    """Mail a credit note with its document to the billing contact, unless that contact was erased.
 
     Raises:
         UnknownInvoice: there is no such credit note.
-        MailNotSent: the mail server does not take it.
+        MailNotSent: the mail server does not accept it.
     """
     credit_note = context.work().state(INVOICE, request.credit_note_id)
     issued = credit_note.issued

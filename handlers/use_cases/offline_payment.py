@@ -1,4 +1,4 @@
-"""Payment that somebody outside collected: confirmed by an account manager or a distributor."""
+"""Offline payment: collected, and confirmed by an account manager or a distributor."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ CAPTURE_ID_MAX = 100
 
 
 class NotAnOfflineOrder(Refusal):
-    """An order that is paid at the provider was to be confirmed by hand."""
+    """The order is paid at the provider, and cannot be confirmed by hand."""
 
 
 def confirm_offline_payment(request: ConfirmOfflinePayment, context: RequestContext) -> None:
     """Record the money that an account manager or a distributor collected.
 
-    An amount that is not the order's is set aside under an id of its own, so that the right one can follow.
+    An amount that differs from the order's is set aside under an id of its own, so that the right one can follow.
 
     Raises:
         NotAnOfflineOrder: its payment comes from the provider.

@@ -12,15 +12,15 @@ from infra.payments.provider import Capture, Decline
 
 
 class UnknownPayment(Refusal):
-    """The provider knows no such capture."""
+    """The provider has no such capture."""
 
 
 def complete_checkout(request: CompleteCheckout, context: RequestContext) -> Capture | Decline:
-    """Capture what the customer approved, once, and record what the provider said.
+    """Capture what the customer approved, once, and record the answer of the provider.
 
     Raises:
         OrderClosed: the order cannot be paid any more; no money was taken.
-        UnknownPayment: the checkout is another order's. The payment is recorded there, and told to nobody here.
+        UnknownPayment: the checkout belongs to another order. The payment is recorded there, and not revealed here.
     """
     work = context.work()
     order = work.state(ORDER, request.order_id)
@@ -29,7 +29,7 @@ def complete_checkout(request: CompleteCheckout, context: RequestContext) -> Cap
         raise OrderClosed(f"The order is {order.status}; no money was taken.")
     outcome = context.dependencies.provider.capture(request.checkout_id)
     if isinstance(outcome, Capture):
-        # The money is ours now, whatever became of the order meanwhile: only its recording is done again.
+        # The money is captured, whatever happened to the order meanwhile: only the recording is retried.
         retry_on_conflict(_record_capture, context, outcome)
         if outcome.order_id != request.order_id:
             raise UnknownPayment("The provider knows no such payment of this order.")
@@ -43,10 +43,10 @@ def complete_checkout(request: CompleteCheckout, context: RequestContext) -> Cap
 
 
 def reconcile_capture(request: ReconcileCapture, context: RequestContext) -> None:
-    """Ask the provider for a capture that we were told of, and record it; told again, nothing happens.
+    """Ask the provider for a capture by its id, and record it. A repetition changes nothing.
 
     Raises:
-        UnknownPayment: the provider knows none: the hint was forged, or meant for somebody else.
+        UnknownPayment: the provider has no such capture: the hint was forged, or meant for another merchant.
     """
     capture = context.dependencies.provider.find_capture(request.capture_id)
     if capture is None:
@@ -65,7 +65,7 @@ def _record_capture(context: RequestContext, capture: Capture) -> None:
 
 
 def refund_order(request: RefundOrder, context: RequestContext) -> None:
-    """Give money back: decided by our rules, then done by the provider (once per refund id), then recorded."""
+    """Refund a payment: decided by our rules, then done by the provider (once per refund id), then recorded."""
     work = context.work()
     order = work.state(ORDER, request.order_id)
     requested = order.require(request.order_id)

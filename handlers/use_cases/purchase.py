@@ -1,4 +1,4 @@
-"""The purchase up to the payment: choose, review, place."""
+"""A purchase up to its payment: choose, review, place, cancel, expire."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from infra.payments.provider import Checkout
 def order_summary(
     work: UnitOfWork, on: date, account_id: str, package_id: str, selections: tuple[Selection, ...]
 ) -> Quote:
-    """What an expansion would cost on a day; nothing is bound.
+    """Return what an expansion would cost on a day, without ordering it.
 
     Raises:
-        Refusal: the account cannot order this, and why.
+        Refusal: the account cannot order this.
     """
     account = work.state(ACCOUNT, account_id).require(account_id)
     package = work.state(SUBSCRIPTION, package_id)
@@ -47,9 +47,9 @@ def order_summary(
 
 
 def order_expansion(request: OrderExpansion, context: RequestContext) -> None:
-    """Open an order at today's prices, billed to the account's default receiver until another is chosen."""
+    """Open an order at today's prices, billed to the default receiver of the account until another is chosen."""
     work, now = context.work(), context.now
-    if not _asked_before(work, request):
+    if not _is_repetition(work, request):
         summary = order_summary(work, now.date(), request.account_id, request.package_id, request.selections)
         work.do(
             ORDER,
@@ -72,8 +72,8 @@ def order_expansion(request: OrderExpansion, context: RequestContext) -> None:
     context.commit(work, request.account_id)
 
 
-def _asked_before(work: UnitOfWork, request: OrderExpansion) -> bool:
-    """Whether this very order stands. It is not priced again: prices, and the days that are left, may have changed."""
+def _is_repetition(work: UnitOfWork, request: OrderExpansion) -> bool:
+    """Whether this very order exists. It is not priced again: prices and remaining days may have changed."""
     requested = work.state(ORDER, request.order_id).requested
     if requested is None:
         return False
@@ -83,7 +83,7 @@ def _asked_before(work: UnitOfWork, request: OrderExpansion) -> bool:
 
 
 def bill_to(request: BillTo, context: RequestContext) -> None:
-    """Choose the billing contact; a new one also joins the account's list."""
+    """Choose the billing contact; a new one also joins the list of the account."""
     work, now = context.work(), context.now
     work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
     if request.contact:
@@ -96,7 +96,7 @@ def bill_to(request: BillTo, context: RequestContext) -> None:
 
 
 def check_out(request: CheckOut, context: RequestContext) -> Checkout | None:
-    """Place the order. Gives what `checkout_of` does."""
+    """Place the order. Returns the same as `checkout_of`."""
     work, now = context.work(), context.now
     requested = work.state(ORDER, request.order_id).require(request.order_id, request.account_id)
     facts = request.model_dump(exclude={"account_id"})
@@ -110,9 +110,9 @@ def check_out(request: CheckOut, context: RequestContext) -> Checkout | None:
 
 
 def checkout_of(request: CheckOut, context: RequestContext) -> Checkout | None:
-    """Where the customer approves the payment: the same however often it is asked for.
+    """Return where the customer approves the payment: the same checkout each time.
 
-    None where it is paid offline, or no longer waits for a payment.
+    Returns None if the order is paid offline, or waits for no payment any more.
     """
     order = context.work().state(ORDER, request.order_id)
     if request.method is Method.OFFLINE or not order.open:

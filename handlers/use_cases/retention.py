@@ -1,4 +1,4 @@
-"""How long documents are kept: as long as the law wants them, and no longer."""
+"""Retention: documents are kept for as long as the law demands, and no longer."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from handlers.dependencies import Dependencies
 from infra.documents.deletion import delete
 from projections.billing import count_kept, kept
 
-PAGE = 100
+BATCH = 100
 
 
 def delete_documents(
-    owner: Connection[Any], dependencies: Dependencies, actor: Actor, years: int, told: Callable[[int, int], object]
+    owner: Connection[Any],
+    dependencies: Dependencies,
+    actor: Actor,
+    years: int,
+    on_progress: Callable[[int, int], object],
 ) -> int:
-    """Delete the bytes of documents that had to be kept for so many years, and have been. Gives how many.
+    """Delete the bytes of documents whose retention has ended. Returns how many were deleted.
 
-    The log says so first, document by document. What is interrupted between the two goes on when it is asked for again.
+    The log records it first, document by document. After an interruption, the next call finishes what was recorded.
 
     Args:
-        owner: a connection of the database's owner, in autocommit.
-        dependencies: whose documents they are.
-        actor: who asks.
-        years: how many whole years after that of its issue a document has to be kept.
-        told: is told after each page how many were deleted, and how many there are to delete.
+        owner: a connection of the owner of the database, in autocommit.
+        dependencies: what handlers depend on.
+        actor: who asks for it.
+        years: whole years for which a document is kept after the year of its issue.
+        on_progress: called after each batch, with the number of deleted documents and of all to be deleted.
 
     Raises:
         NotPermitted: the actor may not ask for this.
@@ -39,17 +43,19 @@ def delete_documents(
     issued_before = let_go_before(dependencies.clock.now(), years)
     correlation_id = str(uuid4())
     deleted, due = 0, count_kept(owner, issued_before)
-    while page := kept(owner, issued_before, PAGE):
-        for document in page:
-            retry_on_conflict(give_up, document.document_id, years, RequestContext(dependencies, actor, correlation_id))
-        delete(owner, [document.sha256 for document in page])
-        deleted += len(page)
-        told(deleted, due)
+    while batch := kept(owner, issued_before, BATCH):
+        for document in batch:
+            retry_on_conflict(
+                record_deletion, document.document_id, years, RequestContext(dependencies, actor, correlation_id)
+            )
+        delete(owner, [document.sha256 for document in batch])
+        deleted += len(batch)
+        on_progress(deleted, due)
     return deleted
 
 
-def give_up(document_id: str, years: int, context: RequestContext) -> None:
-    """Record that the document of an invoice, or a credit note, is deleted. Only who deletes it then may do so."""
+def record_deletion(document_id: str, years: int, context: RequestContext) -> None:
+    """Record that the document of an invoice or credit note is deleted. The caller deletes it right after."""
     work = context.work()
     work.do(INVOICE, document_id, DeleteDocument(at=context.now, invoice_id=document_id, kept_years=years))
     context.commit(work, work.account_of(INVOICE, document_id))

@@ -162,7 +162,7 @@ from handlers.requests import (
 from handlers.use_cases.invoicing import NotFulfilled, credit_note_id_of
 from handlers.use_cases.offline_payment import NotAnOfflineOrder
 from handlers.use_cases.payment import UnknownPayment
-from handlers.use_cases.retention import give_up
+from handlers.use_cases.retention import record_deletion
 from infra.event_log.log import VersionConflict
 from infra.payments.provider import PaymentNotApproved
 from tests.support.examples import (
@@ -217,7 +217,7 @@ issue_invoice = InvoiceFulfilledOrder(order_id="order-1")
 mail_link = MailInvoiceLink(invoice_id=invoice_of(), link_id=link_of())
 use_link = UseInvoiceLink(token=token_of())
 renew_link = RenewInvoiceLink(invoice_id=invoice_of())
-GONE = "The document of YT-2026-000001 was deleted: it had to be kept no longer."
+GONE = "The document of YT-2026-000001 was deleted after its retention period."
 note = ReconcileCapture(capture_id="capture-1")
 reverse = ReverseRefundedGrant(order_id="order-1", refund_id="refund-1")
 credit = IssueCreditNoteForRefund(order_id="order-1", refund_id="refund-1")
@@ -259,7 +259,9 @@ def without_documents(store: InMemory) -> None:
     credited(store)
     now, store.clock.at = store.clock.at, delete_document.at
     for document_id in (invoice_of(), mail_credit.credit_note_id):
-        give_up(document_id, delete_document.kept_years, RequestContext(store.dependencies, SYSTEM, "retention"))
+        record_deletion(
+            document_id, delete_document.kept_years, RequestContext(store.dependencies, SYSTEM, "retention")
+        )
     store.clock.at = now
 
 

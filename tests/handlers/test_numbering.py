@@ -30,7 +30,7 @@ class Maker:
     def make(self, document_id: str, making: Callable[[], object] = lambda: None) -> str:
         """Make a document, which takes as long as ``making`` does. Gives its number."""
         work = UnitOfWork(self._log)
-        with self._numbering.turn(work, SettableClock(), "YT", document_id) as turn:
+        with self._numbering.reserve(work, SettableClock(), "YT", document_id) as turn:
             making()
             turn.wait()
             work.commit(account_id=None, cause=CAUSE, at=NOW)

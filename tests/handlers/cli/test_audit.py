@@ -221,7 +221,7 @@ def test_a_tail_that_was_written_anew_is_found_by_what_was_published(
 
     status, _, errors = run_at(database_url, "checkpoint")
     assert status == 1
-    assert "Position 2 is not what was signed on" in errors
+    assert "Position 2 differs from what was signed on" in errors
 
 
 # --- verify, from a checkpoint on ----------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ def test_a_forged_message_among_the_checkpoints_is_not_built_upon(
     forged = in_file(signing)[0].model_copy(update={"hash": 64 * "0"})
     on(nats_url, lambda jetstream: jetstream.publish(CHECKPOINT_SUBJECT, forged.line()))
     append(postgres, wonka_added)
-    with pytest.raises(CannotSign, match="What stands last among the checkpoints is forged"):
+    with pytest.raises(CannotSign, match="The last checkpoint is forged"):
         on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
 
 
@@ -391,7 +391,7 @@ def test_one_makes_checkpoints_at_a_time(postgres: Log, database_url: str, signi
         async with alone(database_url):
             await _sign(signing, database_url, jetstream)
 
-    with pytest.raises(Busy, match="Another process makes a checkpoint at this moment"):
+    with pytest.raises(Busy, match="Another process is making a checkpoint"):
         on(nats_url, two)
 
 
@@ -438,7 +438,7 @@ def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
 
 def test_a_worker_without_a_key_says_that_it_signs_nothing(database_url: str, nats_url: str, postgres: Log) -> None:
     with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
-        assert worker.unsigned == "not made, for TRUNKLINE_SIGNING_KEY is not set"
+        assert worker.unsigned == "not signed, because TRUNKLINE_SIGNING_KEY is not set"
 
 
 def test_embedded_data_have_a_key_and_a_file_of_their_own_and_others_need_settings(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ REFUSED = [
     (("send", "UpgradePbx", "{"), "This is no JSON"),
     (("send", "UpgradePbx", "\udcff\udcfe"), "This is no JSON"),  # so do bytes arrive that are no UTF-8
     (("send", "UpgradePbx", "[]"), "A command is a JSON object"),
-    (("send", "UpgradePbx", '{"at": "2026-01-01T00:00:00Z"}'), "leave out its field at"),
+    (("send", "UpgradePbx", '{"at": "2026-01-01T00:00:00Z"}'), "leave out the field at"),
     (("send", "UpgradePbx", '{"pbx": "lab"}'), "UpgradePbx cannot be read: account_id: field required"),
     (
         (
@@ -277,15 +277,15 @@ def test_data_in_two_places_are_not_taken_for_one_another(
     status, _, errors = run(*command, "--data", str(tmp_path))
     assert (status, errors) == (
         1,
-        f"{named} is set, and {tmp_path} has data of its own: unset the one, or leave out --data.\n",
+        f"{named} is set, but {tmp_path} has data of its own; unset {named}, or leave out --data.\n",
     )
 
 
 def test_without_a_database_the_command_line_asks_where_the_data_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRUNKLINE_DATABASE_URL")
 
-    assert "Say where the data are" in run("show", "orders", "acme")[2]
-    assert "There are no data of Trunkline in" in run("show", "orders", "acme", "--data", "/nowhere/at/all")[2]
+    assert "No database is given; set TRUNKLINE_DATABASE_URL" in run("show", "orders", "acme")[2]
+    assert "There is no data of Trunkline in" in run("show", "orders", "acme", "--data", "/nowhere/at/all")[2]
 
 
 def test_an_order_is_priced_shown_and_recorded_once(run: Run, showing: Showing) -> None:

@@ -126,7 +126,7 @@ def test_the_command_gives_a_directory_a_new_key_unless_a_trunkline_runs_there(r
         with open_servers(settings(), directory) as places:
             with PostgresRecorder(places.database_url, master_key=old) as recorder:
                 made = recorder.keys.made("acme/wonka")
-            running = f"A Trunkline runs on the data in {directory}; stop it first.\n"
+            running = f"A running Trunkline uses the data in {directory}; stop it first.\n"
             assert rewrap("--data", str(directory)) == (1, "", running)
 
         status, output, _ = rewrap("--data", str(directory))

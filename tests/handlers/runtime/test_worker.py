@@ -480,7 +480,7 @@ def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
 
     monkeypatch.setattr(Relay, "run", breaks_once)
     monkeypatch.setattr(Worker, "_expire", deaf_once)
-    monkeypatch.setattr(handlers.runtime.worker, "AGAIN_S", 0.1)
+    monkeypatch.setattr(handlers.runtime.worker, "RESTART_DELAY_S", 0.1)
     with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
         eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
         assert worker.failing is None

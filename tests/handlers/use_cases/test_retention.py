@@ -57,7 +57,7 @@ def there(shop: InMemory) -> list[bool]:
 def test_they_are_kept_for_all_of_their_years_and_then_go_one_by_one(
     shop: InMemory, owner_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers.use_cases.retention, "PAGE", 1)
+    monkeypatch.setattr(handlers.use_cases.retention, "BATCH", 1)
     shop.clock.at = THE_LAST_MOMENT
     assert delete_those_of_eight_years(shop, owner_url) == []
     assert there(shop) == [True, True]
