@@ -1,4 +1,4 @@
-"""The command line. Whatever goes wrong is said in one sentence, with exit status 1, and nothing is half-written."""
+"""The command line. An error is one sentence and exit status 1, and nothing is left half-written."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ for name, group in (
 
 
 class UnknownCommand(Refusal):
-    """The command line was asked for something that it does not have."""
+    """The command line has no such command, view or document."""
 
 
 class UnusablePath(Refusal):
-    """A file or a directory that the command line was given cannot be used."""
+    """A given file or directory cannot be used."""
 
 
 @app.callback()
@@ -92,10 +92,10 @@ def trunkline() -> None:
 @app.command()
 def demo(
     as_json: AsJson = False,
-    keep: Annotated[Path | None, typer.Option(help="Leave the servers' data in this directory.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep the data of the servers in this directory.")] = None,
 ) -> None:
-    """Tell the whole purchase, step by step, on real servers."""
-    from handlers.demo.environment import demo_environment  # noqa: PLC0415 - a third of what is loaded, and most commands need none
+    """Run the demo: a whole purchase, step by step, on real servers."""
+    from handlers.demo.environment import demo_environment  # noqa: PLC0415 - a third of the loading time, and most commands do not need it
     from handlers.demo.story import Story  # noqa: PLC0415 - as above
 
     given = settings()
@@ -108,14 +108,14 @@ def demo(
         print_json(end)
     elif keep:
         look = f"trunkline show entitlements {story.account_id} --data {keep}"
-        say(f"The data stay in {keep}: {look}")
+        say(f"The data is in {keep}; look around with: {look}")
 
 
 @app.command()
 def up(
-    data: Annotated[Path, typer.Option("--data", help="Where embedded servers keep their data.")],
+    data: Annotated[Path, typer.Option("--data", help="The directory for the data of embedded servers.")],
 ) -> None:
-    """Run everything until it is stopped: servers (embedded, where no URL is set), HTTP, read models and reactions."""
+    """Run everything until stopped: servers (embedded if no URL is set), HTTP, read models and reactions."""
     from handlers.cli.processes import until_stopped  # noqa: PLC0415 - as above
     from handlers.runtime.composition import trunkline as whole  # noqa: PLC0415 - as above
 
@@ -124,13 +124,13 @@ def up(
     with open_servers(given, data) as servers, provider_of(given) as provider, mailer_of(given) as mailer:
         adapters = Adapters(SystemClock(), provider, mailer)
         with whole(given, servers, adapters, secrets_of(given, data), signer_of(given, data)) as running:
-            say(f"Trunkline serves at {running.url}; stop it by Ctrl-C.")
+            say(f"Trunkline serves at {running.url}; stop it with Ctrl-C.")
             until_stopped()
 
 
 @app.command()
 def serve() -> None:
-    """Run the HTTP application alone, until it is stopped; as many of these as there are requests for."""
+    """Run the HTTP application alone, until stopped. Run several to share the load."""
     from handlers.cli.processes import running_alone  # noqa: PLC0415 - as above
 
     running_alone("serves", relays=False, works=False, serves=True)
@@ -138,7 +138,7 @@ def serve() -> None:
 
 @app.command()
 def work() -> None:
-    """Run reactions, commands and read models alone, until it is stopped; several share the load."""
+    """Run reactions, commands and read models alone, until stopped. Run several to share the load."""
     from handlers.cli.processes import running_alone  # noqa: PLC0415 - as above
 
     running_alone("works", relays=False, works=True)
@@ -146,12 +146,12 @@ def work() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database of TRUNKLINE_OWNER_URL up to date, and make the login of TRUNKLINE_DATABASE_URL there."""
+    """Migrate the database of TRUNKLINE_OWNER_URL, and create the login of TRUNKLINE_DATABASE_URL."""
     given = settings()
     if not (given.owner_url and given.database_url):
         raise WrongSetting(
-            "Set TRUNKLINE_OWNER_URL to the database as its owner, and TRUNKLINE_DATABASE_URL to the same with the "
-            "login that the program is to have."
+            "Set TRUNKLINE_OWNER_URL to the address of the database for its owner, and TRUNKLINE_DATABASE_URL to its "
+            "address with the login that the program is to use."
         )
     prepared(given)
 
@@ -207,10 +207,10 @@ def show(
     name: str,
     account: str,
     data: Data = None,
-    as_of: Annotated[str | None, typer.Option(help="A position of the log, or a moment with its offset.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="A position of the log, or a time with its UTC offset.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a read model of an account, now or as of any moment: trunkline show entitlements ACCOUNT."""
+    """Show a read model of an account, now or as of any time: trunkline show entitlements ACCOUNT."""
     if name not in VIEWS:
         raise UnknownCommand(f"There is no view {name}; the views are {', '.join(VIEWS)}.")
     with opened_log(data) as opened:
@@ -224,7 +224,7 @@ def show(
 
 @app.command()
 def invoice(number: str, file: Path, data: Data = None) -> None:
-    """Write an invoice, or a credit note, as it was issued, to a file. Looking at it uses no link up."""
+    """Write an invoice or credit note to a file, as it was issued. This uses no link."""
     with opened_log(data) as opened:
         catch_up(opened)
         with connect(opened.database_url) as conn:
@@ -234,7 +234,9 @@ def invoice(number: str, file: Path, data: Data = None) -> None:
         raise UnknownCommand(f"There is no invoice {number}; trunkline show billing ACCOUNT lists them.")
     if document is None:
         stream = INVOICE.stream(found[0].document_id)
-        raise UnknownCommand(f"{number} is kept no longer; trunkline audit events --stream {stream} says since when.")
+        raise UnknownCommand(
+            f"The document of {number} was deleted; trunkline audit events --stream {stream} shows when."
+        )
     with _usable("FILE", file):
         file.write_bytes(document.content)
 
@@ -242,7 +244,7 @@ def invoice(number: str, file: Path, data: Data = None) -> None:
 def _make(option: str, directory: Path) -> None:
     with _usable(option, directory):
         directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()  # whether we may write there, the operating system knows
+        tempfile.TemporaryFile(dir=directory).close()  # raises if we may not write there
 
 
 @contextmanager
@@ -260,7 +262,9 @@ def _selections(texts: list[str]) -> tuple[Selection, ...]:
     for text in texts:
         service, equals, quantity = text.partition("=")
         if equals and not WHOLE_NUMBER.fullmatch(quantity):
-            raise MalformedMessage(f"{text} is no selection; write a service and a whole number, as in extensions=25.")
+            raise MalformedMessage(
+                f"{text} is not a selection; write a service and a whole number, as in extensions=25."
+            )
         selections.append(Selection(service=service, quantity=int(quantity) if equals else 1))
     return tuple(selections)
 
@@ -274,11 +278,11 @@ def _message(kind: type[M], fields: dict[str, Any]) -> M:
 
 def _fields(text: str) -> dict[str, Any]:
     try:
-        fields = from_json(text.encode(errors="surrogateescape"))  # the bytes as they came, UTF-8 or not
+        fields = from_json(text.encode(errors="surrogateescape"))  # the original bytes, UTF-8 or not
     except ValueError as error:
-        raise MalformedMessage(f"This is no JSON: {error}.") from error
+        raise MalformedMessage(f"The command is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
-        raise MalformedMessage("A command is a JSON object with its fields.")
+        raise MalformedMessage("A command is a JSON object with its fields, in braces.")
     if "at" in fields:
         raise MalformedMessage("The time of a command is the time of its arrival; leave out the field at.")
     return fields
@@ -288,17 +292,17 @@ def main() -> None:
     """Run the command line."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without our characters gets question marks, no traceback
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character gets a question mark
     try:
         app()
     except UnicodeEncodeError as error:
-        sys.stderr.write(f"{error.object[:100]!a} is no text in UTF-8.\n")
+        sys.stderr.write(f"{error.object[:100]!a} is not UTF-8 text.\n")
         sys.exit(1)
-    except REPORTED_ERRORS as said:
-        sys.stderr.write(f"{' '.join(str(said).split())}\n")
+    except REPORTED_ERRORS as reported:
+        sys.stderr.write(f"{' '.join(str(reported).split())}\n")
         sys.exit(1)
-    except OSError as error:  # of a file or a socket: what Python says of it names it
-        sys.stderr.write(f"The operating system refuses: {' '.join(str(error).split())}.\n")
+    except OSError as error:  # of a file or socket; the text names it
+        sys.stderr.write(f"The operating system refused: {' '.join(str(error).split())}.\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -1,6 +1,6 @@
-"""``trunkline audit``: what happened, what was true when, and why; and that nobody has touched any of it.
+"""``trunkline audit``: what happened, what was true when, and why; and proof that nobody has changed it.
 
-All of it but checkpoints and exports, which are signed, works with a login that has no other role than the auditor's.
+Everything but checkpoints and exports, which are signed, works with a login that has only the role of the auditor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from domain.messages import Refusal
 from handlers.cli.as_of import AsOf, moment, position, position_as_of
-from handlers.cli.console import AsJson, Data, bar, console, draw, print_json, say, until_nobody_reads
+from handlers.cli.console import AsJson, Data, bar, console, draw, print_json, say, until_pipe_closes
 from handlers.cli.explain import Step, aggregate, explanation, name_of
 from handlers.cli.export import Export, export_of
 from handlers.cli.interpreter import INTERRUPTED
@@ -43,19 +43,19 @@ from infra.event_log.upcasts import UPCASTS
 from infra.settings import Settings, WrongSetting, settings
 
 REPORTED_ERRORS = (ChainBroken, NotProven, NoCheckpoint, WrongKey, CannotSign, UnreadableEvent)
-"""What this part of the command line says in one sentence, beside what all of it says."""
+"""Errors that these commands report in one sentence, in addition to the common ones."""
 
 LINES = 500
-"""How many events make a table: a longer answer is several, so that it can be of any length."""
+"""Events in one table: a longer answer is printed as several, so it may be of any length."""
 
 WAIT_S = 10.0
 LIMIT_DIGITS_MAX = 18
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="What happened, why, and that nobody has touched it."
+    add_completion=False, no_args_is_help=True, help="What happened, why, and proof that nobody changed it."
 )
 Keys = Annotated[
     list[Path] | None,
-    typer.Option("--key", help="A public key that checkpoints were signed with; may be repeated."),
+    typer.Option("--key", help="A public key that checkpoints were signed with; repeatable."),
 ]
 
 
@@ -64,7 +64,7 @@ class NotWritten(Refusal):
 
 
 class UnknownQuestion(Refusal):
-    """It asks for something that the log does not have, or cannot have."""
+    """The log does not have what is asked for."""
 
 
 # --- the log as a whole
@@ -76,26 +76,29 @@ def verify(
     data: Data = None,
     key: Keys = None,
     checkpoints: Annotated[
-        Path | None, typer.Option(help="The file of signed checkpoints; else that of the settings, or of --data.")
+        Path | None, typer.Option(help="The file of signed checkpoints; by default that of the settings or of --data.")
     ] = None,
-    published: Annotated[bool, typer.Option("--published", help="Check those on the broker too.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="Also check the checkpoints on the broker.")] = False,
     from_checkpoint: Annotated[
         bool,
-        typer.Option("--from-checkpoint", help="Go on from the last checkpoint that an earlier verification passed."),
+        typer.Option(
+            "--from-checkpoint", help="Continue from the last checkpoint that an earlier verification passed."
+        ),
     ] = False,
     state: Annotated[
-        Path | None, typer.Option(help="Where a verification keeps how far it came; else beside the checkpoints.")
+        Path | None,
+        typer.Option(help="The file for the progress of the verification; by default beside the checkpoints."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Walk the log, and check every row, hash, version and checkpoint. Exit status 1 names the first wrong position."""
+    """Verify every row, hash, version and checkpoint of the log. Exit status 1 if one is wrong; names the first."""
     given = settings()
     file = checkpoints or checkpoint_file(given, data)
     if file and not file.exists() and not (checkpoints or given.checkpoint_file):
-        file = None  # nobody has said that there is one
+        file = None  # a default file need not exist
     kept = state or (file.parent / f"{file.name}.verified" if file else None)
     if from_checkpoint and kept is None:
-        raise NoCheckpoint("There is no checkpoint to go on from; give --checkpoints FILE, or --state FILE.")
+        raise NoCheckpoint("There is no checkpoint to continue from; give --checkpoints FILE or --state FILE.")
     keys = _keys(given, data, key)
     signed: list[Iterable[Checkpoint]] = [checkpoints_in(file)] if file else []
     if published:
@@ -120,17 +123,17 @@ def verify(
     if as_json:
         print_json(verification.result(begin_at=verification.begun, walk=walk))
     else:
-        say(verification.said(walk))
+        say(verification.report(walk))
 
 
 def _each_once(checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
-    """Checkpoints in the order of positions, without those that stand in the file and on the broker."""
+    """Yield checkpoints in order of positions; one that is in the file and on the broker, once."""
     for _, at_one_position in groupby(checkpoints, key=lambda one: one.position):
         yield from {one.signature: one for one in at_one_position}.values()
 
 
 def _keys(given: Settings, data: Path | None, paths: list[Path] | None) -> list[PublicKey]:
-    """The public keys that are given; else the one of the settings, or of the data."""
+    """Return the given public keys; by default the one of the settings or of the data."""
     if paths:
         return [PublicKey.read(path) for path in paths]
     beside = data / SIGNING_KEY if data and not given.database_url else None
@@ -151,7 +154,7 @@ def _published(given: Settings, data: Path | None) -> list[Checkpoint]:
 
 @app.command()
 def checkpoint(data: Data = None, as_json: AsJson = False) -> None:
-    """Sign where the log has come to, publish that, and add it to the file of checkpoints."""
+    """Sign the end of the log, publish the checkpoint, and append it to the file of checkpoints."""
     given = settings()
     signer = _signer(given, data)
 
@@ -182,14 +185,14 @@ def _signer(given: Settings, data: Path | None) -> Signer:
     signer = signer_of(given, data)
     if signer is None:
         raise WrongSetting(
-            "TRUNKLINE_SIGNING_KEY is missing: a PEM file, as openssl genpkey -algorithm ed25519 -out FILE makes one."
+            "TRUNKLINE_SIGNING_KEY is missing: a PEM file; openssl genpkey -algorithm ed25519 -out FILE creates one."
         )
     return signer
 
 
 @app.command(name="public-key")
 def public_key(file: Annotated[Path | None, typer.Argument()] = None, data: Data = None) -> None:
-    """Print, or write to a file, the public half of the key that signs checkpoints."""
+    """Print the public key of checkpoints, or write it to a file."""
     pem = _signer(settings(), data).key.public.pem()
     if file is None:
         sys.stdout.write(pem.decode())
@@ -198,7 +201,7 @@ def public_key(file: Annotated[Path | None, typer.Argument()] = None, data: Data
 
 
 def _write(file: Path, text: Iterable[bytes]) -> None:
-    """Write a file: all of it, or nothing; where it is a device or a pipe, into it."""
+    """Write a file atomically; write into it if it is a device or a pipe."""
     try:
         target = file.resolve()
         if target.exists() and not target.is_file():
@@ -222,19 +225,19 @@ def _write(file: Path, text: Iterable[bytes]) -> None:
 @app.command()
 def events(  # noqa: PLR0913 - one argument a filter
     *,
-    stream: Annotated[str | None, typer.Option(help="Of this stream: order-order-1.")] = None,
-    account: Annotated[str | None, typer.Option(help="Of this account.")] = None,
-    type_: Annotated[str | None, typer.Option("--type", help="Of this name, or topic: PaymentCaptured.")] = None,
-    actor: Annotated[str | None, typer.Option(help="Caused by this actor: distributor:dora.")] = None,
-    from_time: Annotated[str | None, typer.Option(help="Recorded at this moment, or later.")] = None,
-    to_time: Annotated[str | None, typer.Option(help="Recorded at this moment, or before.")] = None,
-    from_position: Annotated[str | None, typer.Option(help="At this position, or behind it.")] = None,
-    to_position: Annotated[str | None, typer.Option(help="At this position, or before it.")] = None,
-    limit: Annotated[str | None, typer.Option(help="At most so many.")] = None,
+    stream: Annotated[str | None, typer.Option(help="Only of this stream: order-order-1.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Only of this name or topic: PaymentCaptured.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only caused by this actor: distributor:dora.")] = None,
+    from_time: Annotated[str | None, typer.Option(help="Recorded at this time or later.")] = None,
+    to_time: Annotated[str | None, typer.Option(help="Recorded at this time or earlier.")] = None,
+    from_position: Annotated[str | None, typer.Option(help="At this position or after it.")] = None,
+    to_position: Annotated[str | None, typer.Option(help="At this position or before it.")] = None,
+    limit: Annotated[str | None, typer.Option(help="The largest number of events.")] = None,
     data: Data = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each as a line of JSON.")] = False,
 ) -> None:
-    """List events in the order of positions, as they are stored: personal fields are ciphertext."""
+    """List events in order of positions, as they are stored: personal fields are ciphertext."""
     times = {name: moment(text) for name, text in (("from_time", from_time), ("to_time", to_time)) if text is not None}
     most = None if limit is None else _limit(limit)
     with database(settings(), data) as database_url, auditing(database_url) as auditor:
@@ -251,7 +254,7 @@ def events(  # noqa: PLR0913 - one argument a filter
             if value is not None:
                 _known(auditor, kind, value)
         found = auditor.events(wanted, most)
-        with until_nobody_reads():
+        with until_pipe_closes():
             (_print_lines if as_json else _print_tables)(found)
 
 
@@ -268,7 +271,7 @@ def _print_lines(found: Iterator[dict[str, Any]]) -> None:
 
 def _print_tables(found: Iterator[dict[str, Any]]) -> None:
     if (first := next(found, None)) is None:
-        say("No event is like that.")
+        say("No matching events.")
         return
     found = chain([first], found)
     while rows := list(islice(found, LINES)):
@@ -290,16 +293,16 @@ def _print_tables(found: Iterator[dict[str, Any]]) -> None:
 
 def _known(auditor: Auditor, kind: str, value: str) -> None:
     if not auditor.knows(Wanted(account=value) if kind == "account" else Wanted(stream=value)):
-        raise UnknownQuestion(f"There is no event of {kind} {value} in the log.")
+        raise UnknownQuestion(f"The log has no event of {kind} {value}.")
 
 
 def _topics(auditor: Auditor, name: str) -> list[str]:
-    """The topics of an event's name, of any version; or a topic itself."""
+    """Return the topics of an event name, in all versions; or a topic itself."""
     found = [topic for topic in (*topics(), *UPCASTS) if name in (topic, name_of(topic))]
     if not found and auditor.knows(Wanted(topics=[name])):
-        return [name]  # the library's, or one of a later time
+        return [name]  # of the eventsourcing library, or of a later version
     if not found:
-        raise UnknownQuestion(f"There is no event {name}; write a name, or a topic, as PaymentCaptured.")
+        raise UnknownQuestion(f"There is no event {name}; write a name or a topic, as PaymentCaptured.")
     return found
 
 
@@ -314,7 +317,7 @@ def _limit(text: str) -> int:
 
 @app.command()
 def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = False) -> None:
-    """Show an aggregate as it is, or was: trunkline audit show order-order-1 --as-of 42."""
+    """Show an aggregate, now or as of a time or position: trunkline audit show order-order-1 --as-of 42."""
     with database(settings(), data) as database_url, auditing(database_url) as auditor:
         found = aggregate(auditor, stream, position_as_of(auditor, as_of))
     state = from_json(to_json(_in_order(found.state), fallback=_fallback))
@@ -330,13 +333,13 @@ def show(stream: str, as_of: AsOf = None, data: Data = None, as_json: AsJson = F
 
 
 def _in_order(state: Any) -> dict[str, Any]:  # noqa: ANN401 - of any aggregate
-    """The fields of a state; a set in an order, so that who shows it again sees the same."""
+    """Return the fields of a state; sets are sorted, so that the output is stable."""
     named = {field.name: getattr(state, field.name) for field in fields(state)}
     return {name: sorted(value, key=str) if isinstance(value, frozenset) else value for name, value in named.items()}
 
 
 def _fallback(value: object) -> str:
-    """What JSON has no word for, as the kind of an event that was dealt with."""
+    """Return what JSON has no type for, as a text."""
     return value.__name__ if isinstance(value, type) else str(value)
 
 
@@ -344,12 +347,12 @@ def _fallback(value: object) -> str:
 def explain(
     account: str,
     service: str,
-    package: Annotated[str | None, typer.Option(help="Of this package alone.")] = None,
+    package: Annotated[str | None, typer.Option(help="Only of this package.")] = None,
     as_of: AsOf = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why an entitlement is what it is: each event that made it so, who caused it, and what it did."""
+    """Explain an entitlement: each event that changed it, who caused it, and by how much."""
     with database(settings(), data) as database_url, auditing(database_url) as auditor:
         steps = explanation(auditor, account, service, package, position_as_of(auditor, as_of))
     if as_json:
@@ -388,12 +391,12 @@ def _change(by: int) -> str:
     return f"{by:+,}" if by else ""
 
 
-# --- what leaves the house
+# --- exports --------------
 
 
 @app.command()
 def export(account: str, file: Path, data: Data = None) -> None:
-    """Write a bundle of all events of an account, which proves itself: see verify-export."""
+    """Export all events of an account as a bundle that proves itself: see verify-export."""
     given = settings()
     signer = _signer(given, data)
 
@@ -415,7 +418,7 @@ def export(account: str, file: Path, data: Data = None) -> None:
 
 @app.command(name="verify-export")
 def verify_export(file: Path, key: Keys = None, as_json: AsJson = False) -> None:
-    """Check a bundle with nothing but a public key: that its events stand in the log, unaltered and complete."""
+    """Verify a bundle with nothing but a public key: its events are in the log, unchanged and complete."""
     if not key:
         raise WrongSetting("Give --key PUBLIC.pem, the public half of the key that signs the log's checkpoints.")
     keys = [PublicKey.read(path) for path in key]
@@ -446,7 +449,7 @@ def verify_export(file: Path, key: Keys = None, as_json: AsJson = False) -> None
         return
     parts = [share for share in proven.streams if not share.whole]
     say(
-        f"{proven.events:,} events of {proven.account} stand in the log as it was at position {at.position:,}, signed "
+        f"{proven.events:,} events of {proven.account} are in the log as of position {at.position:,}, signed "
         f"{at.time:%Y-%m-%d %H:%M:%S} with key {at.key[:16]}...\nThey are all that the account had: "
         f"{len(proven.streams):,} streams, none with an event left out."
     )

@@ -1,4 +1,4 @@
-"""What the commands of the command line have in common: their options, and how they print."""
+"""What all commands share: common options, and printing."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from rich.table import Table
 PIPE_WIDTH = 120
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="The directory of trunkline up or demo --keep, where no TRUNKLINE_*_URL is set."),
+    typer.Option("--data", help="The directory of trunkline up or demo --keep, if no TRUNKLINE_*_URL is set."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class _Output(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to `until_nobody_reads`; the library would end the program, with 1."""
-        raise  # noqa: PLE0704 - what the library has just caught
+        """Leave it to `until_pipe_closes`; the library would exit with 1."""
+        raise  # noqa: PLE0704 - the error that the library has just caught
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Where people read: as wide as their terminal, or as a page where it is none."""
-    # What is shown may hold brackets and colons that people wrote: they are no markup.
+    """Return a console, as wide as the terminal; `PIPE_WIDTH` in a pipe."""
+    # Texts may hold brackets and colons that people wrote: they are not markup.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return _Output(quiet=quiet, width=width, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str) -> None:
-    """Print a sentence; only a terminal breaks it, so that nothing which is copied out of it is cut."""
-    with until_nobody_reads():
+    """Print a sentence. Only a terminal wraps it, so that copied text is not cut."""
+    with until_pipe_closes():
         console().print(text, soft_wrap=True)
 
 
 def draw(table: Table) -> None:
     """Print a table."""
-    with until_nobody_reads():
+    with until_pipe_closes():
         console().print(table)
 
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Tells how far something has come: on a terminal by a bar, and in a pipe not at all."""
+    """Yield a progress callback. It draws a bar on a terminal, and nothing in a pipe."""
     drawn = console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=drawn, disable=not drawn.is_terminal, transient=True) as progress:
@@ -60,15 +60,15 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def print_json(value: object) -> None:
     """Print a value as JSON."""
-    with until_nobody_reads():
+    with until_pipe_closes():
         sys.stdout.write(to_json(value, indent=2).decode() + "\n")
 
 
 @contextmanager
-def until_nobody_reads() -> Iterator[None]:
-    """Print until whoever reads has read enough, as ``head`` has at some point: that is no error, and ends it.
+def until_pipe_closes() -> Iterator[None]:
+    """Print until the reader closes the pipe, as ``head`` does: that is not an error.
 
-    What is printed after that goes nowhere; or the interpreter complains at its end.
+    Later output goes nowhere, or the interpreter would complain at its exit.
     """
     try:
         yield

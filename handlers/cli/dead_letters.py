@@ -1,4 +1,4 @@
-"""``trunkline dead-letters``: look at what could not be dealt with, put it back, or give it up with a reason."""
+"""``trunkline dead-letters``: list, show, replay and drop messages that could not be handled."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from infra.settings import settings
 T = TypeVar("T")
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="The directory of trunkline up or demo --keep, where no TRUNKLINE_NATS_URL is set."),
+    typer.Option("--data", help="The directory of trunkline up or demo --keep, if TRUNKLINE_NATS_URL is not set."),
 ]
-app = typer.Typer(help="Messages that could not be dealt with.", no_args_is_help=True)
+app = typer.Typer(help="Messages that could not be handled.", no_args_is_help=True)
 
 
 @app.command(name="list")
 def list_letters(
     data: Data = None,
-    dropped: Annotated[bool, typer.Option(help="Those that were given up, and why.")] = False,
+    dropped: Annotated[bool, typer.Option(help="List those that were dropped, with the reason.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List them, oldest first."""
+    """List dead letters, oldest first."""
 
     async def found(jetstream: JetStreamContext) -> list[Letter]:
         return [each async for each in letters(jetstream, dropped=dropped)]
@@ -55,7 +55,7 @@ def list_letters(
 
 @app.command()
 def show(number: int, data: Data = None) -> None:
-    """Show one of them, with its body. It may hold what is personal."""
+    """Show one dead letter with its body, which may hold personal data."""
     found = _with_jetstream(data, lambda jetstream: letter(jetstream, number))
     whole = {**_about(found), "headers": dict(found.headers), "body": found.body.decode(errors="backslashreplace")}
     print_json(whole)
@@ -63,22 +63,22 @@ def show(number: int, data: Data = None) -> None:
 
 @app.command(name="replay")
 def replay_letter(numbers: list[int], data: Data = None) -> None:
-    """Put them back, each for the consumer that could not deal with it, and for no other."""
+    """Put dead letters back, each for the consumer that could not handle it, and for no other."""
     for number in numbers:
         put_back = _with_jetstream(data, lambda jetstream, n=number: replay(jetstream, n))  # type: ignore[misc]
-        say(f"The dead letter {number} is back at {put_back.consumer}.")
+        say(f"Dead letter {number} was put back for {put_back.consumer}.")
 
 
 @app.command(name="drop")
 def drop_letter(
     number: int,
-    reason: Annotated[str, typer.Option(help="Why; it is kept, with who did it.")],
+    reason: Annotated[str, typer.Option(help="The reason; it is kept with your name.")],
     data: Data = None,
 ) -> None:
-    """Give one of them up. Its body is gone then; that it was there, and why it was dropped, is kept."""
+    """Drop a dead letter. Its body is deleted; a record of it is kept, with the reason."""
     who = user_name()
     _with_jetstream(data, lambda jetstream: drop(jetstream, number, reason=reason, by=who))
-    say(f"The dead letter {number} is dropped.")
+    say(f"Dead letter {number} was dropped.")
 
 
 def _about(each: Letter) -> dict[str, Any]:

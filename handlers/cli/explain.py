@@ -1,6 +1,6 @@
-"""Why a number is what it is: an aggregate as its decider folds it, and an entitlement event by event.
+"""Explain a number: an aggregate as its decider folds it, and an entitlement event by event.
 
-Both are folded with the program's own folds, from what an auditor can read.
+Both use the folds of the program itself, on what an auditor may read.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ CATEGORIES = {topic.partition(".")[0] for topic in READ}
 
 
 class NothingThere(Refusal):
-    """The log has nothing of what is asked for, or had nothing of it then."""
+    """The log does not have what is asked for, or did not have it then."""
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """An aggregate after one of its events, with that event's place."""
+    """An aggregate after one of its events, with the position of that event."""
 
     stream: str
     version: int
@@ -61,11 +61,11 @@ class Aggregate:
 
 
 def aggregate(auditor: Auditor, stream: str, upto: int) -> Aggregate:
-    """An aggregate as its decider folds it, when the log had come to ``upto``.
+    """Return an aggregate as its decider folds it, as of position ``upto``.
 
     Raises:
         NothingThere: there is no such stream, or it had no event yet.
-        UnreadableEvent: one of its events is none that this program knows.
+        UnreadableEvent: this program does not know one of its events.
     """
     category = stream.partition("-")[0]
     if category not in DECIDERS:
@@ -79,15 +79,15 @@ def aggregate(auditor: Auditor, stream: str, upto: int) -> Aggregate:
     if last is not None:
         return Aggregate(stream, last["version"], last["position"], last["recorded_at"], state)
     if auditor.knows(Wanted(stream=stream)):
-        raise NothingThere(f"{stream} had no event yet when the log had come to position {upto}.")
+        raise NothingThere(f"{stream} had no event yet at position {upto}.")
     raise NothingThere(f"There is no stream {stream} in the log.")
 
 
 @dataclass(frozen=True)
 class Step:
-    """An event that changed an entitlement: who caused it, by how much it changed it, and what the figures were then.
+    """An event that changed an entitlement: who caused it, by how much, and the figures after it.
 
-    ``cause`` is the account's event that led to it, as name and position; or the id of the message that did.
+    ``cause`` is the event of the account that caused it, as name and position, or else the id of its message.
     """
 
     package_id: str
@@ -109,11 +109,11 @@ class Step:
 
 
 def explanation(auditor: Auditor, account: str, service: str, package: str | None, upto: int) -> list[Step]:
-    """The events that make an entitlement what it was when the log had come to ``upto``, in the order of positions.
+    """Return the events that changed an entitlement up to position ``upto``, in order.
 
     Raises:
-        NothingThere: there was no such account, package or service there.
-        UnreadableEvent: one of the events is none that this program knows.
+        NothingThere: there was no such account, package or service.
+        UnreadableEvent: this program does not know one of the events.
     """
     steps, seen, packages = list[Step](), set[str](), set[PartitionKey]()
     for step, services, of in _steps(auditor, account, service, upto):
@@ -136,12 +136,12 @@ def explanation(auditor: Auditor, account: str, service: str, package: str | Non
 def _steps(
     auditor: Auditor, account: str, service: str, upto: int
 ) -> Iterator[tuple[Step | None, set[str], PartitionKey]]:
-    """After each event of a package: what it did to the service (none: nothing), what services there are, and whose."""
+    """Yield for each event of a package: its effect on the service or None, the services, and the package."""
     partitions: dict[PartitionKey, Rows] = {}
-    places: dict[str, str] = {}
+    named: dict[str, str] = {}
     mapper = PydanticMapper(None)
     for row in auditor.events(Wanted(account=account, to_position=upto)):
-        places[str(row["event_id"])] = f"{name_of(row['topic'])} at {row['position']}"
+        named[str(row["event_id"])] = f"{name_of(row['topic'])} at {row['position']}"
         known = topic_today(row["topic"]) in topics()
         if row["topic"] not in READ and (known or row["stream"].partition("-")[0] not in CATEGORIES):
             continue
@@ -151,11 +151,11 @@ def _steps(
         before = _figures(rows).get(service)
         ENTITLEMENTS.fold(rows, recorded)
         after = _figures(rows)
-        yield _step(row, places, before, after.get(service)), set(after), package
+        yield _step(row, named, before, after.get(service)), set(after), package
 
 
 def name_of(topic: str) -> str:
-    """The name of an event, as in ``order.PaymentCaptured.v1``; a topic of another form by itself."""
+    """Return the name in a topic such as ``order.PaymentCaptured.v1``; a topic of another form as it is."""
     _, _, name = topic.partition(".")
     return name.partition(".")[0] or topic
 
@@ -166,7 +166,7 @@ def _figures(rows: Rows) -> dict[str, Entitlement]:
 
 
 def _step(
-    row: dict[str, Any], places: dict[str, str], before: Entitlement | None, after: Entitlement | None
+    row: dict[str, Any], named: dict[str, str], before: Entitlement | None, after: Entitlement | None
 ) -> Step | None:
     total, allocated = (before.total, before.allocated) if before else (0, 0)
     if after is None or (after.total, after.allocated) == (total, allocated):
@@ -174,7 +174,7 @@ def _step(
     return Step(
         package_id=after.package_id,
         **{name: row[name] for name in ("position", "recorded_at", "topic", "stream", "version", "actor")},
-        cause=places.get(row["causation_id"], row["causation_id"]),
+        cause=named.get(row["causation_id"], row["causation_id"]),
         causation_id=row["causation_id"],
         correlation_id=row["correlation_id"],
         total_change=after.total - total,

@@ -1,4 +1,4 @@
-"""What an export is made of: a walk along the whole log, which is verified by the way, and the trees over it."""
+"""The content of an export: a walk over the whole log, which verifies it, and the Merkle trees over it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra.audit.merkle import MerkleTree
 
 @dataclass(frozen=True)
 class Export:
-    """An account's part of the log as of a position: ready to be written, once a checkpoint was signed there."""
+    """The events of an account as of a position, ready to be written once a checkpoint is signed there."""
 
     account: str
     head: tuple[int, bytes]
@@ -25,23 +25,25 @@ class Export:
 
     @property
     def events(self) -> int:
-        """How many events it has."""
+        """The number of events."""
         return sum(share.count for share in self.accounts.shares)
 
     def text(self, auditor: Auditor, checkpoint: Checkpoint) -> Iterator[bytes]:
-        """The bundle, piece by piece."""
+        """Yield the bundle in pieces."""
         rows = auditor.events(Wanted(account=self.account, to_position=self._walk.position))
         proven = ({**row, "proof": self._walk.tree.inclusion(row["position"] - 1)} for row in rows)
         return written(self.account, checkpoint, self.accounts, self._index, proven)
 
 
-def export_of(auditor: Auditor, account: str, at: Callable[[int, int], None] = lambda _position, _end: None) -> Export:
-    """Read the log to its end, and prove the events of an account.
+def export_of(
+    auditor: Auditor, account: str, on_progress: Callable[[int, int], None] = lambda _position, _end: None
+) -> Export:
+    """Read the log to its end, and prove that the events of an account are complete.
 
-    Memory: for m events of n, m positions and at most m log2(n) hashes; the shares of the account; and a page of rows.
+    Memory: for m events of n, m positions and at most m log2(n) hashes, the shares of the account, and a page of rows.
 
     Raises:
-        ChainBroken: the log is not what was recorded; nothing of it is exported.
+        ChainBroken: the log is not as it was recorded; nothing is exported.
     """
     if (doubled := doubled_in(auditor, 0)) is not None:
         raise ChainBroken(doubled, TWICE)
@@ -51,7 +53,7 @@ def export_of(auditor: Auditor, account: str, at: Callable[[int, int], None] = l
     for page in auditor.pages(0, end.last):
         for row in page:
             walk.step(row)
-        at(walk.position, end.last)
+        on_progress(walk.position, end.last)
     if (walk.position, walk.hash) != (end.position, end.hash):
         raise ChainBroken(walk.position, f"its row is the last, and log.head says that the log ends at {end.position}")
     accounts, index = auditor.account_tree(account, walk.position)

@@ -24,10 +24,10 @@ from projections.orders import Search, search
 
 app = typer.Typer(no_args_is_help=True, help="Questions over all accounts, a page at a time.")
 
-Account = Annotated[str | None, typer.Option(help="Of one account.")]
-Cursor = Annotated[str | None, typer.Option(help="What the page before this one printed as its cursor.")]
-Size = Annotated[int, typer.Option(help="How many rows a page has.")]
-Day = Annotated[str | None, typer.Option(help="A day, or a moment with its offset.")]
+Account = Annotated[str | None, typer.Option(help="Only of this account.")]
+Cursor = Annotated[str | None, typer.Option(help="The cursor that the previous page printed.")]
+Size = Annotated[int, typer.Option(help="Rows in a page.")]
+Day = Annotated[str | None, typer.Option(help="A day, or a time with its UTC offset.")]
 
 
 @contextmanager
@@ -47,14 +47,14 @@ def orders(  # noqa: PLR0913, PLR0917 - each is a thing to look for
     currency: str | None = None,
     at_least: Annotated[int | None, typer.Option(help="In minor units of the currency.")] = None,
     at_most: Annotated[int | None, typer.Option(help="In minor units of the currency.")] = None,
-    begin: Annotated[str | None, typer.Option("--from", help="A day, or a moment with its offset.")] = None,
+    begin: Annotated[str | None, typer.Option("--from", help="A day, or a time with its UTC offset.")] = None,
     before: Day = None,
     cursor: Cursor = None,
     size: Size = PAGE,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Orders by account, state, method, date, PI number and amount, the newest first."""
+    """List orders by account, state, method, date, PI number and amount, newest first."""
     wanted = Search(
         account_id=account,
         state=state,
@@ -74,7 +74,7 @@ def orders(  # noqa: PLR0913, PLR0917 - each is a thing to look for
 def owed(
     account: Account = None, cursor: Cursor = None, size: Size = PAGE, data: Data = None, as_json: AsJson = False
 ) -> None:
-    """What is owed offline, the oldest first; and by age in days: 0-30, 31-60, 61-90, over 90."""
+    """List what is owed offline, oldest first, and by age in days: 0-30, 31-60, 61-90, over 90."""
     with _tables(data) as conn:
         by_age = owed_by_age(conn, SystemClock().now(), account)
         page = owed_orders(conn, account, cursor, size)
@@ -89,7 +89,7 @@ def owed(
 def payments_set_aside(
     account: Account = None, cursor: Cursor = None, size: Size = PAGE, data: Data = None, as_json: AsJson = False
 ) -> None:
-    """Payments that fulfilled nothing and wait for a person, the oldest first."""
+    """List payments that were set aside and wait for a person, oldest first."""
     with _tables(data) as conn:
         page = set_aside(conn, account, cursor, size)
     _print_page(page, ("account_id", *VIEWS["payments"].columns), as_json)
@@ -99,7 +99,7 @@ def payments_set_aside(
 def services_over_allocated(
     cursor: Cursor = None, size: Size = PAGE, data: Data = None, as_json: AsJson = False
 ) -> None:
-    """Services of which PBXs hold more than the package has, after a refund."""
+    """List services of which PBXs hold more than the package has, after a refund."""
     with _tables(data) as conn:
         page = over_allocated(conn, cursor, size)
     _print_page(page, ("account_id", "package_id", "service", "total", "allocated", "over_allocated"), as_json)
@@ -107,13 +107,13 @@ def services_over_allocated(
 
 @app.command()
 def revenue(
-    begin: Annotated[str, typer.Option("--from", help="A day, or a moment with its offset.")],
-    before: Annotated[str, typer.Option(help="A day, or a moment with its offset.")],
+    begin: Annotated[str, typer.Option("--from", help="A day, or a time with its UTC offset.")],
+    before: Annotated[str, typer.Option(help="A day, or a time with its UTC offset.")],
     account: Account = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Net revenue by month, service and currency; credit notes taken off."""
+    """Show net revenue by month, service and currency, less credit notes."""
     first, last = _moment(begin), _moment(before)
     assert first is not None
     assert last is not None
@@ -126,14 +126,14 @@ def revenue(
 
 
 def _moment(text: str | None) -> datetime | None:
-    """A day's beginning (UTC), or a moment."""
+    """Return the start of a day in UTC, or a time."""
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise FilterCannotBe(
-            f"{text} is no day and no moment; write 2026-09-01, or 2026-09-01T12:00:00+00:00."
+            f"{text} is neither a day nor a time; write 2026-09-01, or 2026-09-01T12:00:00+00:00."
         ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 

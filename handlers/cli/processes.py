@@ -1,4 +1,4 @@
-"""The parts as processes of their own, for an installation that outgrows ``trunkline up``: see docs/scaling.md."""
+"""Parts of Trunkline as separate processes, for installations that outgrow ``trunkline up``: see docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ NEEDED = ("database_url", "nats_url")
 
 
 def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False) -> None:
-    """Run some of the parts until the process is told to stop.
+    """Run some parts until the process is told to stop.
 
-    Each has a small HTTP application with its health and its figures, at ``TRUNKLINE_HTTP_PORT``; who serves has the
-    whole one.
+    Each process serves its health and metrics at ``TRUNKLINE_HTTP_PORT``, and the whole HTTP application if ``serves``.
 
     Raises:
-        WrongSetting: the servers are not named; several processes have to share them.
+        WrongSetting: the settings do not name the servers, which separate processes have to share.
     """
     given = settings()
     for name in NEEDED:
         if getattr(given, name) is None:
-            raise WrongSetting(f"TRUNKLINE_{name.upper()} is missing: processes of their own have to share it.")
+            raise WrongSetting(f"TRUNKLINE_{name.upper()} is missing: separate processes have to share it.")
     assert given.database_url is not None
     assert given.nats_url is not None
     servers, parts = Servers(given.database_url, given.nats_url), Parts(relays, works, serves)
@@ -38,7 +37,7 @@ def running_alone(what: str, *, relays: bool, works: bool, serves: bool = False)
     with provider_of(given) as provider, mailer_of(given) as mailer:
         adapters = Adapters(SystemClock(), provider, mailer)
         with trunkline(given, servers, adapters, secrets_of(given, None), signer, parts) as running:
-            say(f"Trunkline {what} at {running.url}; stop it by Ctrl-C.")
+            say(f"Trunkline {what} at {running.url}; stop it with Ctrl-C.")
             until_stopped()
 
 

@@ -1,4 +1,4 @@
-"""``trunkline projections``: how the read models stand, what they halt before, and making them anew."""
+"""``trunkline projections``: the state of the read models, rebuilding and verifying them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from projections.engine.projection import Projection
 from projections.maintenance.rebuild import Rebuilt, Told, Verified, rebuild, verify
 from projections.maintenance.runner import PROJECTIONS, Status, projection_named, statuses
 
-app = typer.Typer(no_args_is_help=True, help="How the read models stand; retry, skip, rebuild, verify.")
+app = typer.Typer(no_args_is_help=True, help="The read models: list, retry, skip, rebuild, verify.")
 
 Processes = Annotated[
-    int | None, typer.Option(min=1, max=64, help="How many processes work at it; chosen by itself where not said.")
+    int | None, typer.Option(min=1, max=64, help="The number of processes to use; by default chosen automatically.")
 ]
 
 
 class NothingNamed(Refusal):
-    """No projection is named, or some are although all are meant."""
+    """Neither projections nor all are named, or both."""
 
 
 @app.command("list")
 def list_all(data: Data = None, as_json: AsJson = False) -> None:
-    """Where each projection stands, what it halts before, and what it was told to skip."""
+    """List projections: position, lag, the event that halts each, and skipped events."""
     with opened_log(data) as opened, connect(opened.database_url) as conn:
         found = statuses(conn)
     if as_json:
@@ -59,7 +59,7 @@ def list_all(data: Data = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: str, data: Data = None, as_json: AsJson = False) -> None:
-    """One projection, with the whole of the error that it halts at."""
+    """Show one projection, with the full error that halts it."""
     projection = projection_named(name)
     with opened_log(data) as opened, connect(opened.database_url) as conn:
         (status,) = (status for status in statuses(conn) if status.name == projection.name)
@@ -76,36 +76,36 @@ def show(name: str, data: Data = None, as_json: AsJson = False) -> None:
 
 @app.command("retry")
 def retry_parked(name: str, data: Data = None) -> None:
-    """Try the event again that a projection halts before. Whoever runs the projection does it, within a second."""
+    """Retry the event that halts a projection. The process that runs it does so within a second."""
     projection = projection_named(name)
     with opened_log(data) as opened, connect(opened.database_url) as conn:
         position = retry(conn, projection.name)
-    say(f"{name} tries position {position} again.")
+    say(f"{name} will retry position {position}.")
 
 
 @app.command("skip")
 def skip_parked(
     name: str,
-    reason: Annotated[str, typer.Option(help="Why it may be left out; every later report repeats it.")],
+    reason: Annotated[str, typer.Option(help="Why the event may be skipped; every later report repeats it.")],
     data: Data = None,
     actor: As = None,
 ) -> None:
-    """Leave the event out, for good, that a projection halts before."""
+    """Skip the event that halts a projection, for good."""
     projection, who = projection_named(name), str(actor_of(actor, None))
     with opened_log(data) as opened, connect(opened.database_url) as conn:
         position = skip(conn, projection.name, who, reason)
-    say(f"{name} leaves out position {position}.")
+    say(f"{name} skips position {position}.")
 
 
 @app.command("rebuild")
 def rebuild_named(
-    names: Annotated[list[str] | None, typer.Argument(help="One or several of them.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them, the log being read once.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="The projections to rebuild.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Rebuild all of them, reading the log once.")] = False,
     processes: Processes = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make read models anew beside the live ones, and swap them in. Broken off, it goes on where it was."""
+    """Rebuild read models in shadow tables and swap them in. Resumes if interrupted."""
     projections = _named(names or [], everything)
     with opened_log(data) as opened, _progress(quiet=as_json) as told:
         done = rebuild(opened.database_url, opened.log, projections, told, processes)
@@ -117,7 +117,7 @@ def rebuild_named(
 
 @app.command("verify")
 def verify_named(name: str, processes: Processes = None, data: Data = None, as_json: AsJson = False) -> None:
-    """Replay a read model from nothing, and compare. Exit status 1 where the live one is not what the log says."""
+    """Replay a read model from the log and compare it. Exit status 1 if the live one differs."""
     projection = projection_named(name)
     with opened_log(data) as opened, _progress(quiet=as_json) as told:
         found = verify(opened.database_url, opened.log, projection, told, processes)
@@ -131,13 +131,13 @@ def verify_named(name: str, processes: Processes = None, data: Data = None, as_j
 
 def _named(names: Sequence[str], everything: bool) -> Sequence[Projection]:
     if everything == bool(names):
-        raise NothingNamed("Name the projections that are to be made anew, or say --all.")
+        raise NothingNamed("Name the projections to rebuild, or use --all.")
     return PROJECTIONS if everything else [projection_named(name) for name in dict.fromkeys(names)]
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Told]:
-    """A bar with an estimate, on a terminal."""
+    """Yield a progress callback, which draws a bar with an estimate on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     errors = Console(stderr=True)
     with Progress(*columns, console=errors, disable=quiet or not sys.stderr.isatty()) as progress:
@@ -164,7 +164,7 @@ def _halted(status: Status) -> str:
 def _print_skipped(skipped: Sequence[Skipped]) -> None:
     for s in skipped:
         decided = f"as {s.actor} decided at {s.skipped_at:%F %T}"
-        say(f"{s.name} leaves out position {s.position} ({s.topic}), {decided}: {s.reason}")
+        say(f"{s.name} skips position {s.position} ({s.topic}), {decided}: {s.reason}")
 
 
 def _print_rebuilt(done: Rebuilt) -> None:

@@ -1,4 +1,4 @@
-"""``trunkline relay``: publish the log to NATS, as a process of its own; and publish all of it once more."""
+"""``trunkline relay``: publish the log to NATS as a process of its own, or publish all of it again."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ REBUILT_EVERY_S = 0.2
 
 @app.callback()
 def relay(context: typer.Context) -> None:
-    """Publish the log to NATS until it is stopped. Of many that run, one does; another takes over when it dies."""
+    """Publish the log to NATS until stopped. Of several processes one is active; another takes over if it dies."""
     if context.invoked_subcommand is None:
-        from handlers.cli.processes import running_alone  # noqa: PLC0415 - as in `handlers.cli.app`
+        from handlers.cli.processes import running_alone  # noqa: PLC0415 - slow to load, and rebuild does not need it
 
         running_alone("relays", relays=True, works=False)
 
@@ -38,9 +38,9 @@ def relay(context: typer.Context) -> None:
 def rebuild(
     data: Annotated[Path | None, typer.Option("--data", help="The directory of trunkline up or demo --keep.")] = None,
 ) -> None:
-    """Empty the stream of events, and publish the whole log once more: the same messages, byte for byte.
+    """Empty the stream of events and publish the whole log again: the same messages, byte for byte.
 
-    Whoever relays does it; where nobody does, this command. Consumers stay, and get everything again.
+    The active relay does it; without one, this command. Consumers stay, and receive everything again.
     """
     given = settings()
     with (
@@ -57,7 +57,7 @@ def rebuild(
                     await asyncio.to_thread(ask_for_rebuild, conn)
                     head = await asyncio.to_thread(log.head)
                     relaying = asyncio.create_task(Relay(database_url, log, encoded).run(client, stopping))
-                    # It may be another process that does it, so the saved position is asked for.
+                    # Another process may do it, so the saved position is polled.
                     while await asyncio.to_thread(position_of, conn, NAME) < head and not relaying.done():  # noqa: ASYNC110
                         await asyncio.sleep(REBUILT_EVERY_S)
                     stopping.set()
@@ -66,4 +66,4 @@ def rebuild(
 
         begun = time.monotonic()
         head = asyncio.run(run())
-    say(f"Published {head} events anew in {time.monotonic() - begun:.1f} s.")
+    say(f"Published {head} events again in {time.monotonic() - begun:.1f} s.")

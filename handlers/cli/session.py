@@ -1,4 +1,4 @@
-"""What a command of the command line works on: the log that is meant, a house over it, and whoever asks."""
+"""The session of a command: the log that it works on, what handlers depend on, and the actor."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ ACTOR_NAME_MAX = 100
 """Characters."""
 
 CATCH_UP_S = 60.0
-As = Annotated[str | None, typer.Option("--as", help="Who asks, as role:name; an admin where not said.")]
+As = Annotated[
+    str | None, typer.Option("--as", help="The actor, as ROLE:NAME; by default the user of this machine as admin.")
+]
 
 
 class MalformedMessage(Refusal):
-    """What was written on the command line is not what it has to be."""
+    """An argument is not valid."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A log, and the settings that it was found by."""
+    """An open log, and the settings that name it."""
 
     settings: Settings
     data: Path | None
@@ -47,7 +49,7 @@ class Opened:
 
 @contextmanager
 def opened_log(data: Path | None) -> Iterator[Opened]:
-    """The log that is meant. Personal data of it can be read where there is a master key; all else, always."""
+    """Open the log of the settings or of ``data``. Its personal data is readable only with a master key."""
     given = settings()
     with (
         database(given, data) as database_url,
@@ -58,7 +60,7 @@ def opened_log(data: Path | None) -> Iterator[Opened]:
 
 @contextmanager
 def dependencies_over(opened: Opened) -> Iterator[Dependencies]:
-    """What handlers need, over a log; without HTTP application, projections and worker."""
+    """Yield what handlers depend on, over a log; without HTTP application, projections and worker."""
     given = opened.settings
     with exported(), provider_of(given) as provider, mailer_of(given) as mailer:
         adapters = Adapters(SystemClock(), provider, mailer)
@@ -67,14 +69,16 @@ def dependencies_over(opened: Opened) -> Iterator[Dependencies]:
 
 
 def actor_of(text: str | None, account_id: str | None) -> Actor:
-    """Whoever asks; the user of the machine, as an admin, where nobody is named.
+    """Return the actor that a text names; without one, the user of the machine as admin.
 
     Raises:
-        MalformedMessage: nobody is like that.
+        MalformedMessage: the text is not ROLE:NAME.
     """
     role, _, name = (text or f"admin:{user_name()}").partition(":")
     if role not in set(Role) or not 1 <= len(name) <= ACTOR_NAME_MAX or not name.isprintable():
-        raise MalformedMessage(f"{text} is nobody; write role:name, with one of the roles {', '.join(Role)}.")
+        raise MalformedMessage(
+            f"{text!r} is not a valid actor; use ROLE:NAME, with one of the roles {', '.join(Role)}."
+        )
     return Actor(Role(role), name, account_id)
 
 
@@ -92,4 +96,4 @@ def user_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError) as error:  # before Python 3.13, and since
-        raise MalformedMessage("The system has no name for you; say who asks: --as role:name.") from error
+        raise MalformedMessage("The system has no name for you; use --as ROLE:NAME.") from error

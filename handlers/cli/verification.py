@@ -1,4 +1,4 @@
-"""One run of ``trunkline audit verify``: how far it came, where that is kept, and what it reports."""
+"""One run of ``trunkline audit verify``: its progress, where that is saved, and its report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from infra.audit.merkle import MerkleTree, NotProven
 
 
 class Verification:
-    """One run of `verify`: what it has passed so far, and where that is kept."""
+    """One verification: the last checkpoint that it passed, and the file where that is saved."""
 
     def __init__(self, keys: list[PublicKey], checkpoints: Iterable[Checkpoint], kept: Path | None) -> None:
         self._keys = keys
@@ -28,7 +28,7 @@ class Verification:
         self.begun = 0
 
     def resumed(self, auditor: Auditor) -> Walk:
-        """A walk from a checkpoint that an earlier one passed, if it is signed and the row there has that hash."""
+        """Continue from a checkpoint that an earlier run passed, if it is signed and its row has that hash."""
         assert self._kept is not None
         passed = Passed.read(self._kept)
         checkpoint = passed.checkpoint
@@ -36,24 +36,22 @@ class Verification:
             checkpoint.check(self._keys)
             tree = MerkleTree(size=checkpoint.position, peaks=[bytes.fromhex(peak) for peak in passed.peaks])
             if checkpoint.trees and checkpoint.trees.log_root != tree.root().hex():
-                raise NotProven("the tree is not the checkpoint's")  # noqa: TRY301 - one of the ways to be none
+                raise NotProven("the tree is not the checkpoint's")  # noqa: TRY301 - handled as the others
         except (ForgedCheckpoint, NotProven) as error:
             why = str(error).rstrip(".")
-            raise NoCheckpoint(f"{self._kept} holds no verification to go on from: {why}.") from None
+            raise NoCheckpoint(f"{self._kept} holds no verification to continue from: {why}.") from None
         found = auditor.hash_at(checkpoint.position)
         signed = f"the signed checkpoint of {checkpoint.time:%Y-%m-%d %H:%M:%S}"
         if found is None:
             missing = min(auditor.end().last + 1, checkpoint.position)
-            raise ChainBroken(missing, f"its row is missing; {signed} says that the log came to {checkpoint.position}")
+            raise ChainBroken(missing, f"its row is missing; {signed} says that the log reached {checkpoint.position}")
         if found.hex() != checkpoint.hash:
-            raise ChainBroken(
-                checkpoint.position, f"{signed}, from where this was to go on, has another hash of it than its row"
-            )
+            raise ChainBroken(checkpoint.position, f"{signed}, from which to continue, has another hash than its row")
         self._passed, self.begun = passed, checkpoint.position
         return Walk(checkpoint.position, found, tree)
 
     def run(self, auditor: Auditor, walk: Walk) -> Walk:
-        """Verify, with a bar on a terminal."""
+        """Verify, with a progress bar on a terminal."""
         self._walk = walk
         with bar("verified") as at:
             verifier = Verifier(auditor, self._checkpoints, self._keys, walk, self._pass, at)
@@ -64,22 +62,22 @@ class Verification:
         self._passed = Passed(checkpoint=checkpoint, peaks=tuple(peak.hex() for peak in walk.tree.peaks))
 
     def keep(self) -> None:
-        """Keep how far it has come, for the next time."""
+        """Save the progress for the next run."""
         if self._passed and self._kept:
             try:
                 self._passed.write(self._kept)
             except OSError as error:
-                sys.stderr.write(f"How far this came cannot be kept in {self._kept}: {error.strerror}.\n")
+                sys.stderr.write(f"The progress cannot be saved in {self._kept}: {error.strerror}.\n")
 
     def interrupted(self) -> str:
-        """What is said to who interrupts it."""
-        stop = f"Interrupted at position {self._walk.position}; so far all is as it was recorded."
+        """Return the report of an interrupted run."""
+        stop = f"Interrupted at position {self._walk.position}; everything up to there is as it was recorded."
         if self._passed and self._kept:
-            return f"{stop} --from-checkpoint goes on behind position {self._passed.checkpoint.position}."
-        return f"{stop} No signed checkpoint was passed yet, so the next time begins from the beginning."
+            return f"{stop} --from-checkpoint continues after position {self._passed.checkpoint.position}."
+        return f"{stop} No signed checkpoint was passed yet, so the next run starts from the beginning."
 
     def result(self, begin_at: int, walk: Walk) -> dict[str, Any]:
-        """The result, for machines."""
+        """Return the result for machines."""
         last = self._passed.checkpoint if self._passed else None
         return {
             "ok": True,
@@ -91,8 +89,8 @@ class Verification:
             "last_checkpoint": last.model_dump(mode="json", exclude_none=True) if last else None,
         }
 
-    def said(self, walk: Walk) -> str:
-        """The result, for people."""
+    def report(self, walk: Walk) -> str:
+        """Return the result for people."""
         if not walk.position:
             return "The log is empty."
         count = walk.position - self.begun
@@ -100,11 +98,11 @@ class Verification:
         events = f"{count:,} events{begin}" if count else f"no event since position {self.begun:,}"
         whole = f"The log is as it was recorded: {events}, to hash {walk.hash.hex()}."
         if self._passed is None:
-            return f"{whole}\nNo signed checkpoint was checked, so a tail that was cut off or written anew goes unseen."
+            return f"{whole}\nNo signed checkpoint was checked, so a tail that was cut off or rewritten goes unnoticed."
         last = self._passed.checkpoint
         agree = "1 signed checkpoint agrees" if self._count == 1 else f"{self._count:,} signed checkpoints agree"
         checked = agree if self._count else "No signed checkpoint came since"
         vouched = f"{checked}; the last is at position {last.position:,}, of {last.time:%Y-%m-%d %H:%M:%S}."
         if last.position < walk.position:
-            vouched += " What follows it is vouched for by the chain alone."
+            vouched += " Only the chain vouches for what follows."
         return f"{whole}\n{vouched}"

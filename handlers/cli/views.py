@@ -1,4 +1,4 @@
-"""Read models on the console: which columns a person wants to see, now or as of a moment or position."""
+"""Read models on the console: the columns that people want to see, now or as of a time or position."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _as_stored(rows: Sequence[Any]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class View:
-    """A table of a read model: where its rows come from, and the columns of it that a person wants to see."""
+    """A table of a read model: its projection, and the columns that people want to see."""
 
     projection: Projection
     table: type[Row]
@@ -94,10 +94,10 @@ VIEWS: Mapping[str, View] = {
 
 
 def shown(view: View, account_id: str, log: Log, database_url: str, as_of: str | None) -> list[dict[str, Any]]:
-    """The answer of a view for an account: as it is, or as it was.
+    """Return the rows of a view for an account, now or as of a position or time.
 
     Raises:
-        UnknownPosition: ``as_of`` is neither a position nor a moment that the log has come to.
+        UnknownPosition: ``as_of`` is neither a position that the log has reached nor a time.
     """
     with connect(database_url) as conn:
         if as_of is None:
@@ -108,7 +108,7 @@ def shown(view: View, account_id: str, log: Log, database_url: str, as_of: str |
 
 
 def table(columns: Sequence[str], answer: Sequence[Mapping[str, Any]]) -> Table:
-    """The answer as a table; amounts as money, moments to the second."""
+    """Return rows as a table; amounts as money, times to the second."""
     drawn = Table()
     for column in columns:
         number = bool(answer) and all(isinstance(line[column], int) for line in answer)
@@ -132,7 +132,7 @@ def _cell(column: str, line: Mapping[str, Any]) -> str:
 
 
 def summary_table(quote: Quote) -> Table:
-    """An order summary as a table."""
+    """Return an order summary as a table."""
     drawn = Table(title="Order summary", title_justify="left", show_footer=True)
     drawn.add_column("service", footer="to pay")
     drawn.add_column("quantity", justify="right")

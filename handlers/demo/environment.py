@@ -1,4 +1,4 @@
-"""What the demo runs on: real servers, a payment simulator, a mail catcher, and a clock that can be moved."""
+"""The environment of the demo: real servers, a payment simulator, a mail catcher, and a clock that can be moved."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from infra.simulators.payment_simulator import SimulatorEndpoint, running_simula
 
 PROVIDER_TIMEOUT_S = 2.0
 FIXED_SETTINGS = {"http_port": 0, "public_url": None, "link_hours": 24, "order_days": 14}
-"""What the story relies on, whatever the environment says."""
+"""Settings that the story relies on, whatever the environment variables say."""
 
 
 @dataclass(frozen=True)
 class DemoEnvironment:
-    """Everything that the story is played on. ``suffix`` tells the accounts of one showing from those of others."""
+    """Everything that the story runs on. ``suffix`` distinguishes the accounts of one run from those of others."""
 
     running: Running
     clock: ShiftedClock

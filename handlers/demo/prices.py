@@ -1,4 +1,4 @@
-"""The price list of the demonstration: all eight services, in euros."""
+"""The price list of the demo: all eight services, in euros."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from domain.price_list import Offer, PublishPriceList, TaxRule
 from domain.services import Pricing
 
 BEGIN = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
-"""When the story begins, by its shifted clock."""
+"""The start of the story, by its shifted clock."""
 
 
 def _by_quantity(service: str, title: str, unit: str, price_minor: int, *, one_time: bool = False) -> Offer:

@@ -1,4 +1,4 @@
-"""The demonstration's scenes: the whole purchase, and what may go wrong on the way."""
+"""The scenes of the demo: a whole purchase, and what may go wrong on the way."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DISTRIBUTOR = Actor(Role.DISTRIBUTOR, "dora")
 
 
 class Story:
-    """The scenes, in order. Each is a method; together, the whole purchase, and what may go wrong on the way."""
+    """The scenes in order, a method each."""
 
     def __init__(self, environment: DemoEnvironment, console: Console) -> None:
         self.account_id = f"acme{environment.suffix}"
@@ -70,7 +70,7 @@ class Story:
         self._asked = 0
 
     def tell(self) -> dict[str, Any]:
-        """The whole story. Gives the end state, and every figure that was claimed."""
+        """Run all scenes. Returns the end state, and every figure that the narration claims."""
         self.begin()
         self.ultimate_by_paypal()
         self.the_mail_and_its_link()
@@ -87,10 +87,10 @@ class Story:
     # the scenes
 
     def begin(self) -> None:
-        """What is sold, and to whom."""
+        """A price list, an account, a package."""
         with self.narrator.scene(
             "1. A partner and its package",
-            "A price list is published, ACME opens an account, and its hosting package begins: 100 extensions for a "
+            "A price list is published, ACME opens an account, and its package is activated: 100 extensions for a "
             f"year, from {TERM.starts_on} to {TERM.ends_on}.",
         ):
             self._ask(PRICES, ADMIN)
@@ -125,11 +125,12 @@ class Story:
             self.narrator.figures["package_extensions"] = 100
 
     def ultimate_by_paypal(self) -> None:
-        """A carve-out, paid by PayPal; the provider tells of its capture again and again."""
+        """A carve-out, paid by PayPal; the provider repeats its webhook again and again."""
         with self.narrator.scene(
             "2. Twenty extensions go Ultimate, paid by PayPal",
             "On the first day Alice subscribes to the Ultimate Plan for 20 of the 100 extensions. She approves the "
-            "payment at the (simulated) provider. Payment grants at once, issues the invoice, and mails its link.",
+            "payment at the (simulated) provider. Payment grants the capacity at once, issues the invoice, and mails "
+            "a link to it.",
         ):
             self._refused(
                 OrderExpansion(
@@ -167,7 +168,7 @@ class Story:
         )
 
     def the_mail_and_its_link(self) -> None:
-        """What the billing contact receives, and what the link is worth."""
+        """The mail that the billing contact receives, and its link."""
         with self.narrator.scene(
             "3. The mail, and a link that works once",
             "This is the mail as it was received, over SMTP:",
@@ -177,8 +178,8 @@ class Story:
             link = _link_in(mail)
             shown = httpx.get(link, trust_env=False)
             self.narrator.say(
-                f"A mail scanner opens the link (GET: {shown.status_code}); that uses nothing up. Alice presses the "
-                "button (POST) and gets the document; the second time there is nothing to be had.",
+                f"A mail scanner opens the link (GET: {shown.status_code}); that does not use it. Alice presses the "
+                "button (POST) and gets the document; the second time she is refused.",
             )
             first = httpx.post(link, trust_env=False)
             issued = hashlib.sha256(first.content).hexdigest()
@@ -187,7 +188,7 @@ class Story:
             if issued != documents[-1].sha256 or not first.content.startswith(b"%PDF"):
                 raise StoryBroken("The document behind the link is not the one that was issued.")
             self.narrator.say(
-                f"First use: {first.status_code}, a PDF of {len(first.content):,} bytes whose SHA-256 stands in "
+                f"First use: {first.status_code}, a PDF of {len(first.content):,} bytes whose SHA-256 is in "
                 f"InvoiceIssued of {documents[-1].number}."
             )
             self.narrator.refused(f"second use: {second.status_code}, {_refusal_in(second)}")
@@ -202,12 +203,12 @@ class Story:
             }
 
     def capacity_to_pbxs(self) -> None:
-        """The pool is given to PBXs, and never oversold."""
+        """The pool is allocated to PBXs, and never oversold."""
         with self.narrator.scene(
             "4. Capacity goes to PBXs",
-            "Three PBXs are created out of the pool: the head office with 60 Enterprise extensions, sales with 12 on "
-            "Ultimate, and a lab with 8 on Enterprise. A fourth asks for more than is left. The lab is upgraded: its "
-            "8 extensions move from the Enterprise share to the Ultimate share.",
+            "Three PBXs are created from the pool: the head office with 60 Enterprise extensions, sales with 12 on "
+            "Ultimate, and a lab with 8 on Enterprise. A fourth needs more than is left, and is refused. The lab is "
+            "upgraded: its 8 extensions move from the Enterprise share to the Ultimate share.",
         ):
             self._ask(self._pbx("head-office", "Head office", Plan.ENTERPRISE, 60), self.partner)
             self._ask(self._pbx("sales", "Sales", Plan.ULTIMATE, 12), self.partner)
@@ -228,8 +229,8 @@ class Story:
         self._clock.advance(datetime(2026, 9, 1, 10, 0, tzinfo=UTC) - self._clock.now())
         with self.narrator.scene(
             "5. Half a year later: more of everything, by card",
-            "It is 1 September. An expansion ends with the package that it expands, so its price is for the days that "
-            "are left. The card is declined; Alice tries another.",
+            "It is 1 September. An expansion ends with the package that it expands, so its price is prorated to the "
+            "remaining days. The card is declined; Alice tries another.",
         ):
             order_id, quote = self._order_expansion(
                 2,
@@ -252,11 +253,11 @@ class Story:
             self._until(InvoiceEmailed)
 
     def offline_with_a_pi_number(self) -> None:
-        """A proforma invoice, collected by the distributor; its number cannot be used again."""
+        """A proforma invoice, whose payment the distributor collects; its number cannot be used again."""
         with self.narrator.scene(
             "6. Offline, with a PI number",
             "PCE White Label and 10 extensions, against proforma invoice PI-2026-0815. A new billing contact, Bob, is "
-            "added on the way. The distributor is told, collects the money and confirms it.",
+            "added on the way. The distributor gets a mail, collects the money and confirms it.",
         ):
             order_id, quote = self._order_expansion(3, pce_white_label=1, extensions=10)
             self._explain(quote, "third")
@@ -274,9 +275,9 @@ class Story:
             offline = CheckOut(order_id=order_id, account_id=self.account_id, method=Method.OFFLINE, pi_number=number)
             self._ask(offline, self.partner)
             self._until(OrderPlaced)
-            told = self._mail_to("dora@distributor.example", 1)
+            mail = self._mail_to("dora@distributor.example", 1)
             self.narrator.say(
-                f"The distributor's mail: {told['Subject']}", pi_number=number, distributors_mail=str(told["Subject"])
+                f"The distributor's mail: {mail['Subject']}", pi_number=number, distributors_mail=str(mail["Subject"])
             )
             self._refused(ConfirmOfflinePayment(order_id=order_id, amount=quote.total), "confirmed_by_the_customer")
             self._ask(ConfirmOfflinePayment(order_id=order_id, amount=quote.total), DISTRIBUTOR)
@@ -291,7 +292,7 @@ class Story:
         """A link lives for 24 hours."""
         self._clock.advance(timedelta(hours=25))
         with self.narrator.scene(
-            "7. A link that nobody used in time",
+            "7. A link that was not used in time",
             "Bob opens his mail 25 hours later. The link has expired; an admin issues a new one, and it works.",
         ):
             link = _link_in(self._mail_to("bob@acme.example", 1))
@@ -309,12 +310,12 @@ class Story:
             }
 
     def a_payment_after_cancellation(self) -> None:
-        """The provider's answer is lost, the customer cancels, and the money comes."""
+        """The answer of the provider is lost, the customer cancels, and the money arrives."""
         with self.narrator.scene(
             "8. A payment after cancellation",
             "Order 4 is to be paid by PayPal after all. The provider takes the money, but its answer is lost; Alice "
-            "gives up and cancels. Then the provider's webhook comes. The payment is set aside for a person: it is "
-            "neither dropped nor does it fulfil anything.",
+            "gives up and cancels. Then the webhook of the provider arrives. The payment is set aside for a "
+            "person: it is not lost, and it fulfils nothing.",
         ):
             order_id = self._order(4)
             checkout = self._check_out(order_id, Method.PAYPAL)
@@ -327,7 +328,7 @@ class Story:
                 self.narrator.refused(str(error))
                 self.narrator.figures["lost_answer"] = str(error)
             else:
-                raise StoryBroken("The provider answered, although its answer was to be lost.")
+                raise StoryBroken("The provider answered, but its answer had to be lost.")
             self._ask(CancelOrder(at=self._clock.now(), order_id=order_id, account_id=self.account_id), self.partner)
             self._simulator.send_webhooks_to(f"{self._running.url}/webhooks/paypal")
             late = self._running.dependencies.provider.capture(checkout.checkout_id)
@@ -344,7 +345,7 @@ class Story:
         """Recording minutes: the first 500 of a PBX are free."""
         with self.narrator.scene(
             "9. What was bought is allocated",
-            "The head office gets 700 recording minutes: 500 are free with every PBX, 200 come out of the pool. It "
+            "The head office gets 700 recording minutes: 500 are free with every PBX, 200 come from the pool. It "
             "also becomes highly available.",
         ):
             for service, quantity in (("recording_minutes", 700), ("high_availability", 1)):
@@ -360,7 +361,7 @@ class Story:
                 self._ask(allocation, self.partner)
 
     def as_it_was(self, position: int) -> None:
-        """Any read model, as of any position."""
+        """A read model as of an earlier position."""
         rows = ENTITLEMENTS.as_of(self._running.dependencies.log, self.account_id, position)
         before = {entitlement.service: entitlement for entitlement in entitlements(rows.of(EntitlementRow))}
         now = self._entitlements()
@@ -387,7 +388,7 @@ class Story:
         }
 
     def end(self) -> dict[str, Any]:
-        """The end state, shown and given; and the proof that the read models are what the log says."""
+        """Show and return the end state, and prove that the read models match the log."""
         now = self._entitlements()
         self.narrator.table(
             "Entitlements of ACME",
@@ -444,7 +445,7 @@ class Story:
             "invoice_link_attempts": [asdict(row) for row in self._rows(InvoiceLinkAttemptRow)],
         }
 
-    # what the scenes are made of
+    # helpers of the scenes
 
     def _prove(self) -> None:
         log = self._running.dependencies.log
@@ -452,10 +453,10 @@ class Story:
             replayed = projection.as_of(log, self.account_id, log.head())
             for table in projection.tables:
                 if {r.key(): r for r in replayed.of(table)} != {r.key(): r for r in self._rows(table)}:
-                    raise StoryBroken(f"read.{table.TABLE} is not what the log says.")
+                    raise StoryBroken(f"read.{table.TABLE} does not match the log.")
         events = sum(1 for _ in log.history())
         self.narrator.say(
-            f"\nProof: {events} events replayed from nothing give every row of every read model.",
+            f"\nProof: {events} events replayed from the start give every row of every read model.",
             events=events,
             replay_equals_read_models=True,
         )
@@ -471,7 +472,7 @@ class Story:
             self.narrator.refused(str(refusal))
             self.narrator.figures[f"refused_{figure}"] = str(refusal)
         else:
-            raise StoryBroken(f"{type(message).__name__} was to be refused.")
+            raise StoryBroken(f"{type(message).__name__} was accepted, but had to be refused.")
 
     def _order(self, number: int) -> str:
         return f"order-{number}{self._suffix}"
@@ -514,7 +515,7 @@ class Story:
 
     def _check_out(self, order_id: str, method: Method) -> Checkout:
         outcome = self._ask(CheckOut(order_id=order_id, account_id=self.account_id, method=method), self.partner)
-        assert isinstance(outcome.answer, Checkout), "the provider says where to approve"
+        assert isinstance(outcome.answer, Checkout), "the provider returns where to approve"
         return outcome.answer
 
     def _complete(self, order_id: str, checkout_id: str) -> Capture | Decline:
@@ -549,7 +550,7 @@ class Story:
         return sorted(self._rows(BillingDocumentRow), key=lambda row: row.number)
 
     def _mail_to(self, address: str, number: int) -> EmailMessage:
-        """The ``number``-th mail that an address received, from 1; waited for."""
+        """Return the ``number``-th mail to an address, from 1, and wait for it if necessary."""
         while True:
             seen = list(self._catcher.messages)
             mails = [mail for mail in seen if address in str(mail["To"])]
@@ -558,12 +559,12 @@ class Story:
             try:
                 self._catcher.wait_for(len(seen) + 1, WAIT_S)
             except TimeoutError as error:
-                raise StoryBroken(f"No mail came to {address} in time; see the servers' logs.") from error
+                raise StoryBroken(f"No mail arrived for {address} in time; see the logs of the servers.") from error
 
 
 def _text_of(mail: EmailMessage) -> str:
     body = mail.get_body(("plain",))
-    assert body, "every mail of ours has a plain text"
+    assert body, "each of our mails has a plain text"
     return str(body.get_content())
 
 
@@ -574,14 +575,14 @@ def _as_received(mail: EmailMessage) -> str:
 
 def _link_in(mail: EmailMessage) -> str:
     link = re.search(r"https?://\S+/invoices/\S+", _text_of(mail))
-    assert link, "the mail carries its link"
+    assert link, "the mail has a link"
     return link.group()
 
 
 def _refusal_in(answer: httpx.Response) -> str:
-    """What whoever uses a spent link is told."""
+    """Return the refusal of a link that cannot be used any more."""
     if answer.status_code != httpx.codes.NOT_FOUND:
-        raise StoryBroken(f"A link that was to be refused was answered with {answer.status_code}.")
+        raise StoryBroken(f"A link that had to be refused was answered with {answer.status_code}.")
     return str(answer.json()["detail"])
 
 

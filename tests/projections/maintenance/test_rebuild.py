@@ -392,5 +392,5 @@ def test_what_moves_on_is_verified_at_one_position(told: Log, database_url: str)
 def test_nobody_makes_a_table_elsewhere(conn: Connection[Any]) -> None:
     for function in ("make_table", "index_table", "drop_table"):
         query = sql.SQL("SELECT projection.{}('read', 'orders')").format(sql.Identifier(function))
-        with pytest.raises(psycopg.errors.RaiseException, match="no place"):
+        with pytest.raises(psycopg.errors.RaiseException, match="is not a schema for rebuilt tables"):
             conn.execute(query)
