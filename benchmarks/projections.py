@@ -41,10 +41,12 @@ from infra.postgres.migrate import migrate
 from infra.postgres.roles import admit, program_login
 from infra.recorded import Cause, Recorded
 from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
-from projections.engine.projection import catch_up, project, stored
+from projections.engine.batches import catch_up, project
+from projections.engine.rows import stored
 from projections.entitlements import ENTITLEMENTS, EntitlementRow, entitlements_of
-from projections.maintenance.rebuild import rebuild, verify
+from projections.maintenance.rebuild import rebuild
 from projections.maintenance.runner import PROJECTIONS, positions, running, wait
+from projections.maintenance.verify import verify
 
 ACCOUNTS_CAUGHT_UP: Final = 120
 ACCOUNTS_REBUILT: Final = 1_000

@@ -1,4 +1,4 @@
-"""Which PBX holds what?"""
+"""What does each PBX hold?"""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from psycopg import Connection
 from domain.allocation import CapacityAllocated, CapacityReleased, PbxCreated, PbxRemoved, PbxUpgraded
 from domain.services import EXTENSIONS, Plan
 from infra.recorded import Recorded
-from projections.engine.pages import PAGE, Condition, Page, page
-from projections.engine.projection import Projection, Row, Rows
+from projections.engine.pages import PAGE_SIZE, Condition, Page, page
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, Rows
 
 
 @dataclass
 class AllocationRow(Row):
-    """What a PBX holds of a service. Of ``assigned`` only ``drawn`` came out of the pool, the rest is free with it."""
+    """What a PBX holds of a service: ``drawn`` of ``assigned`` came from the pool, the rest is free with each PBX."""
 
     TABLE: ClassVar = "allocations"
     KEY: ClassVar = ("package_id", "pbx_id", "service")
@@ -35,9 +36,9 @@ class AllocationRow(Row):
 AllocationRowEvent = PbxCreated | CapacityAllocated | CapacityReleased | PbxUpgraded | PbxRemoved
 
 
-def fold(rows: Rows, recorded: Recorded) -> None:
+def fold(rows: Rows, recorded: Recorded[AllocationRowEvent]) -> None:
     """Change the rows of a package by one event."""
-    event: AllocationRowEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    event = recorded.event
     match event:
         case PbxCreated():
             rows.put(
@@ -83,19 +84,19 @@ def _row(rows: Rows, package_id: str, pbx_id: str, service: str) -> AllocationRo
     return rows.put(row)
 
 
-ALLOCATIONS = Projection(
+ALLOCATIONS: Projection[AllocationRowEvent] = Projection(
     name="allocations",
     tables=(AllocationRow,),
     events=AllocationRowEvent.__args__,
-    partition=lambda recorded: recorded.event.package_id,  # type: ignore[attr-defined]  # all its events have one
+    partition=lambda recorded: recorded.event.package_id,
     fold=fold,
 )
 
 
 def allocations(
-    conn: Connection[Any], account_id: str, pbx_id: str | None = None, cursor: str | None = None, size: int = PAGE
+    conn: Connection[Any], account_id: str, pbx_id: str | None = None, cursor: str | None = None, size: int = PAGE_SIZE
 ) -> Page[AllocationRow]:
-    """What the PBXs of an account hold, or one of them."""
+    """Return what the PBXs of an account hold, or one of them."""
     conditions: list[Condition] = [("account_id = %s", account_id)]
     if pbx_id is not None:
         conditions.append(("pbx_id = %s", pbx_id))

@@ -1,4 +1,4 @@
-"""What was billed and paid, and what is owed?"""
+"""What was billed, what was paid, and what is owed?"""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from domain.order import (
 )
 from domain.services import ServiceCode
 from infra.recorded import Recorded
-from projections.engine.pages import PAGE, Condition, FilterCannotBe, Page, page
-from projections.engine.projection import Projection, Row, Rows
+from projections.engine.pages import PAGE_SIZE, Condition, FilterCannotBe, Page, page
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, Rows
 
 
 @dataclass
@@ -54,7 +55,7 @@ class BillingDocumentRow(Row):
 
 @dataclass
 class PaymentRow(Row):
-    """Money that arrived. ``set_aside`` is the reason where it waits for a person."""
+    """Money that arrived. ``set_aside`` is the reason if it waits for a person."""
 
     TABLE: ClassVar = "payments"
     KEY: ClassVar = ("order_id", "capture_id")
@@ -74,7 +75,7 @@ class PaymentRow(Row):
 
 @dataclass
 class ReceivableRow(Row):
-    """What an order comes to; ``owed`` while it is placed, to be paid offline, and nobody has confirmed the money."""
+    """The total of an order; ``owed`` while it is placed offline and its payment is not confirmed."""
 
     TABLE: ClassVar = "receivables"
     KEY: ClassVar = ("order_id",)
@@ -103,9 +104,9 @@ BillingEvent = (
 )
 
 
-def fold(rows: Rows, recorded: Recorded) -> None:
+def fold(rows: Rows, recorded: Recorded[BillingEvent]) -> None:
     """Change the rows of an order by one event."""
-    event: BillingEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    event = recorded.event
     account_id = str(recorded.account_id)
     match event:
         case ExpansionRequested():
@@ -122,7 +123,7 @@ def fold(rows: Rows, recorded: Recorded) -> None:
             _receivable(rows, event.order_id).owed = False
         case PaymentRefunded():
             payment = rows.get(PaymentRow, event.order_id, event.capture_id)
-            assert payment is not None, "what is refunded was captured"
+            assert payment is not None, "a refunded payment was captured"
             payment.refunded_minor += event.amount.amount_minor
         case InvoiceIssued():
             rows.put(_invoice(event))
@@ -134,7 +135,7 @@ def fold(rows: Rows, recorded: Recorded) -> None:
 
 def _receivable(rows: Rows, order_id: str) -> ReceivableRow:
     row = rows.get(ReceivableRow, order_id)
-    assert row is not None, "an order begins with its request"
+    assert row is not None, "an order starts with its request"
     return row
 
 
@@ -205,17 +206,17 @@ def _taken_off(net: int, by_service: dict[str, int]) -> dict[ServiceCode, int]:
     return shares
 
 
-BILLING = Projection(
+BILLING: Projection[BillingEvent] = Projection(
     name="billing",
     tables=(BillingDocumentRow, PaymentRow, ReceivableRow),
     events=BillingEvent.__args__,
-    partition=lambda recorded: recorded.event.order_id,  # type: ignore[attr-defined]  # all its events have one
+    partition=lambda recorded: recorded.event.order_id,
     fold=fold,
 )
 
 
 def revenue(documents: Iterable[BillingDocumentRow]) -> dict[tuple[str, str, str], int]:
-    """Net revenue in minor units by month (``2026-03``, UTC), service and currency; credit notes taken off."""
+    """Return net revenue in minor units, less credit notes, by month (``2026-03``, UTC), service and currency."""
     totals: Counter[tuple[str, str, str]] = Counter()
     for document in documents:
         for service, net in document.by_service.items():
@@ -224,7 +225,7 @@ def revenue(documents: Iterable[BillingDocumentRow]) -> dict[tuple[str, str, str
 
 
 def owed(receivables: Iterable[ReceivableRow], at: datetime) -> list[tuple[ReceivableRow, int]]:
-    """What is owed offline, oldest first, each with the days since its order was placed."""
+    """Return what is owed offline, oldest first, each with the days since its order was placed."""
     open_ones = sorted((row.owed_since, row.order_id, row) for row in receivables if row.owed and row.owed_since)
     return [(row, (at - since).days) for since, _, row in open_ones]
 
@@ -235,7 +236,7 @@ AGES = ("0-30", "31-60", "61-90", "over 90")
 
 @dataclass(frozen=True)
 class Owed:
-    """What is owed offline, since a number of days, in a currency."""
+    """What is owed offline in a currency, of one age in days."""
 
     currency: str
     days: str
@@ -245,7 +246,7 @@ class Owed:
 
 @dataclass(frozen=True)
 class Revenue:
-    """Net revenue of a month (``2026-03``, UTC), in minor units; credit notes taken off."""
+    """Net revenue of a month (``2026-03``, UTC), in minor units, less credit notes."""
 
     month: str
     service: str
@@ -254,7 +255,7 @@ class Revenue:
 
 
 def ageing(receivables: Iterable[ReceivableRow], at: datetime) -> list[Owed]:
-    """What is owed offline, by age, of these receivables."""
+    """Return what these receivables owe offline, by age."""
     orders, amounts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row, days in owed(receivables, at):
         key = row.currency, AGES[min(3, max(0, days - 1) // 30)]
@@ -264,9 +265,9 @@ def ageing(receivables: Iterable[ReceivableRow], at: datetime) -> list[Owed]:
 
 
 def owed_by_age(conn: Connection[Any], at: datetime, account_id: str | None = None) -> list[Owed]:
-    """What is owed offline, by age: of an account, or of all of them."""
+    """Return what an account, or all of them, owe offline, by age."""
     query = (
-        "SELECT currency, (%(ages)s::text[])[1 + least(3, greatest(0, extract(day FROM %(at)s - owed_since)::int - 1) "  # noqa: S608 - constants of ours
+        "SELECT currency, (%(ages)s::text[])[1 + least(3, greatest(0, extract(day FROM %(at)s - owed_since)::int - 1) "  # noqa: S608 - made of constants
         "/ 30)] AS days, count(*) AS orders, sum(amount_minor)::bigint AS amount_minor "
         "FROM read.receivables WHERE owed AND owed_since IS NOT NULL "
         + ("" if account_id is None else "AND account_id = %(account)s ")
@@ -278,9 +279,9 @@ def owed_by_age(conn: Connection[Any], at: datetime, account_id: str | None = No
 
 
 def owed_orders(
-    conn: Connection[Any], account_id: str | None = None, cursor: str | None = None, size: int = PAGE
+    conn: Connection[Any], account_id: str | None = None, cursor: str | None = None, size: int = PAGE_SIZE
 ) -> Page[ReceivableRow]:
-    """The orders that are owed offline, the oldest first."""
+    """Return the orders that are owed offline, oldest first."""
     conditions: list[Condition] = [("owed AND owed_since IS NOT NULL AND %s", True)]
     if account_id is not None:
         conditions.append(("account_id = %s", account_id))
@@ -288,9 +289,9 @@ def owed_orders(
 
 
 def set_aside(
-    conn: Connection[Any], account_id: str | None = None, cursor: str | None = None, size: int = PAGE
+    conn: Connection[Any], account_id: str | None = None, cursor: str | None = None, size: int = PAGE_SIZE
 ) -> Page[PaymentRow]:
-    """The payments that wait for a person, the oldest first."""
+    """Return the payments that wait for a person, oldest first."""
     conditions: list[Condition] = [("set_aside IS NOT NULL AND %s", True)]
     if account_id is not None:
         conditions.append(("account_id = %s", account_id))
@@ -298,23 +299,23 @@ def set_aside(
 
 
 def documents(
-    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE
+    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE_SIZE
 ) -> Page[BillingDocumentRow]:
-    """The invoices and credit notes of an account, the newest first."""
+    """Return the invoices and credit notes of an account, newest first."""
     conditions: list[Condition] = [("account_id = %s", account_id)]
     order = ("issued_at", "document_id")
     return page(conn, BillingDocumentRow, conditions, order, newest_first=True, cursor=cursor, size=size)
 
 
 def count_kept(owner: Connection[Any], issued_before: datetime) -> int:
-    """How many documents that were issued before a moment still have their bytes; asked by the database's owner."""
-    query = f"SELECT count(*) FROM read.billing_documents AS d WHERE {_KEPT}"  # noqa: S608 - a constant of ours
+    """Return the number of stored documents issued before a time. For the owner of the database."""
+    query = f"SELECT count(*) FROM read.billing_documents AS d WHERE {_KEPT}"  # noqa: S608 - made of constants
     (count,) = owner.cursor(row_factory=scalar_row).execute(query.encode(), {"moment": issued_before})
     return int(count)
 
 
 def kept(owner: Connection[Any], issued_before: datetime, limit: int) -> list[BillingDocumentRow]:
-    """At most ``limit`` of them, the oldest first."""
+    """Return at most ``limit`` of them, oldest first."""
     query = f"SELECT d.* FROM read.billing_documents AS d WHERE {_KEPT} ORDER BY issued_at, document_id LIMIT %(limit)s"  # noqa: S608 - as above
     cursor = owner.cursor(row_factory=class_row(BillingDocumentRow))
     return cursor.execute(query.encode(), {"moment": issued_before, "limit": limit}).fetchall()
@@ -326,7 +327,7 @@ _KEPT = "issued_at < %(moment)s AND EXISTS (SELECT FROM log.documents AS k WHERE
 def revenue_by_month(
     conn: Connection[Any], begin: datetime, end: datetime, account_id: str | None = None
 ) -> list[Revenue]:
-    """Net revenue by month, service and currency, of what was issued from ``begin`` on and before ``end``.
+    """Return net revenue by month, service and currency, of documents issued from ``begin`` to before ``end``.
 
     Raises:
         FilterCannotBe: there is no time between the two.

@@ -1,4 +1,4 @@
-"""What may this account use? Per package and service: total, allocated, available, Enterprise and Ultimate."""
+"""What may an account use? By package and service: total, allocated, available; Enterprise and Ultimate."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from domain.services import EXTENSIONS, ULTIMATE_PLAN, Plan
 from domain.subscription import CapacityExpanded, GrantReversed, PackageActivated, ServiceSubscribed
 from infra.postgres.prepared import Statement, ask
 from infra.recorded import Recorded
-from projections.engine.pages import PAGE, Page, page
-from projections.engine.projection import Projection, Row, Rows
+from projections.engine.pages import PAGE_SIZE, Page, page
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, Rows
 
 
 @dataclass
@@ -53,9 +54,9 @@ EntitlementEvent = (
 )
 
 
-def fold(rows: Rows, recorded: Recorded) -> None:
+def fold(rows: Rows, recorded: Recorded[EntitlementEvent]) -> None:
     """Change the rows of a package by one event."""
-    event: EntitlementEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    event = recorded.event
     match event:
         case PackageActivated():
             for service, quantity in event.quantities.items():
@@ -88,7 +89,7 @@ def fold(rows: Rows, recorded: Recorded) -> None:
 
 
 def _mark(rows: Rows) -> None:
-    """Say of each service of the package how much of it is over-allocated."""
+    """Set the over-allocation of each service of the package."""
     extensions = ultimate = None
     for row in rows.of(EntitlementRow):
         row.over_allocated = max(0, row.allocated - row.total)
@@ -105,7 +106,7 @@ def _row(rows: Rows, package_id: str, service: str) -> EntitlementRow:
     row = rows.get(EntitlementRow, package_id, service)
     if row is None:
         package = rows.get(EntitlementRow, package_id, EXTENSIONS)
-        assert package is not None, "a package begins with extensions"
+        assert package is not None, "a package starts with extensions"
         row = EntitlementRow(package_id, service, package.account_id, False, 0, 0, package.valid_until)
     return rows.put(row)
 
@@ -117,18 +118,18 @@ def _draw(rows: Rows, package_id: str, plan: Plan, drawn: dict[str, int]) -> Non
             _row(rows, package_id, ULTIMATE_PLAN).allocated += quantity
 
 
-ENTITLEMENTS = Projection(
+ENTITLEMENTS: Projection[EntitlementEvent] = Projection(
     name="entitlements",
     tables=(EntitlementRow,),
     events=EntitlementEvent.__args__,
-    partition=lambda recorded: recorded.event.package_id,  # type: ignore[attr-defined]  # all its events have one
+    partition=lambda recorded: recorded.event.package_id,
     fold=fold,
 )
 
 
 @dataclass(frozen=True)
 class Entitlement:
-    """One line of the answer. Quantities are in the service's unit; a flat service is on (1) or off (0)."""
+    """What an account may use of one service, in units of the service; a flat service is on (1) or off (0)."""
 
     package_id: str
     service: str
@@ -141,13 +142,13 @@ class Entitlement:
 
 
 def entitlements_of(conn: Connection[Any], account_id: str) -> list[Entitlement]:
-    """What an account may use, as it stands."""
+    """Return what an account may use now."""
     return entitlements(ask(conn, _OF_ACCOUNT, [account_id.encode()], _row_of))
 
 
 _OF_ACCOUNT: Final = Statement(
     b"entitlements_of",
-    f"SELECT {', '.join(EntitlementRow.columns())} FROM read.entitlements "  # noqa: S608 - constants of ours
+    f"SELECT {', '.join(EntitlementRow.columns())} FROM read.entitlements "  # noqa: S608 - made of constants
     "WHERE account_id = $1 ORDER BY package_id, service".encode(),
 )
 
@@ -156,14 +157,14 @@ def _row_of(values: Sequence[Any]) -> EntitlementRow:
     return EntitlementRow(*values)
 
 
-def over_allocated(conn: Connection[Any], cursor: str | None = None, size: int = PAGE) -> Page[EntitlementRow]:
-    """The services of any account of which PBXs hold more than there is."""
+def over_allocated(conn: Connection[Any], cursor: str | None = None, size: int = PAGE_SIZE) -> Page[EntitlementRow]:
+    """Return the services, of any account, of which PBXs hold more than the package has."""
     order = ("account_id", "package_id", "service")
     return page(conn, EntitlementRow, [("over_allocated > 0 AND %s", True)], order, cursor=cursor, size=size)
 
 
 def entitlements(rows: Iterable[EntitlementRow]) -> list[Entitlement]:
-    """The rows of an account as an answer, with the Enterprise share derived: extensions less those on Ultimate."""
+    """Return the entitlements of rows, with the Enterprise share: extensions less those on Ultimate."""
     by_package: dict[str, dict[str, EntitlementRow]] = {}
     for row in rows:
         by_package.setdefault(row.package_id, {})[row.service] = row

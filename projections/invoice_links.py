@@ -11,13 +11,14 @@ from psycopg import Connection
 from domain.invoice import InvoiceEmailed
 from domain.invoice_link import LinkConsumed, LinkIssued, LinkRefused, LinkRevoked
 from infra.recorded import Recorded
-from projections.engine.pages import PAGE, Condition, Page, page
-from projections.engine.projection import Projection, Row, Rows
+from projections.engine.pages import PAGE_SIZE, Condition, Page, page
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, Rows
 
 
 @dataclass
 class InvoiceLinkRow(Row):
-    """A link: ``issued``, then ``consumed`` or ``revoked``. Whether it has expired, the reader's clock says."""
+    """A link: ``issued``, then ``consumed`` or ``revoked``. Readers compare ``expires_at`` with their clock."""
 
     TABLE: ClassVar = "invoice_links"
     KEY: ClassVar = ("link_id",)
@@ -37,7 +38,7 @@ class InvoiceLinkRow(Row):
 
 @dataclass
 class InvoiceLinkAttemptRow(Row):
-    """One use of a link: ``consumed``, or the reason why it was refused."""
+    """One attempt to use a link: ``consumed``, or the reason of its refusal."""
 
     TABLE: ClassVar = "invoice_link_attempts"
     KEY: ClassVar = ("link_id", "position")
@@ -53,9 +54,9 @@ class InvoiceLinkAttemptRow(Row):
 InvoiceLinkRowEvent = LinkIssued | LinkConsumed | LinkRefused | LinkRevoked | InvoiceEmailed
 
 
-def fold(rows: Rows, recorded: Recorded) -> None:
+def fold(rows: Rows, recorded: Recorded[InvoiceLinkRowEvent]) -> None:
     """Change the rows of a link by one event."""
-    event: InvoiceLinkRowEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    event = recorded.event
     account_id = str(recorded.account_id)
     if isinstance(event, LinkIssued):
         rows.put(
@@ -72,7 +73,7 @@ def fold(rows: Rows, recorded: Recorded) -> None:
         )
         return
     link = rows.get(InvoiceLinkRow, event.link_id)
-    assert link is not None, "a link begins with its issue"
+    assert link is not None, "a link starts with its issue"
     match event:
         case LinkConsumed():
             link.state, link.consumed_at = "consumed", event.consumed_at
@@ -89,26 +90,28 @@ def fold(rows: Rows, recorded: Recorded) -> None:
             assert_never(event)
 
 
-INVOICE_LINKS = Projection(
+INVOICE_LINKS: Projection[InvoiceLinkRowEvent] = Projection(
     name="invoice_links",
     tables=(InvoiceLinkRow, InvoiceLinkAttemptRow),
     events=InvoiceLinkRowEvent.__args__,
-    partition=lambda recorded: recorded.event.link_id,  # type: ignore[attr-defined]  # all its events have one
+    partition=lambda recorded: recorded.event.link_id,
     fold=fold,
 )
 
 
-def links(conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE) -> Page[InvoiceLinkRow]:
-    """The links of an account, the newest first."""
+def links(
+    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE_SIZE
+) -> Page[InvoiceLinkRow]:
+    """Return the links of an account, newest first."""
     conditions: list[Condition] = [("account_id = %s", account_id)]
     order = ("issued_at", "link_id")
     return page(conn, InvoiceLinkRow, conditions, order, newest_first=True, cursor=cursor, size=size)
 
 
 def attempts(
-    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE
+    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE_SIZE
 ) -> Page[InvoiceLinkAttemptRow]:
-    """Every attempt to use a link of an account, the newest first."""
+    """Return every attempt to use a link of an account, newest first."""
     conditions: list[Condition] = [("account_id = %s", account_id)]
     order = ("position", "link_id")
     return page(conn, InvoiceLinkAttemptRow, conditions, order, newest_first=True, cursor=cursor, size=size)

@@ -1,4 +1,4 @@
-"""What became of every order: its state, lines, totals, payment and invoice?"""
+"""What is the state of every order: its lines, totals, payment and invoice?"""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from domain.order import (
     Status,
 )
 from infra.recorded import Recorded
-from projections.engine.pages import PAGE, Condition, FilterCannotBe, Page, page
-from projections.engine.projection import Projection, Row, Rows
+from projections.engine.pages import PAGE_SIZE, Condition, FilterCannotBe, Page, page
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, Rows
 
 
 @dataclass
 class OrderRow(Row):
-    """An order. Amounts in minor units; ``attention`` says why a person has to look at it."""
+    """An order. Amounts are in minor units; ``attention`` is the reason why a person has to look at it."""
 
     TABLE: ClassVar = "orders"
     KEY: ClassVar = ("order_id",)
@@ -65,14 +66,14 @@ class OrderRow(Row):
 OrderRowEvent = OrderEvent | InvoiceIssued
 
 
-def fold(rows: Rows, recorded: Recorded) -> None:
+def fold(rows: Rows, recorded: Recorded[OrderRowEvent]) -> None:
     """Change the row of an order by one event."""
-    event: OrderRowEvent = recorded.event  # type: ignore[assignment]  # the engine hands over no others
+    event = recorded.event
     if isinstance(event, ExpansionRequested):
         rows.put(_requested(event))
         return
     row = rows.get(OrderRow, event.order_id)
-    assert row is not None, "an order begins with its request"
+    assert row is not None, "an order starts with its request"
     match event:
         case BillingContactChosen():
             row.receiver_id = event.receiver_id
@@ -119,17 +120,17 @@ def _requested(event: ExpansionRequested) -> OrderRow:
     )
 
 
-ORDERS = Projection(
+ORDERS: Projection[OrderRowEvent] = Projection(
     name="orders",
     tables=(OrderRow,),
     events=OrderRowEvent.__args__,
-    partition=lambda recorded: recorded.event.order_id,  # type: ignore[attr-defined]  # all its events have one
+    partition=lambda recorded: recorded.event.order_id,
     fold=fold,
 )
 
 
 def unpaid_in_time(conn: Connection[DictRow], at: datetime) -> list[str]:
-    """The ids of the orders that can still be paid although their time is over."""
+    """Return the ids of orders that are open although their time to pay is over."""
     open_states = [Status.REQUESTED, Status.PLACED, Status.DECLINED]
     found = conn.execute(
         "SELECT order_id FROM read.orders WHERE state = ANY(%s) AND expires_at <= %s ORDER BY expires_at",
@@ -140,7 +141,7 @@ def unpaid_in_time(conn: Connection[DictRow], at: datetime) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Which orders are looked for: those that meet everything that is said. Amounts are totals, in minor units.
+    """A search for orders that meet all given conditions. Amounts are totals, in minor units.
 
     ``requested_from`` counts in, ``requested_before`` does not.
 
@@ -160,22 +161,22 @@ class Search:
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in set(Status):
-            raise FilterCannotBe(f"No order is ever {self.state!r}; the states are {', '.join(Status)}.")
+            raise FilterCannotBe(f"{self.state!r} is not a state of an order; the states are {', '.join(Status)}.")
         if self.method is not None and self.method not in set(Method):
-            raise FilterCannotBe(f"Nobody pays by {self.method!r}; the methods are {', '.join(Method)}.")
+            raise FilterCannotBe(f"{self.method!r} is not a payment method; the methods are {', '.join(Method)}.")
         least, most = self.at_least_minor, self.at_most_minor
         if (least is not None or most is not None) and self.currency is None:
-            raise FilterCannotBe("An amount says nothing without its currency; add it, as in EUR.")
+            raise FilterCannotBe("An amount needs its currency; add it, as in EUR.")
         if (most is not None and most < max(least or 0, 0)) or (least is not None and least < 0):
             raise FilterCannotBe(f"No amount is at least {least or 0} and at most {most}.")
         begin, end = self.requested_from, self.requested_before
         if any(moment is not None and moment.tzinfo is None for moment in (begin, end)):
-            raise FilterCannotBe("A moment needs its offset, as in 2026-09-01T00:00:00+00:00.")
+            raise FilterCannotBe("A time needs its UTC offset, as in 2026-09-01T00:00:00+00:00.")
         if begin is not None and end is not None and begin >= end:
             raise FilterCannotBe(f"Nothing is requested from {begin:%F %T} on and before {end:%F %T}.")
 
     def conditions(self) -> list[Condition]:
-        """The same for the database."""
+        """Return the conditions of the query."""
         every: list[Condition] = [
             ("account_id = %s", self.account_id),
             ("state = %s", self.state),
@@ -190,13 +191,13 @@ class Search:
         return [(text, value) for text, value in every if value is not None]
 
 
-def search(conn: Connection[Any], wanted: Search, cursor: str | None = None, size: int = PAGE) -> Page[OrderRow]:
-    """The orders that are looked for, the newest first."""
+def search(conn: Connection[Any], wanted: Search, cursor: str | None = None, size: int = PAGE_SIZE) -> Page[OrderRow]:
+    """Return the orders that match a search, newest first."""
     order = ("requested_at", "order_id")
     return page(conn, OrderRow, wanted.conditions(), order, newest_first=True, cursor=cursor, size=size)
 
 
 def orders_by_state(conn: Connection[DictRow]) -> dict[str, int]:
-    """How many orders there are in each state."""
+    """Return the number of orders in each state."""
     found = conn.execute("SELECT state, count(*) AS orders FROM read.orders GROUP BY state ORDER BY state")
     return {row["state"]: row["orders"] for row in found}

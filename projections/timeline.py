@@ -11,13 +11,14 @@ from psycopg import Connection
 
 from domain.messages import Event
 from infra.recorded import Recorded
-from projections.engine.pages import PAGE, Condition, Page, page
-from projections.engine.projection import Projection, Row, Rows
+from projections.engine.pages import PAGE_SIZE, Condition, Page, page
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, Rows
 
 
 @dataclass
 class TimelineRow(Row):
-    """One event of an account, with its position. What it says in full stands in the log alone."""
+    """One event of an account, with its position. Its body is only in the log."""
 
     TABLE: ClassVar = "timeline"
     KEY: ClassVar = ("position",)
@@ -36,7 +37,7 @@ class TimelineRow(Row):
 
 
 def fold(rows: Rows, recorded: Recorded) -> None:
-    """Add the event's own row; an event of no account, as a price list's, has none."""
+    """Add a row for the event, unless it belongs to no account, as a price list."""
     if recorded.account_id is None:
         return
     cause = recorded.cause
@@ -63,11 +64,13 @@ TIMELINE = Projection(
     partition=lambda recorded: recorded.position,
     fold=fold,
     bodies=False,
-    alone=True,
+    append_only=True,
 )
 
 
-def timeline(conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE) -> Page[TimelineRow]:
-    """What happened in an account, the newest first."""
+def timeline(
+    conn: Connection[Any], account_id: str, cursor: str | None = None, size: int = PAGE_SIZE
+) -> Page[TimelineRow]:
+    """Return what happened in an account, newest first."""
     conditions: list[Condition] = [("account_id = %s", account_id)]
     return page(conn, TimelineRow, conditions, ("position",), newest_first=True, cursor=cursor, size=size)

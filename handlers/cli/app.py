@@ -45,7 +45,7 @@ from infra.postgres.connections import DatabaseUnavailable, connect
 from infra.servers.supervisor import ServerDidNotStart
 from infra.settings import WrongSetting, settings
 from projections.billing import BillingDocumentRow
-from projections.engine.projection import stored
+from projections.engine.rows import stored
 
 REPORTED_ERRORS = (
     Refusal,

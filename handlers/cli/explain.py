@@ -24,7 +24,9 @@ from infra.audit.auditor import Auditor, Wanted, log_row
 from infra.event_log.mapper import PydanticMapper
 from infra.event_log.topics import topics
 from infra.event_log.upcasts import topic_today
-from projections.engine.projection import PartitionKey, Rows
+from infra.recorded import Recorded
+from projections.engine.projection import PartitionKey
+from projections.engine.rows import Rows
 from projections.entitlements import ENTITLEMENTS, Entitlement, EntitlementRow, entitlements
 
 DECIDERS: dict[str, Decider[Any, Any, Any]] = {
@@ -145,7 +147,7 @@ def _steps(
         known = topic_today(row["topic"]) in topics()
         if row["topic"] not in READ and (known or row["stream"].partition("-")[0] not in CATEGORIES):
             continue
-        recorded = mapper.recorded(log_row(row))
+        recorded: Recorded[Any] = mapper.recorded(log_row(row))
         package = ENTITLEMENTS.partition(recorded)
         rows = partitions.setdefault(package, Rows())
         before = _figures(rows).get(service)

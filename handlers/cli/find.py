@@ -18,7 +18,7 @@ from handlers.cli.views import VIEWS, table
 from infra.clock import SystemClock
 from infra.postgres.connections import connect
 from projections.billing import owed_by_age, owed_orders, revenue_by_month, set_aside
-from projections.engine.pages import PAGE, FilterCannotBe, Page
+from projections.engine.pages import PAGE_SIZE, FilterCannotBe, Page
 from projections.entitlements import over_allocated
 from projections.orders import Search, search
 
@@ -50,7 +50,7 @@ def orders(  # noqa: PLR0913, PLR0917 - each is a thing to look for
     begin: Annotated[str | None, typer.Option("--from", help="A day, or a time with its UTC offset.")] = None,
     before: Day = None,
     cursor: Cursor = None,
-    size: Size = PAGE,
+    size: Size = PAGE_SIZE,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +72,7 @@ def orders(  # noqa: PLR0913, PLR0917 - each is a thing to look for
 
 @app.command()
 def owed(
-    account: Account = None, cursor: Cursor = None, size: Size = PAGE, data: Data = None, as_json: AsJson = False
+    account: Account = None, cursor: Cursor = None, size: Size = PAGE_SIZE, data: Data = None, as_json: AsJson = False
 ) -> None:
     """List what is owed offline, oldest first, and by age in days: 0-30, 31-60, 61-90, over 90."""
     with _tables(data) as conn:
@@ -87,7 +87,7 @@ def owed(
 
 @app.command("set-aside")
 def payments_set_aside(
-    account: Account = None, cursor: Cursor = None, size: Size = PAGE, data: Data = None, as_json: AsJson = False
+    account: Account = None, cursor: Cursor = None, size: Size = PAGE_SIZE, data: Data = None, as_json: AsJson = False
 ) -> None:
     """List payments that were set aside and wait for a person, oldest first."""
     with _tables(data) as conn:
@@ -97,7 +97,7 @@ def payments_set_aside(
 
 @app.command("over-allocated")
 def services_over_allocated(
-    cursor: Cursor = None, size: Size = PAGE, data: Data = None, as_json: AsJson = False
+    cursor: Cursor = None, size: Size = PAGE_SIZE, data: Data = None, as_json: AsJson = False
 ) -> None:
     """List services of which PBXs hold more than the package has, after a refund."""
     with _tables(data) as conn:

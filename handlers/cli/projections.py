@@ -19,8 +19,10 @@ from handlers.cli.session import As, actor_of, opened_log
 from infra.postgres.connections import connect
 from projections.engine.poison import Skipped, retry, skip
 from projections.engine.projection import Projection
-from projections.maintenance.rebuild import Rebuilt, Told, Verified, rebuild, verify
+from projections.maintenance.rebuild import Rebuilt, rebuild
+from projections.maintenance.replay import OnProgress
 from projections.maintenance.runner import PROJECTIONS, Status, projection_named, statuses
+from projections.maintenance.verify import Verified, verify
 
 app = typer.Typer(no_args_is_help=True, help="The read models: list, retry, skip, rebuild, verify.")
 
@@ -107,8 +109,8 @@ def rebuild_named(
 ) -> None:
     """Rebuild read models in shadow tables and swap them in. Resumes if interrupted."""
     projections = _named(names or [], everything)
-    with opened_log(data) as opened, _progress(quiet=as_json) as told:
-        done = rebuild(opened.database_url, opened.log, projections, told, processes)
+    with opened_log(data) as opened, _progress(quiet=as_json) as on_progress:
+        done = rebuild(opened.database_url, opened.log, projections, on_progress, processes)
     if as_json:
         print_json(done)
     else:
@@ -119,8 +121,8 @@ def rebuild_named(
 def verify_named(name: str, processes: Processes = None, data: Data = None, as_json: AsJson = False) -> None:
     """Replay a read model from the log and compare it. Exit status 1 if the live one differs."""
     projection = projection_named(name)
-    with opened_log(data) as opened, _progress(quiet=as_json) as told:
-        found = verify(opened.database_url, opened.log, projection, told, processes)
+    with opened_log(data) as opened, _progress(quiet=as_json) as on_progress:
+        found = verify(opened.database_url, opened.log, projection, on_progress, processes)
     if as_json:
         print_json({"ok": found.ok, **vars(found)})
     else:
@@ -136,19 +138,19 @@ def _named(names: Sequence[str], everything: bool) -> Sequence[Projection]:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Told]:
+def _progress(*, quiet: bool) -> Iterator[OnProgress]:
     """Yield a progress callback, which draws a bar with an estimate on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     errors = Console(stderr=True)
     with Progress(*columns, console=errors, disable=quiet or not sys.stderr.isatty()) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def told(stage: str, done: int, of: int) -> None:
+        def on_progress(stage: str, done: int, of: int) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=of)
             progress.update(tasks[stage], completed=done, total=of)
 
-        yield told
+        yield on_progress
 
 
 def _state(status: Status) -> str:

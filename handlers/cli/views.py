@@ -18,7 +18,8 @@ from infra.postgres.connections import connect
 from projections.allocations import ALLOCATIONS, AllocationRow
 from projections.billing import BILLING, BillingDocumentRow, PaymentRow, ReceivableRow
 from projections.engine.poison import skipped_positions
-from projections.engine.projection import Projection, Row, stored
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, stored
 from projections.entitlements import ENTITLEMENTS, EntitlementRow, entitlements
 from projections.invoice_links import INVOICE_LINKS, InvoiceLinkAttemptRow, InvoiceLinkRow
 from projections.orders import ORDERS, OrderRow

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from infra.postgres.connections import connect
 from infra.recorded import Recorded
-from projections.engine.projection import Row, stored
+from projections.engine.rows import Row, stored
 from projections.maintenance.runner import PROJECTIONS, wait
 from projections.timeline import TIMELINE
 

@@ -41,7 +41,7 @@ from infra.postgres.connections import connect
 from infra.simulators.payment_simulator import DECLINED_CARD, GOOD_CARD, Faults
 from projections.allocations import AllocationRow
 from projections.billing import BillingDocumentRow, PaymentRow, ReceivableRow, owed, revenue
-from projections.engine.projection import Row, stored
+from projections.engine.rows import Row, stored
 from projections.entitlements import ENTITLEMENTS, Entitlement, EntitlementRow, entitlements
 from projections.invoice_links import InvoiceLinkAttemptRow, InvoiceLinkRow
 from projections.maintenance.runner import PROJECTIONS

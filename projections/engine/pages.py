@@ -1,7 +1,6 @@
-"""A page at a time, by key: the next page begins behind the last row of this one, however many rows come meanwhile.
+"""Keyset pagination: the next page starts after the last row of this one, however many rows are added meanwhile.
 
-A cursor says where that is. It is opaque, and belongs to the question that it came with: another order, or another
-filter, makes it a bad one.
+A cursor names that row. It is opaque, and valid only for the query that returned it, with the same filters and order.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from psycopg.rows import class_row
 from pydantic_core import from_json, to_json
 
 from domain.messages import Refusal
-from projections.engine.projection import Row, Shape
+from projections.engine.rows import Row, Shape
 
-PAGE: Final = 50
-LARGEST_PAGE: Final = 1_000
+PAGE_SIZE: Final = 50
+PAGE_SIZE_MAX: Final = 1_000
 R = TypeVar("R", bound=Row)
 
 
 class BadCursor(Refusal):
-    """A cursor that this question never gave."""
+    """The cursor does not belong to this query."""
 
 
 class FilterCannotBe(Refusal):
-    """A filter that nothing can match, or that does not say enough."""
+    """A filter that nothing can match, or that is incomplete."""
 
 
 @dataclass(frozen=True)
 class Page(Generic[R]):
-    """Some rows, and the cursor of those behind them; none where these are the last."""
+    """Some rows, and the cursor of the next page, or None if this is the last."""
 
     rows: Sequence[R]
     next: str | None
@@ -53,16 +52,16 @@ def page(
     *,
     newest_first: bool = False,
     cursor: str | None = None,
-    size: int = PAGE,
+    size: int = PAGE_SIZE,
 ) -> Page[R]:
-    """The rows that meet all conditions, behind the cursor, in an order whose last columns are the key.
+    """Return the rows after the cursor that meet all conditions. The last columns of ``order`` are the key.
 
     Raises:
-        BadCursor: it is none, or another question's.
-        FilterCannotBe: the size of the page is none.
+        BadCursor: it is not a cursor of this query.
+        FilterCannotBe: the page size is out of range.
     """
-    if not 1 <= size <= LARGEST_PAGE:
-        raise FilterCannotBe(f"A page has 1 to {LARGEST_PAGE} rows, and not {size}.")
+    if not 1 <= size <= PAGE_SIZE_MAX:
+        raise FilterCannotBe(f"A page has 1 to {PAGE_SIZE_MAX} rows, not {size}.")
     question = hashlib.sha256(to_json([table.TABLE, order, newest_first, conditions])).digest()
     query, values = _query(table, conditions, order, newest_first, None if cursor is None else _read(cursor, question))
     rows = conn.cursor(row_factory=class_row(table), binary=True).execute(query, [*values, size + 1]).fetchall()
@@ -76,12 +75,12 @@ def _query(
     conditions: Sequence[Condition],
     order: tuple[str, ...],
     newest_first: bool,
-    behind: list[object] | None,
+    after: list[object] | None,
 ) -> tuple[sql.Composed, list[object]]:
     shape, hints = Shape.of(table), get_type_hints(table)
     where: list[sql.Composable] = [sql.SQL(text) for text, _ in conditions]
     values = [value for _, value in conditions]
-    if behind is not None:
+    if after is not None:
         kinds = {str: sql.SQL("%s::text"), int: sql.SQL("%s::bigint")}
         where.append(
             sql.SQL("({}) {} ({})").format(
@@ -90,7 +89,7 @@ def _query(
                 sql.SQL(", ").join(kinds.get(hints[column], sql.SQL("%s::timestamptz")) for column in order),
             )
         )
-        values += behind
+        values += after
     direction = sql.SQL(" DESC" if newest_first else "")
     query = sql.SQL("SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT %s").format(
         columns=shape.columns,
@@ -103,8 +102,8 @@ def _query(
 
 def _written(values: list[object], question: bytes) -> str:
     text = to_json(values)
-    seal = hashlib.sha256(question + text).digest()[:8]
-    return urlsafe_b64encode(seal + text).decode().rstrip("=")
+    checksum = hashlib.sha256(question + text).digest()[:8]
+    return urlsafe_b64encode(checksum + text).decode().rstrip("=")
 
 
 def _read(cursor: str, question: bytes) -> list[object]:
@@ -112,10 +111,10 @@ def _read(cursor: str, question: bytes) -> list[object]:
         content = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
     except (UnicodeEncodeError, binascii.Error, ValueError):
         content = b""
-    seal, text = content[:8], content[8:]
-    if not text or seal != hashlib.sha256(question + text).digest()[:8]:
+    checksum, text = content[:8], content[8:]
+    if not text or checksum != hashlib.sha256(question + text).digest()[:8]:
         raise BadCursor(
-            "The cursor does not belong to this question; leave it out for the first page, and go on with the cursor "
+            "The cursor does not belong to this query; leave it out for the first page, and continue with the cursor "
             "that comes with it."
         )
     values: list[object] = from_json(text)

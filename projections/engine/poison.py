@@ -1,7 +1,7 @@
-"""An event that a projection cannot deal with: parked with its error, until somebody retries or skips it.
+"""Events that a projection cannot handle: parked with their error until a person retries or skips them.
 
-The projection halts before it, for billing never guesses, and the others go on. What was skipped is left out by every
-replay too, and every report says so: who decided it, and why.
+The projection halts before such an event, because billing never guesses; the others go on. Every replay leaves out what
+was skipped, and every report says who decided so, and why.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from domain.messages import Refusal
 from infra.event_log.recorder import LogRow
 from projections.engine.projection import Projection
 
-LONGEST_REASON: Final = 500
+REASON_MAX: Final = 500
 
 
 class NothingParked(Refusal):
-    """The projection is not halted, so there is nothing to retry or to skip."""
+    """The projection is not halted, so there is nothing to retry or skip."""
 
 
 class NoReason(Refusal):
-    """An event is skipped for a reason, which every later report repeats."""
+    """Skipping an event needs a reason, which every later report repeats."""
 
 
 @dataclass(frozen=True)
 class Parked:
-    """The event that a projection halts before, and why."""
+    """The event that halts a projection, with its error."""
 
     name: str
     position: int
@@ -48,7 +48,7 @@ class Parked:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An event that a projection leaves out for good; who decided so, and why."""
+    """An event that a projection skips for good: who decided so, and why."""
 
     name: str
     position: int
@@ -60,13 +60,13 @@ class Skipped:
 
 
 def said(error: BaseException) -> str:
-    """What went wrong, in one line. What the database adds to its own first line repeats rows, so it is left out."""
+    """Return an error in one line. Further lines of a database error repeat rows, so they are left out."""
     first = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {first}".replace("\x00", "\\x00")
 
 
 def park(conn: Connection[DictRow], projection: Projection, row: LogRow, error: BaseException) -> None:
-    """Park an event with its error; where it was parked before, count one more attempt."""
+    """Park an event with its error, or count another attempt if it is parked already."""
     frames = "".join(traceback.format_tb(error.__traceback__)) + said(error)
     conn.execute(
         "INSERT INTO projection.parked AS p (name, position, stream, version, topic, error, traceback) "
@@ -87,29 +87,29 @@ def park(conn: Connection[DictRow], projection: Projection, row: LogRow, error: 
 
 
 def passed(conn: Connection[DictRow], name: str, position: int) -> None:
-    """Forget what was parked: the projection has come past it."""
+    """Delete the parked event that a projection has passed."""
     conn.execute("DELETE FROM projection.parked WHERE name = %s AND position <= %s", (name, position))
 
 
 def parked(conn: Connection[Any]) -> Mapping[str, Parked]:
-    """What each projection that is halted halts before."""
+    """Return the parked event of each halted projection."""
     found = conn.cursor(row_factory=class_row(Parked)).execute("SELECT * FROM projection.parked ORDER BY name")
     return {row.name: row for row in found}
 
 
 def skipped(conn: Connection[Any], name: str) -> Sequence[Skipped]:
-    """What a projection leaves out for good."""
+    """Return the events that a projection skips."""
     query = "SELECT * FROM projection.skipped WHERE name = %s ORDER BY position"
     return conn.cursor(row_factory=class_row(Skipped)).execute(query, (name,)).fetchall()
 
 
 def skipped_positions(conn: Connection[Any], name: str) -> frozenset[int]:
-    """The positions of what a projection leaves out."""
+    """Return the positions that a projection skips."""
     return frozenset(row.position for row in skipped(conn, name))
 
 
 def retry(conn: Connection[DictRow], name: str) -> int:
-    """Ask for another attempt at what is parked; whoever runs the projection makes it. Gives the position.
+    """Request another attempt at the parked event; the process that runs the projection makes it. Returns its position.
 
     Raises:
         NothingParked: the projection is not halted.
@@ -123,15 +123,15 @@ def retry(conn: Connection[DictRow], name: str) -> int:
 
 
 def skip(conn: Connection[DictRow], name: str, actor: str, reason: str) -> int:
-    """Leave out what is parked, for good. Gives its position.
+    """Skip the parked event for good. Returns its position.
 
     Raises:
         NothingParked: the projection is not halted.
-        NoReason: there is none, or one that is too long.
+        NoReason: the reason is empty or too long.
     """
     reason = reason.strip()
-    if not reason or len(reason) > LONGEST_REASON:
-        raise NoReason(f"Say why {name} may leave this event out, in 1 to {LONGEST_REASON} characters.")
+    if not reason or len(reason) > REASON_MAX:
+        raise NoReason(f"Give a reason why {name} may skip this event, in 1 to {REASON_MAX} characters.")
     with conn.transaction():
         found = conn.execute(
             "WITH gone AS (DELETE FROM projection.parked WHERE name = %s RETURNING *) "
@@ -145,4 +145,4 @@ def skip(conn: Connection[DictRow], name: str, actor: str, reason: str) -> int:
 
 
 def _not_halted(name: str) -> NothingParked:
-    return NothingParked(f"The projection {name} is not halted; trunkline projections list shows where each one is.")
+    return NothingParked(f"The projection {name} is not halted; trunkline projections list shows the state of each.")

@@ -1,4 +1,4 @@
-"""Keeping the read models current: one runner a projection, over all processes; another takes over when it dies."""
+"""Keep the read models current: one runner for each projection over all processes, with failover."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from infra.event_log.notifications import POLL_S, Notifier
 from infra.postgres.connections import DatabaseUnavailable, connect, only_one
 from projections.allocations import ALLOCATIONS
 from projections.billing import BILLING
-from projections.engine import projection as engine
+from projections.engine import batches as engine
+from projections.engine.batches import catch_up, head_of, next_row
 from projections.engine.poison import Parked, Skipped, park, parked, passed, said, skipped
-from projections.engine.projection import Projection, catch_up, head_of, next_row
+from projections.engine.projection import Projection
 from projections.entitlements import ENTITLEMENTS
 from projections.invoice_links import INVOICE_LINKS
 from projections.orders import ORDERS
@@ -30,52 +31,54 @@ from projections.timeline import TIMELINE
 
 PROJECTIONS = (ENTITLEMENTS, ALLOCATIONS, ORDERS, BILLING, INVOICE_LINKS, TIMELINE)
 RETRY_S = 1.0
-LONGEST_RETRY_S = 4.0
+RETRY_MAX_S = 4.0
 GATHER_S = 0.008
-"""How long a runner that keeps up lets events gather, so that under load they share a transaction."""
+"""How long a runner that keeps up waits for more events, so that under load they share a transaction."""
 
-LOOK_S = 0.01
+POLL_POSITIONS_S = 0.01
 LOST = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, DatabaseUnavailable, LogUnavailable)
-"""The database is away, and comes back. Any other error of it, as a value that a table refuses, comes back for ever."""
+"""Errors that pass once the database is back. Any other, as a value that a table refuses, is permanent."""
 
-# A runner's commits need not reach the disk at once, for what is lost of them is projected again: rows and positions
-# are lost together. The line is watched closely, so that the lock of a machine that fell silent is free in 4 seconds.
+# The commits of a runner need not be flushed at once: rows and positions are lost together, and projected again.
+# Keepalives are frequent, so that the lock of a machine that fell silent is free after 4 seconds.
 _SESSION = (
     "SELECT set_config('synchronous_commit', 'off', false), set_config('tcp_keepalives_idle', '1', false), "
     "set_config('tcp_keepalives_interval', '1', false), set_config('tcp_keepalives_count', '3', false)"
 )
 _HALTED = "projection %s is halted before position %s: %s"
 _MOVED = Notifier()
-"""Tells, within this process, that a projection has moved; beyond it, whoever waits looks every `LOOK_S`."""
+"""Notifies waiters in this process that a projection moved; those in others poll every `POLL_POSITIONS_S`."""
 logger = logging.getLogger(__name__)
 
 
 class UnknownProjection(Refusal):
-    """There is no read model of this name."""
+    """No read model has this name."""
 
 
 def projection_named(name: str) -> Projection:
-    """The projection of a name.
+    """Return the projection of a name.
 
     Raises:
-        UnknownProjection: there is none.
+        UnknownProjection: none has it.
     """
     for projection in PROJECTIONS:
         if projection.name == name:
             return projection
-    raise UnknownProjection(f"There is no projection {name}; there are {', '.join(p.name for p in PROJECTIONS)}.")
+    raise UnknownProjection(
+        f"There is no projection {name}; the projections are {', '.join(p.name for p in PROJECTIONS)}."
+    )
 
 
 def lock_of(projection: Projection) -> str:
-    """The name of the lock that whoever runs a projection holds."""
+    """Return the name of the lock that the process which runs a projection holds."""
     return f"projection {projection.name}"
 
 
 class Runner:
-    """Runs one projection until it is told to stop, on a connection that is made anew when it breaks.
+    """Runs one projection until it is stopped, and reconnects when its connection breaks.
 
-    An event that it cannot deal with halts this projection, and no other: it is found by halving the batch, and parked.
-    `halted` says why, and so does health. Once somebody asks for another attempt, or skips the event, it goes on.
+    An event that it cannot handle is found by halving the batch, and parked. It halts this projection and no other,
+    until a person retries or skips it; `halted` is the error, and health reports it.
     """
 
     def __init__(self, database_url: str, log: Log, projection: Projection) -> None:
@@ -88,31 +91,31 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name=f"projection-{projection.name}", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start."""
         self._thread.start()
 
     def end(self) -> None:
-        """Ask it to end, after the batch that is being projected."""
+        """Ask it to end after the batch in progress."""
         self._stopped.set()
         self._log.news.tell()
 
     def stop(self) -> None:
-        """Wait until it has ended."""
+        """End it, and wait until it has ended."""
         self.end()
         self._thread.join()
 
     def _run(self) -> None:
         pause_s = RETRY_S
         while not self._stopped.is_set():
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
                 with connect(self._database_url) as conn:
                     self._follow(conn)
             except LOST as error:
                 name = self.projection.name
-                logger.warning("projection %s lost its database and tries again: %s", name, error)
-                served = time.monotonic() - begun > LONGEST_RETRY_S
-                pause_s = RETRY_S if served else min(2 * pause_s, LONGEST_RETRY_S)
+                logger.warning("projection %s lost its database and retries: %s", name, error)
+                served = time.monotonic() - started > RETRY_MAX_S
+                pause_s = RETRY_S if served else min(2 * pause_s, RETRY_MAX_S)
                 self._stopped.wait(pause_s)
 
     def _follow(self, conn: Connection[DictRow]) -> None:
@@ -121,17 +124,17 @@ class Runner:
             self._stopped.wait(RETRY_S)
         while not self._stopped.is_set():
             seen = self._log.news.count
-            if self._halted_still(conn):
+            if self._is_still_halted(conn):
                 self._stopped.wait(min(POLL_S, RETRY_S))
                 continue
-            passed_on = self.step(conn)
-            if not passed_on:
+            count = self.step(conn)
+            if not count:
                 self._log.news.wait_past(seen, POLL_S)
-            elif passed_on < engine.BATCH:
+            elif count < engine.BATCH:
                 self._stopped.wait(GATHER_S)
 
-    def _halted_still(self, conn: Connection[DictRow]) -> bool:
-        """Whether it is halted and nobody has asked for another attempt, nor made one needless."""
+    def _is_still_halted(self, conn: Connection[DictRow]) -> bool:
+        """Whether it is halted, and the event is still parked without a request to retry."""
         if self.halted is None:
             return False
         query = "SELECT retry FROM projection.parked WHERE name = %s"
@@ -139,13 +142,13 @@ class Runner:
         return row is not None and not row["retry"]
 
     def step(self, conn: Connection[DictRow]) -> int:
-        """Project a batch; where that fails, half of it, and so on. Gives how many positions were passed."""
+        """Project a batch; after a failure, half of it, and so on. Returns the number of positions passed."""
         name = self.projection.name
         try:
             position, count = catch_up(conn, self._log, self.projection, self._batch)
         except LOST:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, billing never guesses
+        except Exception as error:  # noqa: BLE001 - any error halts: billing never guesses
             if self._batch > 1:
                 self._batch //= 2
                 return 1
@@ -162,14 +165,14 @@ class Runner:
             self._batch = min(2 * self._batch, engine.BATCH)
             _MOVED.tell()
         if self.halted is not None:
-            logger.warning("projection %s goes on", name)
+            logger.warning("projection %s continues", name)
             self.halted = None
         return count
 
 
 @contextmanager
 def running(database_url: str, log: Log, projections: Sequence[Projection] = PROJECTIONS) -> Iterator[list[Runner]]:
-    """All projections, kept current while the context lasts."""
+    """Keep all projections current while the context lasts."""
     runners = [Runner(database_url, log, projection) for projection in projections]
     for runner in runners:
         runner.start()
@@ -183,15 +186,15 @@ def running(database_url: str, log: Log, projections: Sequence[Projection] = PRO
 
 
 def bring_up_to_date(database_url: str, log: Log, timeout_s: float) -> bool:
-    """Project what there is, or wait for whoever is projecting it. False where that was not done in time.
+    """Project all events, or wait for the processes that do. Returns False on a timeout.
 
-    A projection that is halted stays where it is, and is not waited for.
+    Halted projections are neither moved nor waited for.
     """
     with connect(database_url) as conn:
         head, halted = log.head(), parked(conn)
         for projection in PROJECTIONS:
-            can_go_on = projection.name not in halted or halted[projection.name].retry
-            if can_go_on and only_one(conn, lock_of(projection)):
+            can_continue = projection.name not in halted or halted[projection.name].retry
+            if can_continue and only_one(conn, lock_of(projection)):
                 runner = Runner(database_url, log, projection)
                 while runner.step(conn):
                     continue
@@ -200,7 +203,7 @@ def bring_up_to_date(database_url: str, log: Log, timeout_s: float) -> bool:
 
 
 def positions(conn: Connection[DictRow]) -> Mapping[str, int]:
-    """How far each projection has come."""
+    """Return the position of each projection."""
     found = conn.execute("SELECT name, position FROM read.positions").fetchall()
     reached = {row["name"]: row["position"] for row in found}
     return {projection.name: reached.get(projection.name, 0) for projection in PROJECTIONS}
@@ -209,7 +212,7 @@ def positions(conn: Connection[DictRow]) -> Mapping[str, int]:
 def wait(
     conn: Connection[DictRow], position: int, timeout_s: float, projections: Sequence[Projection] = PROJECTIONS
 ) -> bool:
-    """Wait until the projections have come to ``position``, for who reads what he has written. False: not in time."""
+    """Wait until projections reach ``position``, to read one's own writes. Returns False on a timeout."""
     deadline = time.monotonic() + timeout_s
     names = [projection.name for projection in projections]
     while True:
@@ -218,12 +221,12 @@ def wait(
             return True
         if time.monotonic() > deadline:
             return False
-        _MOVED.wait_past(seen, LOOK_S)
+        _MOVED.wait_past(seen, POLL_POSITIONS_S)
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a projection stands: ``lag`` is how many positions the log is ahead; ``running``, whether anybody runs it."""
+    """The state of a projection: ``lag`` in positions, and ``running``, whether any process runs it."""
 
     name: str
     position: int
@@ -234,12 +237,12 @@ class Status:
 
     @property
     def ok(self) -> bool:
-        """Whether it can go on."""
+        """Whether it is not halted."""
         return self.parked is None
 
 
 def statuses(conn: Connection[Any]) -> list[Status]:
-    """How each projection stands, whoever runs it."""
+    """Return the state of each projection, whichever process runs it."""
     halted, reached, head = parked(conn), positions(conn), head_of(conn)
     return [
         Status(
@@ -255,7 +258,7 @@ def statuses(conn: Connection[Any]) -> list[Status]:
 
 
 def _is_run(conn: Connection[Any], projection: Projection) -> bool:
-    """Whether somebody holds the projection's lock."""
+    """Whether a process holds the lock of the projection."""
     query = (
         "SELECT EXISTS (SELECT FROM pg_locks AS l, hashtextextended(%s, 0) AS key "
         "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "

@@ -15,7 +15,7 @@ from domain.order import Method
 from handlers.requests import CheckOut, ConfirmOfflinePayment
 from infra.postgres.connections import connect
 from projections.billing import BillingDocumentRow, PaymentRow, ReceivableRow
-from projections.engine.projection import Row, stored
+from projections.engine.rows import Row, stored
 from projections.entitlements import EntitlementRow, entitlements
 from projections.invoice_links import InvoiceLinkAttemptRow, InvoiceLinkRow
 from projections.maintenance.runner import wait

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 from domain.allocation import CapacityAllocated
 from domain.services import Plan
+from infra.recorded import Recorded
 from projections.entitlements import ENTITLEMENTS, Entitlement, EntitlementRow, entitlements
 from tests.support.examples import (
     activated,
@@ -222,6 +224,5 @@ def test_an_account_without_a_package_may_use_nothing() -> None:
 
 
 def test_the_events_of_one_package_are_one_partition() -> None:
-    assert {ENTITLEMENTS.partition(recorded(event, 1)) for event in (activated, expanded("extensions", 1))} == {
-        "pkg-acme"
-    }
+    events: list[Recorded[Any]] = [recorded(event, 1) for event in (activated, expanded("extensions", 1))]
+    assert {ENTITLEMENTS.partition(event) for event in events} == {"pkg-acme"}

@@ -10,7 +10,7 @@ from psycopg import Connection
 from domain.messages import Event
 from domain.order import AsideReason, Method
 from infra.recorded import Recorded
-from projections.engine.projection import project
+from projections.engine.batches import project
 from projections.orders import ORDERS, OrderRow, unpaid_in_time
 from tests.support.examples import (
     DEADLINE,

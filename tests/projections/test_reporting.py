@@ -14,13 +14,13 @@ from psycopg.rows import dict_row
 
 from infra.postgres.connections import AUDITOR, connect
 from projections.billing import BillingDocumentRow, revenue
-from projections.engine.projection import stored
+from projections.engine.rows import stored
 from projections.entitlements import entitlements_of
 from projections.maintenance.runner import PROJECTIONS
 from projections.orders import OrderRow
 from projections.timeline import TimelineRow
 from tests.projections.conftest import laid
-from tests.projections.engine.test_projection import projected
+from tests.projections.engine.test_batches import projected
 from tests.support.databases import ServerPlaces, as_program, fresh_database
 from tests.support.examples import NOW, no_longer_fits
 from tests.support.given_domain import but

@@ -11,7 +11,8 @@ from datetime import datetime
 
 from domain.messages import Event
 from infra.recorded import Cause, Recorded
-from projections.engine.projection import Projection, Row
+from projections.engine.projection import Projection
+from projections.engine.rows import Row
 from tests.support.examples import NOW
 
 CAUSE = Cause("distributor:dora", "wish-1", "click-1")

@@ -194,7 +194,7 @@ def test_checkpoints_of_the_file_and_of_the_broker_are_checked(
     status, output, errors = run_at(database_url, "verify", "--published")
     assert (status, errors) == (0, "")
     assert "2 signed checkpoints agree; the last is at position 2" in output
-    assert "What follows it is vouched for by the chain alone" in output
+    assert "Only the chain vouches for what follows" in output
 
     assert signing.file
     signing.file.unlink()
@@ -297,7 +297,7 @@ def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
         status, output, errors = run_at(database_url, "verify")
     assert (status, output) == (130, "")
     assert errors.startswith("Interrupted at position 3;")
-    assert "--from-checkpoint goes on behind position 2" in errors
+    assert "--from-checkpoint continues after position 2" in errors
 
     assert "3 events, positions 3 to 5" in run_at(database_url, "verify", "--from-checkpoint")[1]
 
@@ -316,7 +316,7 @@ def test_ctrl_c_ends_a_question_that_waits(owner_url: str, database_url: str, po
             asked.send_signal(signal.SIGINT)
             output, errors = asked.communicate()
     assert (asked.returncode, output) == (130, "")
-    assert errors.startswith("Interrupted at position 0; so far all is as it was recorded.")
+    assert errors.startswith("Interrupted at position 0; everything up to there is as it was recorded.")
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
@@ -627,7 +627,7 @@ def test_an_export_proves_itself_where_there_is_neither_database_nor_network(
         env={"PATH": ""},
         cwd=tmp_path,
     )
-    assert f"{count:,} events of acme stand in the log as it was at position {len(history[1]):,}" in alone.stdout
+    assert f"{count:,} events of acme are in the log as of position {len(history[1]):,}" in alone.stdout
     assert "none with an event left out" in alone.stdout
     assert "invoice_series-YT-2026 is shared with others" in alone.stdout
     found = json.loads(run_at(history[0], "verify-export", str(file), "--key", str(key), "--json")[1])
@@ -693,18 +693,18 @@ def test_a_log_in_which_a_row_has_no_position_is_not_exported(
 REFUSED = [
     (("show", "order-order-4711"), "There is no stream order-order-4711 in the log."),
     (("show", "ticket-1"), "There is no stream ticket-1; a stream is one of account,"),
-    (("show", "subscription-pkg-slugworth", "--as-of", "1"), "had no event yet when the log had come to position 1."),
+    (("show", "subscription-pkg-slugworth", "--as-of", "1"), "had no event yet at position 1."),
     (("show", "account-acme", "--as-of", "99999999"), "99999999 lies ahead."),
     (("show", "account-acme", "--as-of", "0"), "had no event yet"),
     (("show", "account-acme", "--as-of", "yesterday"), "yesterday is neither a position nor a time"),
     (("show", "account-acme", "--as-of", "2026-09-01T12:00:00"), "is neither a position nor a time"),
     (("show", "account-acme", "--as-of", "1999-09-01T12:00:00Z"), "had no event yet"),
-    (("events", "--stream", "order-order-4711"), "There is no event of stream order-order-4711"),
-    (("events", "--account", "wonka"), "There is no event of account wonka"),
+    (("events", "--stream", "order-order-4711"), "The log has no event of stream order-order-4711"),
+    (("events", "--account", "wonka"), "The log has no event of account wonka"),
     (("events", "--type", "PaymentForgotten"), "There is no event PaymentForgotten"),
     (("events", "--limit", 5000 * "9"), "is not a limit; write a whole number from 1."),
-    (("events", "--actor", "\udcff"), "'\\udcff' is no text in UTF-8."),
-    (("show", "order-\udcff"), "'order-\\udcff' is no text in UTF-8."),
+    (("events", "--actor", "\udcff"), "'\\udcff' is not UTF-8 text."),
+    (("show", "order-\udcff"), "'order-\\udcff' is not UTF-8 text."),
     (("events", "--from-time", "tomorrow"), "tomorrow is not a time"),
     (("events", "--to-time", "2026-09-01T12:00:00"), "2026-09-01T12:00:00 is not a time"),
     (("events", "--from-position", "99999999"), "99999999 lies ahead"),
@@ -719,7 +719,7 @@ REFUSED = [
         ("explain", "acme", "extensions", "--as-of", "1"),
         "The account acme had no extensions at position 1; it had nothing",
     ),
-    (("verify", "--from-checkpoint"), "There is no checkpoint to go on from"),
+    (("verify", "--from-checkpoint"), "There is no checkpoint to continue from"),
     (
         ("verify", "--checkpoints", "/nowhere/at/all", "--key", "KEY"),
         "The checkpoints in /nowhere/at/all cannot be read",
@@ -763,7 +763,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("export", "wonka", "FILE"), "There is no event of account wonka in the log."),
+        (("export", "wonka", "FILE"), "The log has no event of account wonka."),
         (("export", "acme", "/nowhere/at/all"), "/nowhere/at/all cannot be written: No such file or directory."),
         (("export", "acme", "."), ". cannot be written: "),
         (("public-key", "/nowhere/at/all"), "/nowhere/at/all cannot be written"),
@@ -857,7 +857,7 @@ def test_a_table_cuts_off_no_name_that_one_may_want_to_ask_for(run: Run, history
     order = next(one for one in history[1] if one.stream.startswith("invoice_series-"))
     cells = "".join(run("events", "--stream", order.stream, "--limit", "1")[1].replace("\u2502", "|").split())
     assert "\u2026" not in cells
-    assert run("events", "--actor", "admin:nobody")[:2] == (0, "No event is like that.\n")
+    assert run("events", "--actor", "admin:nobody")[:2] == (0, "No matching events.\n")
 
 
 @pytest.mark.parametrize("asked", [("verify",), ("verify", "--json"), ("events",), ("explain", "acme", "extensions")])

@@ -57,11 +57,11 @@ REFUSED = [
     (("quote", "acme", "pkg-acme", "extensions=0"), "0 is no quantity of extensions; it must be from 1 to 1,000,000."),
     (("quote", "acme", "pkg-acme", "extensions=-4"), "-4 is no quantity of extensions"),
     (("quote", "acme", "pkg-acme", "extensions=1000001"), "1000001 is no quantity of extensions"),
-    (("quote", "acme", "pkg-acme", "extensions=many"), "extensions=many is no selection"),
-    (("quote", "acme", "pkg-acme", "extensions=--5"), "extensions=--5 is no selection; write a service and a whole"),
+    (("quote", "acme", "pkg-acme", "extensions=many"), "extensions=many is not a selection"),
+    (("quote", "acme", "pkg-acme", "extensions=--5"), "extensions=--5 is not a selection; write a service and a whole"),
     (
         ("quote", "acme", "pkg-acme", f"extensions={5000 * '9'}"),
-        "9 is no selection; write a service and a whole number",
+        "9 is not a selection; write a service and a whole number",
     ),
     (("quote", "acme", "pkg-acme", "high_availability=99999999999"), "99999999999 is no quantity of high_availability"),
     (("quote", "acme", "pkg-acme", "pce_white_label=2"), "pce_white_label is on or off; select it once, not 2 times."),
@@ -72,12 +72,15 @@ REFUSED = [
     (("quote", "acme", "pkg-wonka", "extensions=1"), "There is no package pkg-wonka in account acme"),
     (("order", "acme", "pkg-acme", "extensions=0"), "0 is no quantity"),
     (("order", "acme", "pkg acme", "extensions=1"), "OrderExpansion cannot be read: package_id: string should match"),
-    (("order", "acme", "pkg-acme", "extensions=1", "--as", "nobody"), "nobody is nobody; write role:name"),
-    (("order", "acme", "pkg-acme", "extensions=1", "--as", f"partner:{101 * 'a'}"), "is nobody; write role:name"),
-    (("order", "acme", "pkg-acme", "extensions=1", "--as", "partner:al\nice"), "is nobody; write role:name"),
+    (("order", "acme", "pkg-acme", "extensions=1", "--as", "nobody"), "'nobody' is not a valid actor; use ROLE:NAME"),
+    (
+        ("order", "acme", "pkg-acme", "extensions=1", "--as", f"partner:{101 * 'a'}"),
+        "is not a valid actor; use ROLE:NAME",
+    ),
+    (("order", "acme", "pkg-acme", "extensions=1", "--as", "partner:al\nice"), "is not a valid actor; use ROLE:NAME"),
     (("send", "Upgrade", "{}"), "There is no command Upgrade; the commands are"),
-    (("send", "UpgradePbx", "{"), "This is no JSON"),
-    (("send", "UpgradePbx", "\udcff\udcfe"), "This is no JSON"),  # so do bytes arrive that are no UTF-8
+    (("send", "UpgradePbx", "{"), "The command is not valid JSON"),
+    (("send", "UpgradePbx", "\udcff\udcfe"), "The command is not valid JSON"),  # so do bytes arrive that are no UTF-8
     (("send", "UpgradePbx", "[]"), "A command is a JSON object"),
     (("send", "UpgradePbx", '{"at": "2026-01-01T00:00:00Z"}'), "leave out the field at"),
     (("send", "UpgradePbx", '{"pbx": "lab"}'), "UpgradePbx cannot be read: account_id: field required"),
@@ -100,8 +103,8 @@ REFUSED = [
     (("show", "orders", "acme", "--as-of", 5000 * "9"), "is neither a position nor a time"),
     (("show", "orders", "acme", "--as-of", "yesterday"), "is neither a position nor a time"),
     (("invoice", "YT-1999-000001", "x.pdf"), "There is no invoice YT-1999-000001"),
-    (("privacy", "erase", "alice"), "alice is no person; write ACCOUNT/RECEIVER, as in acme/wonka."),
-    (("privacy", "erase", "acme/alice/bob"), "acme/alice/bob is no person"),
+    (("privacy", "erase", "alice"), "alice is not a person; write ACCOUNT/RECEIVER, as in acme/wonka."),
+    (("privacy", "erase", "acme/alice/bob"), "acme/alice/bob is not a person"),
     (("privacy", "erase", "acme/nobody"), "There is no billing receiver nobody; the account's are: alice, bob."),
     (("privacy", "erase", "wonka/alice"), "There is no account wonka"),
     (("privacy", "erase", "acme/alice", "--as", "partner:alice"), "may not ask for EraseBillingReceiver"),
@@ -211,7 +214,7 @@ def test_whom_the_system_has_no_name_for_is_asked_for_one(run: Run, monkeypatch:
 
     monkeypatch.setattr("getpass.getuser", nameless)
 
-    assert "say who asks: --as role:name" in run("order", "acme", "pkg-acme", "extensions=1")[2]
+    assert "use --as ROLE:NAME" in run("order", "acme", "pkg-acme", "extensions=1")[2]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_what_failed_is_put_back_for_the_reaction_that_had_it_and_for_no_other(
 
     drowned.clear()
     status, output, _ = run("replay", str(letter["number"]))
-    assert (status, output) == (0, f"The dead letter {letter['number']} is back at fulfil_order.\n")
+    assert (status, output) == (0, f"Dead letter {letter['number']} was put back for fulfil_order.\n")
     eventually(lambda: acme.all(InvoiceEmailed), "the mail")
     assert listed(run) == []
     assert len([1 for message in broker.events() if message.subject == subject_of(PaymentCaptured)]) == 1

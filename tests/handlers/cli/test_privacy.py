@@ -335,7 +335,7 @@ def test_a_key_that_comes_back_with_an_old_table_of_keys_is_destroyed_by_asking_
     with log_at(bought.database_url) as log:
         assert VERUCA in buyers(log)
 
-    said = f"{PERSON} was erased before, but a key had come back; it is destroyed now.\n"
+    said = f"{PERSON} was erased before, but its key had been restored; it is destroyed now.\n"
     assert erase(bought.database_url, PERSON) == (0, said, "")
 
     with log_at(bought.database_url) as log:

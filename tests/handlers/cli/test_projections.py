@@ -72,15 +72,15 @@ def test_what_is_halted_is_shown_retried_and_skipped_and_the_skip_stays_in_every
     shown = run("projections", "show", "orders")
     assert "order-poison version 1" in shown
     assert "in fold" in shown
-    assert "AssertionError: an order begins with its request" in shown
+    assert "AssertionError: an order starts with its request" in shown
     assert json.loads(run("projections", "show", "orders", "--json"))["parked"]["position"] == position
 
-    assert "orders tries position 5 again" in run("projections", "retry", "orders")
+    assert "orders will retry position 5" in run("projections", "retry", "orders")
     bring_up_to_date(database_url, postgres, 10)
     assert json.loads(run("projections", "show", "orders", "--json"))["parked"]["attempts"] == 2
 
     said = run("projections", "skip", "orders", "--reason", "Made by [mistake].", "--as", "admin:ada")
-    assert "orders leaves out position 5" in said
+    assert "orders skips position 5" in said
     bring_up_to_date(database_url, postgres, 10)
     for report in (
         ("projections", "list"),
@@ -89,7 +89,7 @@ def test_what_is_halted_is_shown_retried_and_skipped_and_the_skip_stays_in_every
         ("projections", "rebuild", "orders"),
     ):
         text = " ".join(run(*report).split())
-        assert "leaves out position 5" in text
+        assert "skips position 5" in text
         assert "admin:ada" in text
         assert "Made by [mistake]." in text
 
@@ -112,22 +112,28 @@ def test_a_rebuild_says_what_it_did_and_a_verification_agrees(run: Run, postgres
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["projections", "show", "lost"], "There is no projection lost; there are entitlements, allocations, orders"),
+        (
+            ["projections", "show", "lost"],
+            "There is no projection lost; the projections are entitlements, allocations, orders",
+        ),
         (["projections", "retry", "lost"], "There is no projection lost"),
         (["projections", "skip", "lost", "--reason", "x"], "There is no projection lost"),
         (["projections", "rebuild", "orders", "lost"], "There is no projection lost"),
-        (["projections", "rebuild"], "Name the projections that are to be made anew, or say --all."),
-        (["projections", "rebuild", "orders", "--all"], "Name the projections that are to be made anew, or say --all."),
+        (["projections", "rebuild"], "Name the projections to rebuild, or use --all."),
+        (["projections", "rebuild", "orders", "--all"], "Name the projections to rebuild, or use --all."),
         (["projections", "verify", "lost"], "There is no projection lost"),
         (["projections", "retry", "orders"], "The projection orders is not halted"),
         (["projections", "skip", "orders", "--reason", "x"], "The projection orders is not halted"),
-        (["projections", "skip", "orders", "--reason", " "], "Say why orders may leave this event out"),
-        (["projections", "skip", "orders", "--reason", "x", "--as", "nobody"], "nobody is nobody; write role:name"),
-        (["find", "orders", "--cursor", "AAAA"], "The cursor does not belong to this question"),
-        (["find", "orders", "--state", "lost"], "No order is ever 'lost'"),
-        (["find", "orders", "--from", "soon"], "soon is no day and no moment"),
-        (["find", "orders", "--size", "0"], "A page has 1 to 1000 rows, and not 0."),
-        (["find", "orders", "--at-least", "5"], "An amount says nothing without its currency"),
+        (["projections", "skip", "orders", "--reason", " "], "Give a reason why orders may skip this event"),
+        (
+            ["projections", "skip", "orders", "--reason", "x", "--as", "nobody"],
+            "'nobody' is not a valid actor; use ROLE:NAME",
+        ),
+        (["find", "orders", "--cursor", "AAAA"], "The cursor does not belong to this query"),
+        (["find", "orders", "--state", "lost"], "'lost' is not a state of an order"),
+        (["find", "orders", "--from", "soon"], "soon is neither a day nor a time"),
+        (["find", "orders", "--size", "0"], "A page has 1 to 1000 rows, not 0."),
+        (["find", "orders", "--at-least", "5"], "An amount needs its currency"),
         (["find", "revenue", "--from", "2026-02-01", "--before", "2026-01-01"], "There is no revenue from 2026-02-01"),
         (["show", "orders", "acme", "--as-of", "5"], "The log ends at position 4; 5 lies ahead."),
         (["show", "orders", "acme", "--as-of", "soon"], "soon is neither a position nor a time"),

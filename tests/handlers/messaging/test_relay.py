@@ -173,7 +173,7 @@ def test_a_rebuild_gives_the_same_messages_and_consumers_stay_and_get_them_again
         assert broker.fetched("books", acme.head) == bodies
 
         told = rebuild(database_url, broker)
-        assert f"Published {acme.head} events anew" in told
+        assert f"Published {acme.head} events again" in told
 
         eventually(lambda: [message.data for message in broker.events()] == bodies, "the same messages")
         assert broker.fetched("books", acme.head) == bodies

@@ -109,9 +109,9 @@ def test_the_command_wraps_the_keys_of_a_database_anew(
     assert rewrap() == (1, "", "TRUNKLINE_OWNER_URL is missing: no other login may do this.\n")
 
     monkeypatch.setenv("TRUNKLINE_OWNER_URL", owner_url)
-    said = "; the new master key alone opens all of them.\n"
-    assert rewrap() == (0, f"1 key was wrapped anew{said}", "")
-    assert rewrap() == (0, f"No key had to be wrapped anew{said}", "")
+    said = " with the new master key; no other key opens them.\n"
+    assert rewrap() == (0, f"1 key was wrapped{said}", "")
+    assert rewrap() == (0, f"No key had to be wrapped{said}", "")
     with postgres_log(database_url, master_key=NEW) as afterwards:
         assert contact(afterwards) == WONKA
 
@@ -130,7 +130,7 @@ def test_the_command_gives_a_directory_a_new_key_unless_a_trunkline_runs_there(r
             assert rewrap("--data", str(directory)) == (1, "", running)
 
         status, output, _ = rewrap("--data", str(directory))
-        assert (status, output[:22]) == (0, "1 key was wrapped anew")
+        assert (status, output[:22]) == (0, "1 key was wrapped with")
         new = master_key(settings(), directory)
         assert new != old
         with (

@@ -130,6 +130,6 @@ def test_the_command_deletes_what_the_settings_say(
         assert count_kept(owner, LET_GO) == 0
 
     stream = f"invoice-{shop.one(InvoiceIssued).invoice_id}"
-    gone = f"YT-2026-000001 is kept no longer; trunkline audit events --stream {stream} says since when.\n"
+    gone = f"The document of YT-2026-000001 was deleted; trunkline audit events --stream {stream} shows when.\n"
     assert ask("invoice", "YT-2026-000001", str(tmp_path / "invoice.pdf")) == (1, "", gone)
     assert "DocumentDeleted" in ask("audit", "events", "--stream", stream, "--json")[1]

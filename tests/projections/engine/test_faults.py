@@ -26,12 +26,14 @@ from infra.event_log.log import Change, Log
 from infra.event_log.recorder import LogRow
 from infra.postgres.connections import PROJECTOR, WRITER, connect
 from infra.postgres.positions import position_of
-from projections.engine.projection import Projection, catch_up, stored
-from projections.maintenance.rebuild import verify
+from projections.engine.batches import catch_up
+from projections.engine.projection import Projection
+from projections.engine.rows import stored
 from projections.maintenance.runner import PROJECTIONS, positions, running, statuses, wait
+from projections.maintenance.verify import verify
 from projections.orders import OrderRow
 from tests.projections.conftest import empty, laid
-from tests.projections.engine.test_projection import Crash, by_table, fused, live, replayed
+from tests.projections.engine.test_batches import Crash, by_table, fused, live, replayed
 from tests.projections.maintenance.test_runner import WELL_S, append, eventually
 from tests.support.examples import NOW, placed, requested
 from tests.support.given_domain import but

@@ -29,14 +29,14 @@ from projections.billing import (
     set_aside,
 )
 from projections.engine.pages import BadCursor, FilterCannotBe, Page
-from projections.engine.projection import Row, stored
+from projections.engine.rows import Row, stored
 from projections.entitlements import EntitlementRow, entitlements_of, over_allocated
 from projections.invoice_links import attempts, links
 from projections.maintenance.runner import PROJECTIONS
 from projections.orders import OrderRow, Search, search, unpaid_in_time
 from projections.timeline import timeline
 from tests.projections.conftest import laid
-from tests.projections.engine.test_projection import projected
+from tests.projections.engine.test_batches import projected
 from tests.support.databases import ServerPlaces, as_program, fresh_database
 from tests.support.examples import NOW
 from tests.support.histories import told
@@ -119,7 +119,7 @@ def test_rows_that_come_meanwhile_neither_shift_nor_repeat_a_page(shown: Connect
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cursor=st.text(max_size=80) | st.binary(max_size=60).map(lambda some: some.hex()))
 def test_a_cursor_that_was_never_given_is_refused_in_one_sentence(shown: Connection[Any], cursor: str) -> None:
-    with pytest.raises(BadCursor, match=r"^The cursor does not belong to this question; leave it out"):
+    with pytest.raises(BadCursor, match=r"^The cursor does not belong to this query; leave it out"):
         search(shown, Search(), cursor)
 
 
@@ -170,13 +170,13 @@ def test_an_order_is_found_by_everything_that_is_said_of_it_and_by_nothing_else(
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        ({"state": "lost"}, "No order is ever 'lost'; the states are requested, placed"),
-        ({"method": "barter"}, "Nobody pays by 'barter'; the methods are paypal, card, offline."),
-        ({"at_least_minor": 5}, "An amount says nothing without its currency; add it, as in EUR."),
+        ({"state": "lost"}, "'lost' is not a state of an order; the states are requested, placed"),
+        ({"method": "barter"}, "'barter' is not a payment method; the methods are paypal, card, offline."),
+        ({"at_least_minor": 5}, "An amount needs its currency; add it, as in EUR."),
         ({"currency": "EUR", "at_least_minor": 5, "at_most_minor": 4}, "No amount is at least 5 and at most 4."),
         ({"currency": "EUR", "at_most_minor": -1}, "No amount is at least 0 and at most -1."),
         ({"requested_from": NOW, "requested_before": NOW}, "Nothing is requested from 2026-10-20"),
-        ({"requested_from": datetime(2026, 1, 1)}, "A moment needs its offset"),  # noqa: DTZ001 - the mistake itself
+        ({"requested_from": datetime(2026, 1, 1)}, "A time needs its UTC offset"),  # noqa: DTZ001 - the mistake itself
     ],
 )
 def test_a_filter_that_cannot_be_is_refused_in_one_sentence(wanted: dict[str, Any], sentence: str) -> None:

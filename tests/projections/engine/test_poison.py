@@ -16,10 +16,13 @@ from infra.postgres.positions import position_of
 from infra.recorded import Recorded
 from projections.billing import BILLING
 from projections.engine.poison import NoReason, NothingParked, parked, retry, said, skip, skipped, skipped_positions
-from projections.engine.projection import Projection, Rows, stored
+from projections.engine.projection import Projection
+from projections.engine.rows import Rows, stored
 from projections.maintenance import runner as running_module
-from projections.maintenance.rebuild import CannotRebuild, rebuild, verify
+from projections.maintenance.rebuild import rebuild
+from projections.maintenance.replay import CannotRebuild
 from projections.maintenance.runner import PROJECTIONS, Runner, bring_up_to_date, running, statuses, wait
+from projections.maintenance.verify import verify
 from projections.orders import ORDERS, OrderRow
 from tests.projections.maintenance.test_runner import WELL_S, eventually, one_runner
 from tests.support.examples import NOW, no_longer_fits, placed, requested
@@ -86,7 +89,7 @@ def test_what_is_parked_has_its_place_its_error_and_its_traceback_and_health_say
     event = by_name["orders"].parked
     assert event is not None
     assert (event.position, event.stream, event.version, event.topic) == (2, "order-poison", 1, "order.OrderPlaced.v1")
-    assert event.error == "AssertionError: an order begins with its request"
+    assert event.error == "AssertionError: an order starts with its request"
     assert "in fold" in event.traceback
     assert [name for name, status in by_name.items() if not status.ok] == ["orders", "billing"]
     assert (by_name["orders"].lag, by_name["timeline"].lag) == (1, 0)
@@ -108,7 +111,7 @@ def test_after_a_fix_a_retry_goes_on_where_it_halted(postgres: Log, database_url
     ordered(postgres, 1, 2)
     is_fixed: list[bool] = []
 
-    def stumble(rows: Rows, recorded: Recorded) -> None:
+    def stumble(rows: Rows, recorded: Recorded[Any]) -> None:
         if recorded.position == 2 and not is_fixed:
             raise LookupError("not yet")
         ORDERS.fold(rows, recorded)
@@ -139,7 +142,7 @@ def test_a_skip_leaves_the_event_out_of_everything_and_every_report_says_who_dec
     assert ids(conn) == ["order-1", "order-3"]
     (left_out,) = skipped(conn, "orders")
     assert (left_out.position, left_out.actor, left_out.reason) == (2, "admin:ada", "It was a test.")
-    assert left_out.error == "AssertionError: an order begins with its request"
+    assert left_out.error == "AssertionError: an order starts with its request"
     (status,) = (status for status in statuses(conn) if status.name == "orders")
     assert (status.ok, [s.reason for s in status.skipped]) == (True, ["It was a test."])
 

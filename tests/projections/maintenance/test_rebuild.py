@@ -6,77 +6,37 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import Connection, sql
-from psycopg.conninfo import conninfo_to_dict
 
-from benchmarks.history import history, write
-from domain.messages import Event
-from infra.event_log.log import Change, Log
+from infra.event_log.log import Log
 from infra.event_log.postgres_recorder import postgres_log
 from infra.postgres.connections import connect
 from infra.postgres.positions import position_of
-from projections.billing import BILLING
-from projections.engine.projection import Projection, Row, stored
-from projections.entitlements import ENTITLEMENTS, EntitlementRow
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, stored
 from projections.maintenance import rebuild as rebuild_module
-from projections.maintenance.rebuild import CannotRebuild, Rebuilt, rebuild, verify
-from projections.maintenance.runner import PROJECTIONS, bring_up_to_date, running, wait
+from projections.maintenance import replay
+from projections.maintenance.rebuild import Rebuilt, rebuild
+from projections.maintenance.replay import CannotRebuild
+from projections.maintenance.runner import PROJECTIONS, running, wait
 from projections.orders import ORDERS, OrderRow
+from tests.projections.maintenance.conftest import WELL_S, append, each_projection, meanwhile, tables_in
 from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
-from tests.support.examples import NOW, placed, requested
+from tests.support.examples import placed, requested
 from tests.support.given_domain import but
-from tests.support.given_projection import CAUSE
 
 pytestmark = pytest.mark.long
 
-WELL_S = 30.0
-each_projection = pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebuild_module, "PART_EVENTS", 200)
-
 
 @pytest.fixture
-def conn(database_url: str) -> Iterator[Connection[Any]]:
-    with connect(database_url) as conn:
-        yield conn
-
-
-@pytest.fixture(scope="module")
-def dozen(places: ServerPlaces, template: str) -> Iterator[str]:
-    """The name of a database with a history of a dozen accounts, and the read models of it."""
-    with fresh_database(places, template) as owner_url:
-        url = as_program(owner_url)
-        with postgres_log(url, master_key=MASTER_KEY) as log:
-            write(url, log, history(12, seed=1))
-            assert bring_up_to_date(url, log, WELL_S)
-        yield str(conninfo_to_dict(owner_url)["dbname"])
-
-
-@pytest.fixture
-def owner_url(places: ServerPlaces, dozen: str) -> Iterator[str]:
-    """A copy of that database, as its owner."""
-    with fresh_database(places, dozen) as url:
-        yield url
-
-
-@pytest.fixture
-def told(postgres: Log) -> Log:
-    """The log in it."""
-    return postgres
-
-
-def append(log: Log, stream: str, *events: Event) -> int:
-    change = Change(stream, len(log.load(stream)), events)
-    return log.append([change], account_id="acme", cause=CAUSE, at=NOW)[-1].position
+def owner_url(copy_of_dozen: str) -> str:
+    """The database of these tests, as its owner."""
+    return copy_of_dozen
 
 
 def rows(conn: Connection[Any], projection: Projection) -> dict[str, list[Row]]:
@@ -90,42 +50,37 @@ def assert_equals_a_replay(conn: Connection[Any], log: Log, projection: Projecti
         assert sorted(stored(conn, table), key=lambda row: str(row.key())) == replayed
 
 
-def tables_in(conn: Connection[Any], *schemas: str) -> set[str]:
-    found = conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = ANY(%s)", (list(schemas),))
-    return {row["tablename"] for row in found}
-
-
 # --- rebuilt -------------------------------------------------------------------------------------------------------
 
 
 @each_projection
 def test_what_is_made_anew_is_what_was_there(
-    told: Log, database_url: str, conn: Connection[Any], projection: Projection
+    log: Log, database_url: str, conn: Connection[Any], projection: Projection
 ) -> None:
     before = rows(conn, projection)
-    done = rebuild(database_url, told, [projection], processes=1)
+    done = rebuild(database_url, log, [projection], processes=1)
     assert rows(conn, projection) == before
-    assert (done.position, position_of(conn, projection.name)) == (told.head(), told.head())
+    assert (done.position, position_of(conn, projection.name)) == (log.head(), log.head())
     assert done.rows == {name: len(some) for name, some in before.items()}
     assert tables_in(conn, "shadow", "scratch") == set()
 
 
 def test_all_of_them_are_made_anew_in_one_reading_of_the_log(
-    told: Log, database_url: str, conn: Connection[Any]
+    log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     before = {table: len(some) for projection in PROJECTIONS for table, some in rows(conn, projection).items()}
-    done = rebuild(database_url, told, PROJECTIONS, processes=2)
+    done = rebuild(database_url, log, PROJECTIONS, processes=2)
     for projection in PROJECTIONS:
-        assert_equals_a_replay(conn, told, projection)
-    assert (done.position, done.rows) == (told.head(), before)
+        assert_equals_a_replay(conn, log, projection)
+    assert (done.position, done.rows) == (log.head(), before)
     assert tables_in(conn, "shadow", "scratch") == set()
 
 
-def test_what_is_wrong_is_right_afterwards(told: Log, database_url: str, conn: Connection[Any]) -> None:
+def test_what_is_wrong_is_right_afterwards(log: Log, database_url: str, conn: Connection[Any]) -> None:
     conn.execute("UPDATE read.orders SET total_minor = 1")
     conn.execute("DELETE FROM read.orders WHERE state = 'fulfilled'")
-    rebuild(database_url, told, [ORDERS], processes=1)
-    assert_equals_a_replay(conn, told, ORDERS)
+    rebuild(database_url, log, [ORDERS], processes=1)
+    assert_equals_a_replay(conn, log, ORDERS)
 
 
 def test_an_empty_log_is_soon_made_anew(places: ServerPlaces, template: str) -> None:
@@ -158,14 +113,14 @@ def looks_of(conn: Connection[Any]) -> dict[str, list[Any]]:
 
 
 def test_the_new_tables_look_like_the_old_ones_and_the_views_stand_on_them(
-    told: Log, database_url: str, owner_url: str, conn: Connection[Any]
+    log: Log, database_url: str, owner_url: str, conn: Connection[Any]
 ) -> None:
     with psycopg.connect(owner_url, autocommit=True) as owner:
         owner.execute("ALTER TABLE read.orders ENABLE ROW LEVEL SECURITY")
         owner.execute("CREATE POLICY seen ON read.orders FOR ALL TO trunkline_projector USING (true) WITH CHECK (true)")
         owner.execute("CREATE POLICY few ON read.orders FOR SELECT USING (account_id <> 'nobody')")
     before = looks_of(conn)
-    rebuild(database_url, told, PROJECTIONS, processes=1)
+    rebuild(database_url, log, PROJECTIONS, processes=1)
     assert looks_of(conn) == before
     assert len(before["policies"]) == 2
     conn.execute("UPDATE read.orders SET state = 'seen through the view'")
@@ -176,29 +131,8 @@ def test_the_new_tables_look_like_the_old_ones_and_the_views_stand_on_them(
 # --- under live writes ---------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def meanwhile(does: Callable[[], object]) -> Iterator[list[BaseException]]:
-    """Somebody who does something over and over, as long as the context lasts; others get their turns, too."""
-    ended, wrong = threading.Event(), list[BaseException]()
-
-    def work() -> None:
-        try:
-            while not ended.wait(0.005):
-                does()
-        except BaseException as error:  # noqa: BLE001 - told to the test
-            wrong.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield wrong
-    finally:
-        ended.set()
-        thread.join()
-
-
 def test_under_live_writes_readers_see_the_old_view_then_the_new_one_and_no_event_is_missed_or_doubled(
-    told: Log, database_url: str, conn: Connection[Any]
+    log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     """A reader counts orders with their position: it never sees fewer of them than before."""
     seen: list[tuple[int, int]] = []
@@ -208,8 +142,8 @@ def test_under_live_writes_readers_see_the_old_view_then_the_new_one_and_no_even
     def write_on() -> None:
         nonlocal count
         count += 1
-        append(told, f"order-{count}", but(requested, order_id=f"order-{count}"))
-        append(told, f"order-{count}", but(placed, order_id=f"order-{count}"))
+        append(log, f"order-{count}", but(requested, order_id=f"order-{count}"))
+        append(log, f"order-{count}", but(placed, order_id=f"order-{count}"))
 
     def read_on() -> None:
         row = reader.execute(
@@ -218,52 +152,52 @@ def test_under_live_writes_readers_see_the_old_view_then_the_new_one_and_no_even
         assert row is not None
         seen.append((row["orders"], row["position"]))
 
-    with running(database_url, told) as runners:
+    with running(database_url, log) as runners:
         with meanwhile(write_on) as writing, meanwhile(read_on) as reading:
             for _ in range(3):
-                rebuild(database_url, told, PROJECTIONS, processes=2)
+                rebuild(database_url, log, PROJECTIONS, processes=2)
         assert (writing, reading) == ([], [])
-        assert wait(conn, told.head(), WELL_S)
+        assert wait(conn, log.head(), WELL_S)
         assert [runner.halted for runner in runners] == [None] * len(PROJECTIONS)
     reader.close()
     assert count > 20
     assert seen == sorted(seen)
     orders_at = {position: orders for orders, position in seen}
-    history_of = [e.position for e in told.history() if e.event.TOPIC == "order.ExpansionRequested.v1"]
+    history_of = [e.position for e in log.history() if e.event.TOPIC == "order.ExpansionRequested.v1"]
     assert all(orders == sum(p <= position for p in history_of) for position, orders in orders_at.items())
     for projection in PROJECTIONS:
-        assert_equals_a_replay(conn, told, projection)
+        assert_equals_a_replay(conn, log, projection)
 
 
 def test_a_swap_waits_for_a_reader_and_gives_way_to_others_meanwhile(
-    told: Log, database_url: str, conn: Connection[Any]
+    log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     with connect(database_url) as reader:
         with reader.transaction():
             before = reader.execute("SELECT count(*) AS n FROM read.orders").fetchone()
-            swapping = threading.Thread(target=rebuild, args=(database_url, told, [ORDERS]), kwargs={"processes": 1})
+            swapping = threading.Thread(target=rebuild, args=(database_url, log, [ORDERS]), kwargs={"processes": 1})
             swapping.start()
             swapping.join(timeout=1.5)
             assert swapping.is_alive()
             assert len(stored(conn, OrderRow)) == (before or {})["n"]
         swapping.join(timeout=WELL_S)
     assert not swapping.is_alive()
-    assert_equals_a_replay(conn, told, ORDERS)
+    assert_equals_a_replay(conn, log, ORDERS)
 
 
 def test_a_swap_that_readers_never_let_through_leaves_the_live_view_and_goes_on_when_asked_again(
-    told: Log, database_url: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+    log: Log, database_url: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild_module, "SWAP_PATIENCE_S", 0.1)
+    monkeypatch.setattr(rebuild_module, "SWAP_WAIT_MAX_S", 0.1)
     monkeypatch.setattr(rebuild_module, "SWAP_LOCK_MS", 50)
     with connect(database_url) as reader, reader.transaction():
         stored(reader, OrderRow)
-        with pytest.raises(CannotRebuild, match="somebody has been reading its tables"):
-            rebuild(database_url, told, [ORDERS], processes=1)
-    append(told, "order-late", but(requested, order_id="order-late"))
-    done = rebuild(database_url, told, [ORDERS], processes=1)
-    assert (done.resumed, done.position) == (True, told.head())
-    assert_equals_a_replay(conn, told, ORDERS)
+        with pytest.raises(CannotRebuild, match="readers have held its tables"):
+            rebuild(database_url, log, [ORDERS], processes=1)
+    append(log, "order-late", but(requested, order_id="order-late"))
+    done = rebuild(database_url, log, [ORDERS], processes=1)
+    assert (done.resumed, done.position) == (True, log.head())
+    assert_equals_a_replay(conn, log, ORDERS)
 
 
 # --- broken off ----------------------------------------------------------------------------------------------------
@@ -271,17 +205,18 @@ def test_a_swap_that_readers_never_let_through_leaves_the_live_view_and_goes_on_
 KILLED = """
 import os, signal, sys
 from infra.event_log.postgres_recorder import postgres_log
-from projections.maintenance import rebuild as module
+from projections.maintenance import replay
+from projections.maintenance.rebuild import rebuild
 from projections.maintenance.runner import PROJECTIONS
 
-module.PART_EVENTS = 200
+replay.PART_EVENTS = 200
 
-def told(stage, done, of):
+def on_progress(stage, done, total):
     if stage == sys.argv[2] and done >= int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 with postgres_log(sys.argv[1]) as log:
-    module.rebuild(sys.argv[1], log, PROJECTIONS, told, processes=1)
+    rebuild(sys.argv[1], log, PROJECTIONS, on_progress, processes=1)
 """
 
 
@@ -301,92 +236,42 @@ def once_free(rebuilding: Callable[[], Rebuilt]) -> Rebuilt:
     [("accounts", 0), ("accounts", 1500), ("indexes", 3), ("the rest, and the swap", 0), ("the rest, and the swap", 2)],
 )
 def test_killed_anywhere_it_goes_on_where_it_was(
-    told: Log, database_url: str, conn: Connection[Any], stage: str, done: int
+    log: Log, database_url: str, conn: Connection[Any], stage: str, done: int
 ) -> None:
     before = {projection.name: rows(conn, projection) for projection in PROJECTIONS}
     killed = subprocess.run([sys.executable, "-c", KILLED, database_url, stage, str(done)], timeout=60, check=False)
     assert killed.returncode == -9
     assert {projection.name: rows(conn, projection) for projection in PROJECTIONS} == before
     began_with: list[int] = []
-    again = once_free(lambda: rebuild(database_url, told, PROJECTIONS, lambda _, n, __: began_with.append(n), 1))
+    again = once_free(lambda: rebuild(database_url, log, PROJECTIONS, lambda _, n, __: began_with.append(n), 1))
     assert again.resumed
     assert began_with[0] >= (1500 if stage == "accounts" and done else 0)
     assert {projection.name: rows(conn, projection) for projection in PROJECTIONS} == before
 
 
 def test_what_another_code_has_begun_is_begun_anew(
-    told: Log, database_url: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+    log: Log, database_url: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        rebuild(database_url, told, [ORDERS], stop, processes=1)
-    monkeypatch.setattr(rebuild_module, "_fingerprint", lambda projection: f"other code of {projection.name}")
-    assert not rebuild(database_url, told, [ORDERS], processes=1).resumed
-    assert_equals_a_replay(conn, told, ORDERS)
+        rebuild(database_url, log, [ORDERS], stop, processes=1)
+    monkeypatch.setattr(replay, "_fingerprint", lambda projection: f"other code of {projection.name}")
+    assert not rebuild(database_url, log, [ORDERS], processes=1).resumed
+    assert_equals_a_replay(conn, log, ORDERS)
 
 
-def test_two_do_not_make_one_anew_at_once(told: Log, database_url: str) -> None:
+def test_two_do_not_make_one_anew_at_once(log: Log, database_url: str) -> None:
     refused = []
 
     def try_too(*_: object) -> None:
-        with pytest.raises(CannotRebuild, match="Somebody else is replaying orders"):
-            rebuild(database_url, told, [ORDERS], processes=1)
+        with pytest.raises(CannotRebuild, match="Another process is replaying orders"):
+            rebuild(database_url, log, [ORDERS], processes=1)
         refused.append(True)
 
-    rebuild(database_url, told, [ORDERS], try_too, processes=1)
+    rebuild(database_url, log, [ORDERS], try_too, processes=1)
     assert refused
-
-
-# --- verified ------------------------------------------------------------------------------------------------------
-
-
-@each_projection
-def test_what_the_log_says_is_verified(told: Log, database_url: str, projection: Projection) -> None:
-    found = verify(database_url, told, projection, processes=1)
-    assert (found.ok, found.differences, found.position) == (True, [], told.head())
-    assert sum(found.rows.values()) > 0
-
-
-def test_a_row_that_was_changed_taken_away_or_added_is_shown_beside_its_replay(
-    told: Log, database_url: str, conn: Connection[Any]
-) -> None:
-    first, second = stored(conn, EntitlementRow)[:2]
-    conn.execute("UPDATE read.entitlements SET total = total + 1 WHERE (package_id, service) = (%s, %s)", first.key())
-    conn.execute("DELETE FROM read.entitlements WHERE (package_id, service) = (%s, %s)", second.key())
-    conn.execute(
-        "INSERT INTO read.entitlements SELECT 'pkg-zzz', service, account_id, flat, total, allocated, valid_until "
-        "FROM read.entitlements LIMIT 1"
-    )
-    found = verify(database_url, told, ENTITLEMENTS, processes=1)
-    assert not found.ok
-    by_package = {(d.key["package_id"], d.key["service"]): d for d in found.differences}
-    assert len(by_package) == 3
-    changed = by_package[first.key()]  # type: ignore[index]  # a key of two texts
-    assert changed.live is not None
-    assert changed.replay is not None
-    assert (changed.live["total"], changed.replay["total"]) == (first.total + 1, first.total)
-    assert by_package[second.key()].live is None  # type: ignore[index]  # as above
-    (added,) = (d for d in found.differences if d.key["package_id"] == "pkg-zzz")
-    assert added.replay is None
-    assert stored(conn, EntitlementRow, package_id="pkg-zzz")
-    assert tables_in(conn, "shadow", "scratch") == set()
-
-
-def test_what_moves_on_is_verified_at_one_position(told: Log, database_url: str) -> None:
-    count = 0
-
-    def write_on() -> None:
-        nonlocal count
-        count += 1
-        append(told, f"order-{count}", but(requested, order_id=f"order-{count}"))
-
-    with running(database_url, told), meanwhile(write_on) as wrong:
-        found = [verify(database_url, told, projection, processes=1) for projection in (ORDERS, BILLING, ORDERS)]
-    assert wrong == []
-    assert [verified.ok for verified in found] == [True] * 3
-    assert found[2].position > found[0].position
 
 
 def test_nobody_makes_a_table_elsewhere(conn: Connection[Any]) -> None:

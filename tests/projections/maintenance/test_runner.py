@@ -23,8 +23,10 @@ from infra.postgres.positions import position_of
 from infra.recorded import Recorded
 from projections.billing import BILLING
 from projections.engine.poison import parked
-from projections.engine.projection import Projection, stored
-from projections.maintenance.rebuild import CannotRebuild, rebuild
+from projections.engine.projection import Projection
+from projections.engine.rows import stored
+from projections.maintenance.rebuild import rebuild
+from projections.maintenance.replay import CannotRebuild
 from projections.maintenance.runner import PROJECTIONS, Runner, bring_up_to_date, positions, running, wait
 from projections.orders import ORDERS, OrderRow
 from projections.timeline import TimelineRow
@@ -41,7 +43,7 @@ WELL_S = 20.0
 @pytest.fixture(autouse=True)
 def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("projections.maintenance.runner.RETRY_S", 0.02)
-    monkeypatch.setattr("projections.maintenance.runner.LONGEST_RETRY_S", 0.1)
+    monkeypatch.setattr("projections.maintenance.runner.RETRY_MAX_S", 0.1)
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def test_what_there_is_and_what_comes_is_projected_although_lines_are_cut(
             assert wait(conn, postgres.head(), WELL_S)
         assert_a_replay_shows_the_same(conn, postgres)
         assert [runner.halted for runner in runners] == [None] * len(PROJECTIONS)
-    assert "lost its database and tries again" in caplog.text
+    assert "lost its database and retries" in caplog.text
     for name in positions(conn):
         course = [moment[name] for moment in seen]
         assert course == sorted(course)
@@ -233,7 +235,7 @@ def test_an_event_that_cannot_be_folded_halts_whoever_reads_it_and_nobody_else(
         append(postgres, "account-acme", opened)
         assert eventually(lambda: sum(runner.halted is not None for runner in runners) == 2)
         halted = {runner.projection.name: runner.halted for runner in runners if runner.halted}
-        assert halted == dict.fromkeys(("orders", "billing"), "AssertionError: an order begins with its request")
+        assert halted == dict.fromkeys(("orders", "billing"), "AssertionError: an order starts with its request")
         others = [projection.name for projection in PROJECTIONS if projection.name not in halted]
         assert eventually(lambda: all(positions(conn)[name] == 3 for name in others))
         assert {positions(conn)[name] for name in halted} == {1}

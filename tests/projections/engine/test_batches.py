@@ -1,4 +1,4 @@
-"""How the log becomes tables: whatever the batch, and wherever it is broken off, they equal a replay from nothing."""
+"""Batches of any size, interrupted anywhere: the tables equal a replay from the start, and as-of equals the tables."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from infra.postgres.positions import move_position, position_of
 from infra.recorded import Recorded
 from projections.allocations import ALLOCATIONS, AllocationRow
 from projections.billing import BILLING, PaymentRow
-from projections.engine import projection as engine
-from projections.engine.projection import Projection, Row, Rows, catch_up, stored
+from projections.engine import batches as engine
+from projections.engine.batches import catch_up
+from projections.engine.projection import Projection
+from projections.engine.rows import Row, stored
 from projections.entitlements import ENTITLEMENTS, EntitlementRow
 from projections.invoice_links import INVOICE_LINKS
 from projections.maintenance.runner import PROJECTIONS
@@ -299,7 +301,7 @@ def test_a_position_is_never_moved_without_its_rows(
     def crash(*_: object) -> None:
         raise Crash
 
-    monkeypatch.setattr(engine, "_upsert", crash)
+    monkeypatch.setattr(engine, "upsert_rows", crash)
     with pytest.raises(Crash):
         catch_up(tables, lay(log_of(log, placed)), ORDERS)
     assert [row.state for row in stored(tables, OrderRow)] == ["requested"]
@@ -326,7 +328,7 @@ def test_an_event_that_cannot_be_folded_leaves_the_whole_batch_undone(
     tables: Connection[Any], lay: Lay, memory: Log
 ) -> None:
     log = lay(log_of(memory, requested, but(placed, order_id="order-nobody-requested")))
-    with pytest.raises(AssertionError, match="an order begins with its request"):
+    with pytest.raises(AssertionError, match="an order starts with its request"):
         catch_up(tables, log, ORDERS)
     assert (stored(tables, OrderRow), position_of(tables, ORDERS.name)) == ([], 0)
 
@@ -378,30 +380,3 @@ def test_every_row_of_an_account_is_found_by_its_account() -> None:
         shares = [by_table(projection, projection.as_of(log, account_id, log.head()).of) for account_id in ACCOUNTS]
         for table, rows in everything.items():
             assert sorted((row for share in shares for row in share[table]), key=lambda row: str(row.key())) == rows
-
-
-# --- rows ----------------------------------------------------------------------------------------------------------
-
-
-def test_of_a_partition_what_is_new_or_other_is_changed_and_what_is_no_more_is_gone() -> None:
-    def row(service: str, total: int) -> EntitlementRow:
-        return EntitlementRow("pkg-acme", service, "acme", False, total, 0, NOW.date())
-
-    rows = Rows()
-    for found in (row("extensions", 100), row("ultimate_plan", 20), row("high_availability", 2)):
-        rows.found(found)
-    assert (rows.changed(EntitlementRow), rows.gone(EntitlementRow)) == ([], [])
-
-    extensions = rows.get(EntitlementRow, "pkg-acme", "extensions")
-    assert extensions
-    extensions.total += 50
-    rows.put(row("custom_domain", 1))
-    rows.delete(row("high_availability", 2))
-    assert rows.changed(EntitlementRow) == [row("extensions", 150), row("custom_domain", 1)]
-    assert rows.gone(EntitlementRow) == [("pkg-acme", "high_availability")]
-    assert rows.get(EntitlementRow, "pkg-acme", "high_availability") is None
-
-    extensions.total -= 50
-    rows.put(row("high_availability", 2))
-    assert rows.changed(EntitlementRow) == [row("custom_domain", 1)]
-    assert rows.gone(EntitlementRow) == []
