@@ -58,7 +58,7 @@ from domain.quote import Quote, Selection, Term, quote
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ActivatePackage, ExpandPackage, ReverseGrant
 from infra.event_log.append import Append
-from infra.event_log.group_commit import MAX_GROUP, GroupCommit
+from infra.event_log.group_commit import GROUP_MAX, GroupCommit
 from infra.event_log.log import Log
 from infra.event_log.postgres_recorder import postgres_log
 from infra.postgres.connections import WRITER, connect
@@ -475,12 +475,12 @@ def write(database_url: str, log: Log, units: Iterator[list[Recorded]], told: Ca
     A commit that cannot share a flush with another waits for the next one, and what belongs to the same account or
     stream waits behind it. ``told`` is called with the number of events that were written, now and then.
     """
-    writer, count = GroupCommit(lambda: connect(database_url, WRITER), log.news.tell), 0
+    writer, count = GroupCommit(lambda: connect(database_url, WRITER), log.notifier.notify), 0
     try:
         waiting: list[tuple[Append, set[str], int]] = []
         while True:
             group, later, keys = [], [], set[str]()
-            for candidate in chain(waiting, _packed(log, islice(units, MAX_GROUP - len(waiting)))):
+            for candidate in chain(waiting, _packed(log, islice(units, GROUP_MAX - len(waiting)))):
                 append, its_keys, events = candidate
                 if keys.isdisjoint(its_keys):
                     group.append(append)

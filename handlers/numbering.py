@@ -69,7 +69,7 @@ class NumberSequencer:
             assign = AssignInvoiceNumber(at=at, seller=seller, year=at.year, document_id=document_id)
             number = work.do(INVOICE_SERIES, series, assign)[0].number
             reservation = self._last[series] = NumberReservation(
-                number, at, work.standing(INVOICE_SERIES, series), before
+                number, at, work.resulting(INVOICE_SERIES, series), before
             )
         try:
             yield reservation

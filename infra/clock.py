@@ -1,4 +1,4 @@
-"""The time of day, handed in: nothing in Trunkline asks the machine for it by itself."""
+"""Clocks. Time is injected: nothing else in Trunkline reads the clock of the machine."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where the time comes from."""
+    """A source of time."""
 
     def now(self) -> datetime:
-        """This moment, in UTC, aware."""
+        """Return the present time, in UTC, aware."""
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The clock of the machine."""
 
     def now(self) -> datetime:
-        """This moment, in UTC."""
+        """Return the present time, in UTC."""
         return datetime.now(UTC)
 
 
 class ShiftedClock:
-    """The machine's clock, shifted: for a demonstration in which days pass, and for tests."""
+    """A shifted clock, for tests, and for the demo, in which days pass."""
 
     def __init__(self, start: datetime) -> None:
         self._shift = start - datetime.now(UTC)
 
     def now(self) -> datetime:
-        """This moment, as shifted so far."""
+        """Return the shifted time."""
         return datetime.now(UTC) + self._shift
 
     def advance(self, by: timedelta) -> None:
-        """Let time pass."""
+        """Move the clock forward."""
         self._shift += by

@@ -1,4 +1,4 @@
-"""Money for people and for machines, by the minor units of ISO 4217. Whole numbers and decimals; no float."""
+"""Money as text, for people and for machines, with the minor units of ISO 4217. Integers and decimals; no floats."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _DECIMAL = re.compile(r"(-?)([0-9]{1,16})(?:\.([0-9]+))?", re.ASCII)
 
 
 class UnknownCurrency(Refusal):
-    """ISO 4217 has no such currency, or none that is paid in minor units (as with gold, ``XAU``)."""
+    """ISO 4217 has no such currency, or it has no minor units (as gold, ``XAU``)."""
 
 
 class AmountNotExact(Refusal):
-    """A text is no amount of its currency."""
+    """The text is not an amount of the currency."""
 
 
 @cache
 def exponent(currency: str) -> int:
-    """How many decimals a currency has: 2 for EUR, 0 for JPY, 3 for KWD.
+    """Return the number of decimals of a currency: 2 for EUR, 0 for JPY, 3 for KWD.
 
     Raises:
-        UnknownCurrency: ISO 4217 gives it none.
+        UnknownCurrency: ISO 4217 defines none.
     """
     try:
         decimals = iso4217.Currency(currency).exponent
     except ValueError:
         decimals = None
     if decimals is None:
-        raise UnknownCurrency(f"{currency} is no currency of ISO 4217 with minor units; use one such as EUR.")
+        raise UnknownCurrency(f"{currency} is not a currency of ISO 4217 with minor units; use one such as EUR.")
     return int(decimals)
 
 
 def decimal_string(money: Money) -> str:
-    """An amount for machines: ``1234.50``, all the decimals of its currency, no separators, no code.
+    """Return an amount for machines: ``1234.50``, with all decimals of its currency, no separators, no code.
 
     Raises:
         UnknownCurrency: ISO 4217 does not know the currency.
@@ -52,27 +52,27 @@ def decimal_string(money: Money) -> str:
 
 
 def from_decimal_string(text: str, currency: str) -> Money:
-    """The amount that a machine wrote, exactly: ``1234.50``, or ``1234.5``; never more decimals than the currency has.
+    """Parse an amount of a machine exactly: ``1234.50`` or ``1234.5``, with at most the decimals of the currency.
 
     Raises:
-        AmountNotExact: it is no plain decimal, has more decimals than the currency, or is too large.
+        AmountNotExact: it is not a plain decimal, has more decimals than the currency, or is too large.
         UnknownCurrency: ISO 4217 does not know the currency.
     """
     decimals = exponent(currency)
     match = _DECIMAL.fullmatch(text)
     if match is None:
-        raise AmountNotExact(f"{text[:40]!r} is no amount; write digits with a point, such as 1234.50.")
+        raise AmountNotExact(f"{text[:40]!r} is not an amount; write digits with a point, such as 1234.50.")
     sign, whole, fraction = match.group(1), match.group(2), match.group(3) or ""
     if len(fraction) > decimals:
         raise AmountNotExact(f"{text[:40]!r} has too many decimals; {currency} has {decimals}.")
     amount_minor = int(whole + fraction.ljust(decimals, "0"))
     if amount_minor > MOST_MINOR:
-        raise AmountNotExact(f"{text[:40]!r} is too large; the most is {MOST_MINOR} minor units.")
+        raise AmountNotExact(f"{text[:40]!r} is too large; the maximum is {MOST_MINOR} minor units.")
     return Money(amount_minor=-amount_minor if sign else amount_minor, currency=currency)
 
 
 def format_number(money: Money, locale: str = "en") -> str:
-    """An amount for people, in a column that names the currency: ``1,234.50``.
+    """Return an amount for people, in a column that names the currency: ``1,234.50``.
 
     Raises:
         UnknownCurrency: ISO 4217 does not know the currency.
@@ -88,7 +88,7 @@ def _pattern(decimals: int) -> NumberPattern:
 
 
 def format_money(money: Money, locale: str = "en") -> str:
-    """An amount for people: ``EUR 1,234.50``. The code leads, because a ``$`` is of twenty countries.
+    """Return an amount for people: ``EUR 1,234.50``. The code is used because twenty countries share the ``$``.
 
     Raises:
         UnknownCurrency: ISO 4217 does not know the currency.
@@ -98,5 +98,5 @@ def format_money(money: Money, locale: str = "en") -> str:
 
 
 def format_rate(rate_bp: int) -> str:
-    """A tax rate for people, from hundredths of a percent: 1900 is ``19 %``, 725 is ``7.25 %``."""
+    """Return a tax rate for people, from basis points: 1900 is ``19 %``, 725 is ``7.25 %``."""
     return f"{Decimal(rate_bp).scaleb(-2).normalize():f} %"

@@ -1,8 +1,8 @@
-"""Traces, by OpenTelemetry: one for all that follows from one wish, in whatever process and however much later.
+"""OpenTelemetry traces: one for everything that follows from one command, in any process and however much later.
 
-Nothing is stored for them. The id of a trace is the correlation id that every event of the log has, and the id of the
-span of an event follows from the event's own; so whoever meets an event knows what to hang a span of his on. No span
-has personal data, a token, or the text of an error in it. Without an exporter there is no tracer, and nothing is done.
+Nothing is stored for them. The trace id is the correlation id of the events in the log, and the span id of an event is
+derived from its id, so any process that reads an event knows the parent of its spans. No span holds personal data, a
+token, or the text of an error. Without an exporter there is no tracer, and nothing is done.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from domain.messages import Refusal
 from infra.recorded import Recorded
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""The standard's own settings: where the collector is that takes traces by OTLP over HTTP."""
+"""The standard environment variables for the collector of traces (OTLP over HTTP)."""
 Attributes = Mapping[str, str | int]
 
 _propagator = TraceContextTextMapPropagator()
-_wanted: ContextVar[tuple[int | None, int | None]] = ContextVar("wanted", default=(None, None))
+_chosen: ContextVar[tuple[int | None, int | None]] = ContextVar("chosen", default=(None, None))
 _tracer: Tracer | None = None
 
 
 class _Ids(RandomIdGenerator):
-    """The ids that are wanted, where some are."""
+    """Generates the chosen ids, if any."""
 
     def generate_trace_id(self) -> int:
-        return _wanted.get()[0] or super().generate_trace_id()
+        return _chosen.get()[0] or super().generate_trace_id()
 
     def generate_span_id(self) -> int:
-        return _wanted.get()[1] or super().generate_span_id()
+        return _chosen.get()[1] or super().generate_span_id()
 
 
 @contextmanager
 def exported() -> Iterator[None]:
-    """Traces go to the collector that a setting of `ENDPOINTS` names, while the context lasts; none without one."""
+    """Export traces to the collector that a variable of `ENDPOINTS` names, if any, while the context lasts."""
     if not any(os.environ.get(name) for name in ENDPOINTS):
         yield
         return
@@ -59,8 +59,8 @@ def exported() -> Iterator[None]:
 
 @contextmanager
 def exporting(processor: SpanProcessor) -> Iterator[None]:
-    """Spans go to a processor while the context lasts."""
-    global _tracer  # noqa: PLW0603 - one a process, as the API's own; which could be set only once
+    """Send spans to a processor while the context lasts."""
+    global _tracer  # noqa: PLW0603 - one per process, as that of the API, which can be set only once
     resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", "trunkline")})
     provider = TracerProvider(resource=resource, id_generator=_Ids(), shutdown_on_exit=False)
     provider.add_span_processor(processor)
@@ -73,13 +73,13 @@ def exporting(processor: SpanProcessor) -> Iterator[None]:
 
 
 def new_correlation_id() -> str:
-    """A correlation id for a new wish: that of the trace that it came in, where it came in one."""
+    """Return a correlation id for a new command: that of the present trace, if there is one."""
     current = trace.get_current_span().get_span_context()
     return str(UUID(int=current.trace_id) if current.is_valid else uuid4())
 
 
 def trace_id(correlation_id: str) -> int:
-    """The trace of all that follows from one wish."""
+    """Return the trace id of a correlation id."""
     try:
         found = UUID(correlation_id).int
     except ValueError:
@@ -88,13 +88,13 @@ def trace_id(correlation_id: str) -> int:
 
 
 def span_id(event_id: UUID) -> int:
-    """The span of an event."""
+    """Return the span id of an event."""
     return event_id.int % 2**64
 
 
 @contextmanager
 def command(name: str, correlation_id: str, attributes: Attributes) -> Iterator[None]:
-    """The span of a wish that is dealt with. A refusal is an answer, and no error."""
+    """Open the span of a command. A refusal is an answer, not an error."""
     if _tracer is None:
         yield
         return
@@ -103,21 +103,21 @@ def command(name: str, correlation_id: str, attributes: Attributes) -> Iterator[
     if current.trace_id == ours:
         with _span(_tracer, name, None, SpanKind.INTERNAL, attributes):
             yield
-    else:  # who sent it has a trace of his own
+    else:  # the sender has a trace of its own
         links = [Link(current)] if current.is_valid else []
-        with _wanting(ours, None), _span(_tracer, name, Context(), SpanKind.INTERNAL, attributes, links):
+        with _choosing(ours, None), _span(_tracer, name, Context(), SpanKind.INTERNAL, attributes, links):
             yield
 
 
 def appended(events: Sequence[Recorded], since_ns: int) -> None:
-    """A span for each event that was appended, as long as it took to append it."""
+    """Record a span for each appended event, for the time that the append took."""
     if _tracer is None:
         return
     current = trace.get_current_span().get_span_context()
     for recorded in events:
         ours = trace_id(recorded.cause.correlation_id)
         parent = None if current.trace_id == ours else Context()
-        with _wanting(ours, span_id(recorded.event_id)):
+        with _choosing(ours, span_id(recorded.event_id)):
             _tracer.start_span(
                 recorded.event.TOPIC,
                 parent,
@@ -127,7 +127,7 @@ def appended(events: Sequence[Recorded], since_ns: int) -> None:
 
 
 def published(subject: str, event_id: str, correlation_id: str) -> dict[str, str]:
-    """The span of an event that is published, as headers for its message; none where nothing is traced."""
+    """Record the span of a published event. Returns the headers for its message, none without a tracer."""
     if _tracer is None:
         return {}
     carrier: dict[str, str] = {}
@@ -140,7 +140,7 @@ def published(subject: str, event_id: str, correlation_id: str) -> dict[str, str
 
 @contextmanager
 def received(headers: Mapping[str, str], name: str) -> Iterator[None]:
-    """The span of a message that is dealt with: it goes on with the trace that the headers name."""
+    """Open the span of a received message, in the trace that its headers name."""
     if _tracer is None:
         yield
         return
@@ -150,9 +150,9 @@ def received(headers: Mapping[str, str], name: str) -> Iterator[None]:
 
 @contextmanager
 def requested(headers: Mapping[str, str], name: str) -> Iterator[Span]:
-    """The span of a request from outside. The trace is a new one, with a link to the caller's.
+    """Open the span of a request from outside, in a new trace with a link to that of the caller.
 
-    For it becomes the correlation id of what is recorded, and a stranger is not to choose that.
+    The trace id becomes the correlation id of recorded events, which a stranger must not choose.
     """
     if _tracer is None:
         yield trace.INVALID_SPAN
@@ -165,7 +165,7 @@ def requested(headers: Mapping[str, str], name: str) -> Iterator[Span]:
 
 @contextmanager
 def calling(name: str, attributes: Attributes) -> Iterator[None]:
-    """The span of a call to somebody else's server."""
+    """Open the span of a call to another server."""
     if _tracer is None:
         yield
         return
@@ -184,7 +184,7 @@ def _span(
 ) -> Iterator[Span]:
     span = tracer.start_span(name, parent, kind, attributes, links)
     inside = trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
-    with inside, _wanting(None, None):  # what was wanted was for this one
+    with inside, _choosing(None, None):  # the chosen ids were for this span
         try:
             yield span
         except Refusal as refusal:
@@ -196,12 +196,12 @@ def _span(
 
 
 @contextmanager
-def _wanting(trace_id: int | None, span_id: int | None) -> Iterator[None]:
-    token = _wanted.set((trace_id, span_id))
+def _choosing(trace_id: int | None, span_id: int | None) -> Iterator[None]:
+    token = _chosen.set((trace_id, span_id))
     try:
         yield
     finally:
-        _wanted.reset(token)
+        _chosen.reset(token)
 
 
 def _remote(trace_id: int, span_id: int) -> Context:

@@ -109,7 +109,7 @@ class Worker:
     def stop(self) -> None:
         """Stop, after the work in progress."""
         self._stopped.set()
-        self._dependencies.log.news.tell()  # wakes the relay
+        self._dependencies.log.notifier.notify()  # wakes the relay
         self._thread.join()
         self._threads.shutdown()
 

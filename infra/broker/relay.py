@@ -116,7 +116,7 @@ class Relay:
         self._log = log
         self._encode = encode
         self._most_bytes = 0
-        self._news = 0
+        self._seen = 0
 
     async def run(self, client: Client, stopping: threading.Event) -> None:
         """Relay until ``stopping``.
@@ -188,12 +188,12 @@ class Relay:
         if before.blocked:
             stopping.wait(BLOCKED_S)
         elif not before.messages and not stopping.is_set():
-            self._log.news.wait_past(self._news, longest_s)
+            self._log.notifier.wait_past(self._seen, longest_s)
         return self._page(position)
 
     def _page(self, position: int) -> Page:
         messages: list[Outgoing] = []
-        self._news = self._log.news.count
+        self._seen = self._log.notifier.count
         try:
             events = self._log.read(position, limit=PAGE, concealing=True)
         except UnreadableEvent:

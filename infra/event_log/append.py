@@ -1,4 +1,4 @@
-"""What callers append, packed for ``log.append`` (migration 0010), and what the database says of it."""
+"""One append, packed for ``log.append`` by its caller, and its result."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from infra.postgres.binary_format import (
 from infra.postgres.prepared import Statement, ask
 from infra.recorded import event_id_bytes
 
-MOST_BYTES: Final = 256 * 2**20
-"""So much can be appended at once; PostgreSQL takes no statement of more than 1 GB."""
+APPEND_BYTES_MAX: Final = 256 * 2**20
+"""The largest append. PostgreSQL accepts statements of up to 1 GB."""
 
 _APPEND: Final = Statement(
     b"append", b"SELECT before, outcomes, firsts, lasts FROM log.append($1, $2, $3, $4, $5, $6, $7)", binary=True
@@ -40,27 +40,27 @@ _TYPES: Final = Statement(
     b"'log.new_tracking'::regtype::oid, 'log.new_document'::regtype::oid",
 )
 _types: WeakKeyDictionary[Connection[Any], tuple[int, int, int, int, int]] = WeakKeyDictionary()
-"""The numbers of the types of its rows, which are others in each database."""
+"""The oids of the row types, which differ in each database."""
 
 _NUMBER = struct.Struct(">i").pack
 
-# Rows as log.append takes them: the number of columns, then the columns, each behind its type and its length.
+# Rows as log.append takes them: the number of columns, then for each its type, its length and its bytes.
 _NEW_EVENT = struct.Struct(">i IiqIiq Ii16s").pack
-"""The ten columns' number, and those that have a fixed length: version, recorded_at, event_id."""
+"""The number of columns (ten), and the fixed-length ones: version, recorded_at, event_id."""
 _INT8_COLUMN = struct.Struct(">Iiq").pack
 _COMMAND_TO_COME = struct.Struct(">Ii").pack(INT4, 4)
 
-Said = tuple[str, int, int]
-"""What the database says of an append: its outcome; its first position, and the one behind its last (those of then,
-where its message was known)."""
+Result = tuple[str, int, int]
+"""The result of an append: its outcome, its first position, and the position after its last. If its message was known,
+the positions are those of its first handling."""
 
 
 class Append:
-    """What one caller wants to be there, all of it or nothing; packed in the caller's thread.
+    """What one caller appends, all of it or nothing. It is packed in the thread of the caller.
 
     Raises:
-        IntegrityError: the events of a stream do not follow one another.
-        DataError: a value is one that the database cannot hold.
+        IntegrityError: the versions of a stream are not consecutive.
+        DataError: the database cannot hold a value.
     """
 
     def __init__(
@@ -85,20 +85,20 @@ class Append:
             self.trackings = [] if tracking is None else [_packed_tracking(tracking)]
             self.documents = [_packed_document(document) for document in documents]
         except (UnicodeEncodeError, struct.error) as error:
-            raise DataError(f"An event holds what the log cannot: {error}") from error
+            raise DataError(f"An event has a value that the log cannot hold: {error}") from error
         self.tracking = tracking
         self.size = sum(map(len, self.events)) + (sum(map(len, self.documents)) if documents else 0)
         """In bytes."""
-        if self.size > MOST_BYTES:
-            raise DataError(f"What is to be appended at once has {self.size:,} bytes; {MOST_BYTES:,} are possible.")
+        if self.size > APPEND_BYTES_MAX:
+            raise DataError(f"An append has {self.size:,} bytes; it may have at most {APPEND_BYTES_MAX:,}.")
         self.waiter = Waiter()
-        self.said: Said | Exception = ("", 0, 0)
+        self.result: Result | Exception = ("", 0, 0)
 
     def outcome(self) -> range:
-        """The positions of its events, once it has ended; raises what became of it instead."""
-        if isinstance(self.said, Exception):
-            raise self.said
-        outcome, first, end = self.said
+        """Return the positions of its events, once it has ended; raise its error instead if it failed."""
+        if isinstance(self.result, Exception):
+            raise self.result
+        outcome, first, end = self.result
         match outcome:
             case "appended":
                 return range(first, end)
@@ -108,7 +108,7 @@ class Append:
                 assert self.received is not None
                 raise self.received.reused()
             case "tracked":
-                raise IntegrityError("The tracking has come further than this already.")
+                raise IntegrityError("The tracking has already passed this position.")
             case _:
                 raise IntegrityError(f"One of the streams {', '.join(self.expected)} has moved on.")
 
@@ -130,7 +130,7 @@ def _packed_event(row: LogRow) -> bytes:
 
 
 def _without_command(*columns: bytes) -> bytes:
-    """A row, behind its length, whose last column is the number of its command in the group: that comes last."""
+    """Return a row with its length. Its last column, the number of its command in the group, is appended later."""
     row = _NUMBER(len(columns) + 1) + b"".join(columns) + _COMMAND_TO_COME
     return _NUMBER(len(row) + 4) + row
 
@@ -154,9 +154,9 @@ def _packed_document(document: StoredDocument) -> bytes:
 
 
 class _Reply(NamedTuple):
-    """What ``log.append`` says of a group: the head before it, and for each append its outcome, unless all are there.
+    """The reply of ``log.append`` to a group: the head before it, and an outcome for each append unless all succeeded.
 
-    Where a message was known, the first and the last position of what it had led to.
+    For a known message, also the first and the last position of its events.
     """
 
     before: int
@@ -165,8 +165,8 @@ class _Reply(NamedTuple):
     lasts: Sequence[int] | None
 
 
-def appended(conn: Connection[Any], group: Sequence[Append]) -> list[Said]:
-    """Append a group in one commit, or in the transaction that is open. Says what became of each.
+def appended(conn: Connection[Any], group: Sequence[Append]) -> list[Result]:
+    """Append a group in one commit, or in the open transaction. Returns the result of each append.
 
     Raises:
         psycopg.Error: as a cursor does.
@@ -185,26 +185,26 @@ def appended(conn: Connection[Any], group: Sequence[Append]) -> list[Said]:
         array(document, _numbered(append.documents for append in group)),
     )
     (reply,) = ask(conn, _APPEND, parameters, _Reply._make)
-    return _said(group, reply)
+    return _results(group, reply)
 
 
 def _numbered(rows_of_each: Iterable[Sequence[bytes]]) -> list[bytes]:
-    """Rows that came without their command, with its number."""
+    """Return rows completed by the number of their command."""
     return [row + _NUMBER(number) for number, rows in enumerate(rows_of_each, start=1) for row in rows]
 
 
-def _said(group: Sequence[Append], reply: _Reply) -> list[Said]:
+def _results(group: Sequence[Append], reply: _Reply) -> list[Result]:
     end = reply.before + 1
-    of_each = []
+    results = []
     for number, append in enumerate(group):
         outcome = reply.outcomes[number] if reply.outcomes else "appended"
         if outcome == "appended":
             first, end = end, end + len(append.rows)
-            of_each.append((outcome, first, end))
+            results.append((outcome, first, end))
         elif outcome == "known":
             assert reply.firsts is not None
             assert reply.lasts is not None
-            of_each.append((outcome, reply.firsts[number], reply.lasts[number] + 1))
+            results.append((outcome, reply.firsts[number], reply.lasts[number] + 1))
         else:
-            of_each.append((outcome, 0, 0))
-    return of_each
+            results.append((outcome, 0, 0))
+    return results

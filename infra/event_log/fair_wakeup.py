@@ -1,9 +1,9 @@
-"""Who has waited goes on in turn: the earliest first, and few at a time.
+"""Fair wake-up: resume waiting threads oldest first, a few at a time.
 
-A thread that is woken wants the interpreter's lock. Where many are woken at once they are in each other's way, and
-those who were woken first are not those who go on first: the slowest hundredth of 64 writers waited half as long again,
-and all of them wrote a tenth less. So there are a few turns; whoever is woken has one, and gives it to the next as soon
-as it runs. Where that takes long, since something else keeps the lock, all are woken: each would wait for that anew.
+Each woken thread needs the GIL. If many are woken at once they compete for it, and the first woken are not the first to
+run: with 64 writers, the slowest hundredth waited half as long again, and throughput fell by a tenth. So there are a
+few permits: a woken thread holds one, and passes it on as soon as it runs. If that takes long, because something else
+holds the GIL, all waiting threads are woken: otherwise each would wait for it again.
 """
 
 from __future__ import annotations
@@ -15,65 +15,65 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
-AT_ONCE: Final = 2
-"""How many turns there are: where one of the woken is not given a core at once, the other goes on."""
+PERMITS: Final = 2
+"""The number of permits: if one woken thread does not get a core at once, the other runs."""
 
 LATE_S: Final = 2 * sys.getswitchinterval()
-"""Who has waited for so long waits for no turn. A thread that computes keeps the lock for half of it at a time."""
+"""A thread that waited for so long is woken without a permit: twice the time for which a busy thread keeps the GIL."""
 
 
 class Waiter:
-    """One thread's waiting; ``unattended``, without a turn, where it waits for more, or may be interrupted."""
+    """One waiting thread. ``unattended`` waiters take no permit: they wait for more, or may be interrupted."""
 
     def __init__(self) -> None:
         self.unattended = False
         self.called = threading.Lock()
         self.called.acquire()
         self.since = 0.0
-        self.turn: list[object] = []
-        """Holds its turn, from when it is called until that is given back by whoever takes it out."""
+        self.permit: list[object] = []
+        """Its permit, from its wake-up until a thread takes it out and returns it."""
 
 
 class FairWakeup:
-    """Calls waiters, the earliest first.
+    """Wakes waiters, oldest first.
 
-    It needs no lock: whoever gives a turn back looks for waiters after that, and whoever adds waiters looks for turns
-    after that; so one of the two sees both.
+    It needs no lock: a thread that returns a permit looks for waiters after that, and a thread that adds waiters looks
+    for permits after that, so one of the two sees both.
     """
 
     def __init__(self) -> None:
-        self._free = [object() for _ in range(AT_ONCE)]
+        self._free = [object() for _ in range(PERMITS)]
         self._waiters: deque[Waiter] = deque()
 
     def call(self, waiters: Sequence[Waiter]) -> None:
-        """Call them, after all who were to be called before."""
+        """Wake waiters, after all earlier ones."""
         now = monotonic()
         for waiter in waiters:
             waiter.since = now
         self._waiters.extend(waiters)
-        self._go_on()
+        self._wake_next()
 
     def wait(self, waiter: Waiter) -> None:
-        """Wait until it is called, and let the next go on."""
+        """Wait for the wake-up, then wake the next."""
         waiter.called.acquire()
         if not waiter.unattended:
             self._give_back(waiter)
-            self._go_on()
+            self._wake_next()
 
-    def _go_on(self) -> None:
-        """Call the first, and the next, while there is a turn for them or they are late."""
+    def _wake_next(self) -> None:
+        """Wake waiters while there are permits, or while the oldest is late."""
         while self._waiters:
-            turn = _taken(self._free)
-            if turn is None and not self._late():
-                return  # whoever gives a turn back goes on
+            permit = _taken(self._free)
+            if permit is None and not self._late():
+                return  # the thread that returns a permit continues
             try:
                 waiter = self._waiters.popleft()
-            except IndexError:  # another thread was before us
-                if turn is not None:
-                    self._free.append(turn)
+            except IndexError:  # another thread was faster
+                if permit is not None:
+                    self._free.append(permit)
                 continue
-            if turn is not None:
-                waiter.turn.append(turn)
+            if permit is not None:
+                waiter.permit.append(permit)
             waiter.called.release()
             if waiter.unattended:
                 self._give_back(waiter)
@@ -85,13 +85,13 @@ class FairWakeup:
             return False
 
     def _give_back(self, waiter: Waiter) -> None:
-        if (turn := _taken(waiter.turn)) is not None:
-            self._free.append(turn)
+        if (permit := _taken(waiter.permit)) is not None:
+            self._free.append(permit)
 
 
-def _taken(turns: list[object]) -> object | None:
-    """One of them; none where there is none, or another thread was before us."""
+def _taken(permits: list[object]) -> object | None:
+    """Take a permit; None if there is none, or another thread was faster."""
     try:
-        return turns.pop() if turns else None  # for an exception would take longer
+        return permits.pop() if permits else None  # quicker than an exception
     except IndexError:
         return None

@@ -1,8 +1,8 @@
-"""Group commit: whoever appends at the same time shares one statement, one commit and one flush to the disk.
+"""Group commit: concurrent appends share one statement, one commit and one flush to disk.
 
-While a group is on its way, the next one gathers; so groups are as large as the load makes them, and an append alone
-waits for nobody. A stale append fails alone. When the connection breaks in the middle, the group is sent once more, and
-what the first attempt had written is recognised: by the inbox, or by the rows themselves.
+While a group is being written, the next one gathers: groups are as large as the load makes them, and a single append
+waits for nothing. A stale append fails alone. If the connection breaks before the reply, the group is sent again, and
+what the first attempt had written is recognised by the inbox, or by the rows themselves.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from eventsourcing.persistence import DataError, OperationalError
 from psycopg import Connection
 from psycopg.errors import ProgramLimitExceeded
 
-from infra.event_log.append import Append, Said, appended
+from infra.event_log.append import Append, Result, appended
 from infra.event_log.fair_wakeup import FairWakeup
 from infra.event_log.recorder import LogRow
 from infra.metrics import APPENDED, APPENDS, GROUP
 
-MAX_GROUP: Final = 256
-"""How many appends share a commit at most: more gain nothing, and all of them wait for the last."""
+GROUP_MAX: Final = 256
+"""The largest number of appends in a group: more gain nothing, and each waits for the last."""
 
-MAX_GROUP_BYTES: Final = 16 * 2**20
-"""So much is a group, and then one more append: a statement has 1 GB at most."""
+GROUP_BYTES_MAX: Final = 16 * 2**20
+"""A group that reaches so many bytes takes no more appends: PostgreSQL accepts statements of up to 1 GB."""
 
 _REFUSED: Final = (psycopg.DataError, psycopg.IntegrityError, psycopg.InternalError, ProgramLimitExceeded)
-"""What the database says where it is for the values, and not for itself, that it does not take them."""
+"""Errors of the database that concern the values rather than the database itself."""
 
 _FIRST_VERSIONS: Final = "events_stream_version_key"
-"""The constraint that refuses the first version of a stream which has begun before."""
+"""The constraint that refuses the first version of a stream that exists."""
 _STALE: Final = ("stale", 0, 0)
 _AHEAD: Final = ("tracked", 0, 0)
 
 _CLOSED: Final = "The log was closed."
 _MAIN_THREAD: Final = threading.main_thread().ident
-_STANDING = b"""
+_STORED = b"""
     SELECT e.stream, e.version, e.topic, e.state, e.position, e.recorded_at, e.account_id, e.correlation_id,
            e.causation_id, e.actor
       FROM log.events AS first JOIN log.events AS e ON e.position >= first.position AND e.position < first.position + %b
@@ -53,92 +53,92 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class GroupCommit:
-    """Writes what others want to append, on a connection of its own: in a thread, or in that of who appends alone.
+    """Writes the appends of all threads on a connection of its own: in its own thread, or in that of a lone caller.
 
     Args:
-        connect: makes a connection, in autocommit, as the role that may append.
-        told: is called after each commit, before those who waited for it go on.
+        connect: returns a connection in autocommit, as the role that may append.
+        on_commit: called after each commit, before its callers are woken.
     """
 
     connect: Callable[[], Connection[Any]]
-    told: Callable[[], None]
+    on_commit: Callable[[], None]
     _asked: SimpleQueue[Append] = field(default_factory=SimpleQueue)
     _later: list[Append] = field(default_factory=list)
-    """What could not share the last group."""
+    """Appends that could not share the last group."""
     _writing: threading.Lock = field(default_factory=threading.Lock)
-    """Whoever writes holds it."""
+    """Held by the thread that writes."""
     _more: SimpleQueue[bool] = field(default_factory=SimpleQueue)
-    """Wakes the thread; ends it where false."""
+    """True wakes the thread, False ends it."""
     _alone: bool = False
-    """Whether the last group was of one."""
-    _turns: FairWakeup = field(default_factory=FairWakeup)
+    """Whether the last group had a single append."""
+    _wakeup: FairWakeup = field(default_factory=FairWakeup)
     _conn: Connection[Any] | None = None
     _closed: bool = False
-    """Whether nothing more may be asked."""
+    """Whether new appends are refused."""
     _ended: bool = False
-    """Whether nothing more is written."""
+    """Whether everything was written."""
 
     def __post_init__(self) -> None:
-        self._thread = threading.Thread(target=self._write_on, name="log-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def append(self, append: Append) -> range:
-        """Wait until it is written, durably. Gives the positions of its events.
+        """Wait until an append is durable. Returns the positions of its events.
 
         Raises:
-            IntegrityError: a stream is not at its expected version, or the tracking has come further than this.
+            IntegrityError: a stream is not at its expected version, or the tracking has passed this position.
             AlreadyHandled, MessageIdReused: see `infra.event_log.recorder.Recorder`.
-            OperationalError: the database does not answer; what was to be appended may stand there.
+            OperationalError: the database does not answer; the append may have been written.
         """
         if threading.get_ident() == _MAIN_THREAD:
-            append.waiter.unattended = True  # an interrupt may come there, while it had a turn that others wait for
-        self._ask([append])
-        self._turns.wait(append.waiter)
+            append.waiter.unattended = True  # an interrupt there could keep the permit of others
+        self._submit([append])
+        self._wakeup.wait(append.waiter)
         return append.outcome()
 
     def append_all(self, appends: Sequence[Append]) -> None:
-        """Wait until all of them are written, in as few commits as it can.
+        """Wait until all appends are durable, in as few commits as possible.
 
         Raises:
-            as `append` does, for the first that failed; the others may stand there.
+            as `append`, for the first that failed; the others may have been written.
         """
         for append in appends:
-            append.waiter.unattended = True  # one thread waits for all, and would keep turns of later ones
-        self._ask(appends)
+            append.waiter.unattended = True  # one thread waits for all, and would keep the permits of later ones
+        self._submit(appends)
         for append in appends:
-            self._turns.wait(append.waiter)
+            self._wakeup.wait(append.waiter)
         for append in appends:
             append.outcome()
 
     def close(self) -> None:
-        """End, after what was asked before."""
+        """Stop, after the appends that were submitted before."""
         self._closed = True
         self._more.put(False)
         self._thread.join()
 
-    def _ask(self, appends: Sequence[Append]) -> None:
-        """Ask for them to be written; where the log was closed, they end at once, and say so."""
+    def _submit(self, appends: Sequence[Append]) -> None:
+        """Submit appends; on a closed log they fail at once."""
         for append in appends:
             self._asked.put(append)
         if not self._closed:
-            self._see_to_it()
+            self._ensure_written()
             return
-        self._thread.join()  # what it has left was asked too late
+        self._thread.join()  # what it left over was submitted too late
         with self._writing:
             while group := self._gathered():
                 self._end(group, [OperationalError(_CLOSED) for _ in group])
 
-    def _see_to_it(self) -> None:
-        """Let what was asked be written: here where nobody else seems to append, by the thread where others do.
+    def _ensure_written(self) -> None:
+        """Write what was submitted: in this thread if it seems to be alone, else in the writer's thread.
 
-        An interrupt comes to the main thread, and there it would come in the midst of what others wait for.
+        The main thread never writes: an interrupt there would hit what others wait for.
         """
         if self._writing.locked():
-            return  # who writes looks again
+            return  # the thread that writes looks again
         if not self._alone or threading.get_ident() == _MAIN_THREAD or self._write_next():
             self._more.put(True)
 
-    def _write_on(self) -> None:
+    def _run(self) -> None:
         while self._more.get():
             while self._write_next():
                 pass
@@ -150,10 +150,10 @@ class GroupCommit:
                 self._conn.close()
 
     def _write_next(self) -> bool:
-        """Write what is asked, unless somebody else writes. True where more was asked meanwhile, which nobody sees to.
+        """Write the next group, unless another thread is writing. Returns whether more was submitted meanwhile.
 
-        Whoever asks first asks, and then looks whether somebody writes; who writes first ceases, and then looks whether
-        more was asked: so one of the two sees to it.
+        A caller first submits and then checks for a writer; a writer first stops and then checks for submissions: so
+        one of the two handles each append.
         """
         if not self._writing.acquire(blocking=False):
             return False
@@ -165,11 +165,11 @@ class GroupCommit:
         return bool(self._later) or not self._asked.empty()
 
     def _gathered(self) -> Sequence[Append]:
-        """The next group, of what is asked by now."""
+        """Return the next group of submitted appends."""
         waiting = self._later
         size = sum(append.size for append in waiting)
         try:
-            while len(waiting) < MAX_GROUP and size < MAX_GROUP_BYTES:
+            while len(waiting) < GROUP_MAX and size < GROUP_BYTES_MAX:
                 waiting.append(self._asked.get_nowait())
                 size += waiting[-1].size
         except Empty:
@@ -178,39 +178,39 @@ class GroupCommit:
         return group
 
     def _write(self, group: Sequence[Append]) -> None:
-        """Write a group. Whatever happens, each of its appends is ended."""
+        """Write a group. Whatever happens, each of its appends gets a result."""
         self._alone = len(group) == 1
-        of_each: Sequence[Said | Exception]
+        results: Sequence[Result | Exception]
         try:
-            of_each = self._sent(group)
+            results = self._sent(group)
         except Exception as error:  # noqa: BLE001 - each of the callers raises it
-            of_each = [OperationalError(f"{type(error).__name__}: {error}") for _ in group]
+            results = [OperationalError(f"{type(error).__name__}: {error}") for _ in group]
         else:
-            self.told()
-            written = [one[2] - one[1] for one in of_each if not isinstance(one, Exception) and one[0] == "appended"]
+            self.on_commit()
+            written = [one[2] - one[1] for one in results if not isinstance(one, Exception) and one[0] == "appended"]
             GROUP.observe(len(group))
             APPENDS.inc(len(written))
             APPENDED.inc(sum(written))
-        self._end(group, of_each)
+        self._end(group, results)
 
-    def _end(self, group: Sequence[Append], of_each: Sequence[Said | Exception]) -> None:
-        """Say to each what became of it."""
-        for append, one in zip(group, of_each, strict=True):
-            append.said = one
-        self._turns.call([append.waiter for append in group])
+    def _end(self, group: Sequence[Append], results: Sequence[Result | Exception]) -> None:
+        """Deliver each append's result and wake its caller."""
+        for append, result in zip(group, results, strict=True):
+            append.result = result
+        self._wakeup.call([append.waiter for append in group])
 
-    def _sent(self, group: Sequence[Append]) -> Sequence[Said | Exception]:
-        """What is said of a group, sent a second time where the connection broke before the answer came."""
+    def _sent(self, group: Sequence[Append]) -> Sequence[Result | Exception]:
+        """Send a group, and again if the connection broke before the reply."""
         try:
-            return self._said(group)
+            return self._results(group)
         except psycopg.OperationalError:
             if self._conn is not None and not self._conn.broken:
-                raise  # it was answered
-            logger.warning("the line broke while %s appends were on their way; they are sent again", len(group))
-            return [self._recognised(*both) for both in zip(group, self._said(group), strict=True)]
+                raise  # the database replied
+            logger.warning("the connection broke before the reply to %s appends; they are sent again", len(group))
+            return [self._recognised(*both) for both in zip(group, self._results(group), strict=True)]
 
-    def _said(self, group: Sequence[Append]) -> Sequence[Said | Exception]:
-        """What the database says of each append; where it refuses one, of each by itself, so that no other fails."""
+    def _results(self, group: Sequence[Append]) -> Sequence[Result | Exception]:
+        """Return the result of each append. If the database refuses one, each is sent alone, so that no other fails."""
         if self._ended:
             raise OperationalError(_CLOSED)
         if self._conn is None or self._conn.closed:
@@ -219,41 +219,41 @@ class GroupCommit:
             return appended(self._conn, group)
         except _REFUSED as error:
             if len(group) > 1:
-                return [said for append in group for said in self._said([append])]
+                return [result for append in group for result in self._results([append])]
             if error.diag.constraint_name == _FIRST_VERSIONS:
                 return [_STALE]
             return [DataError(error.diag.message_primary or str(error))]
 
-    def _recognised(self, append: Append, said: Said | Exception) -> Said | Exception:
-        """What became of an append that was sent twice: the first time may have succeeded, and been lost on the way.
+    def _recognised(self, append: Append, result: Result | Exception) -> Result | Exception:
+        """Return the result of an append that was sent twice: the first attempt may have succeeded without a reply.
 
-        The inbox says so itself; where there was no message, the rows do.
+        The inbox recognises a message; without one, the rows are compared.
         """
-        if said in {_STALE, _AHEAD} and (positions := self._standing(append)) is not None:
+        if result in {_STALE, _AHEAD} and (positions := self._stored(append)) is not None:
             return "appended", positions.start, positions.stop
-        return said
+        return result
 
-    def _standing(self, append: Append) -> range | None:
-        """Where an append's events stand, where all that stands there are these very events, one after the other."""
+    def _stored(self, append: Append) -> range | None:
+        """Return the positions of an append's events, if exactly these events are stored consecutively."""
         assert self._conn is not None
         if not append.rows:
             tracking = append.tracking
             found = tracking and self._conn.execute(_TRACKED, (tracking.application_name,)).fetchone()
             return range(0) if found and tracking and found["notification_id"] == tracking.notification_id else None
-        begins = append.rows[0]
-        asked = (len(append.rows), begins.originator_id, begins.originator_version)
-        stand = [LogRow(*row.values()) for row in self._conn.execute(_STANDING, asked).fetchall()]
-        if [row._replace(id=0) for row in stand] != [row._replace(id=0) for row in append.rows]:
+        first = append.rows[0]
+        asked = (len(append.rows), first.originator_id, first.originator_version)
+        stored = [LogRow(*row.values()) for row in self._conn.execute(_STORED, asked).fetchall()]
+        if [row._replace(id=0) for row in stored] != [row._replace(id=0) for row in append.rows]:
             return None
-        return range(stand[0].id, stand[-1].id + 1)
+        return range(stored[0].id, stored[-1].id + 1)
 
 
 def _compatible(waiting: Sequence[Append]) -> tuple[list[Append], list[Append]]:
-    """Those that can share a group, in their order; and the others, who come after them."""
+    """Split appends into those that can share a group, in order, and the others, which follow them."""
     taken: set[str] = set()
     group: list[Append] = []
     later: list[Append] = []
     for append in waiting:
         (group if taken.isdisjoint(append.keys) else later).append(append)
-        taken |= append.keys  # also of those who wait, so that nobody overtakes on a stream
+        taken |= append.keys  # also of those that wait, so that none overtakes another on its stream
     return group, later

@@ -1,7 +1,7 @@
-"""The event log: append to several streams in one commit, load a stream, read on from a position, wait for news.
+"""The event log: append to several streams in one commit, load a stream, read from a position, wait for events.
 
-It stands on a recorder and a mapper behind the eventsourcing library's interfaces: on PostgreSQL
-(`infra.event_log.postgres_recorder`) or memory. Nothing above `infra` knows the library.
+It uses a recorder and a mapper with the interfaces of the eventsourcing library: on PostgreSQL
+(`infra.event_log.postgres_recorder`) or in memory. Nothing above `infra` knows the library.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from infra.recorded import Cause, Recorded
 
 
 class VersionConflict(Exception):
-    """A stream has moved on since it was loaded; load it again, and decide again."""
+    """A stream is not at its expected version (optimistic concurrency); load it and decide again."""
 
 
 class LogUnavailable(Exception):
-    """The log's database did not answer, however often it was asked. What was to be appended may stand there."""
+    """The database of the log did not answer, after retries. An append may have been written."""
 
 
 class _Available:
-    """Says `LogUnavailable` where the database does not answer."""
+    """Raises `LogUnavailable` if the database does not answer."""
 
     def __enter__(self) -> None: ...
 
@@ -42,12 +42,12 @@ class _Available:
 
 
 _available = _Available()
-"""A generator's context would take as long as all else that `Log` does to append."""
+"""A context manager made of a generator would take as long as everything else in `Log.append`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """New events of one stream, to follow its ``expected_version`` (0 where the stream is new)."""
+    """New events of one stream, after its ``expected_version`` (0 for a new stream)."""
 
     stream: str
     expected_version: int
@@ -55,7 +55,7 @@ class Change:
 
 
 class Log:
-    """What the rest of the program knows of the log."""
+    """The log, as the rest of the program uses it."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recent = StateCache()
@@ -64,20 +64,20 @@ class Log:
         self._concealing = PydanticMapper(None)
 
     @property
-    def news(self) -> Notifier:
-        """Tells that something was appended."""
-        return self._recorder.news
+    def notifier(self) -> Notifier:
+        """Notifies waiters of new events."""
+        return self._recorder.notifier
 
     def decoded(self, row: LogRow) -> Recorded:
-        """The event of a row that somebody read for himself, in a transaction of his own. Personal data stay sealed.
+        """Return the event of a row that the caller read in a transaction of its own. Personal data stays encrypted.
 
         Raises:
-            UnreadableEvent: names its place and what is wrong.
+            UnreadableEvent: names its position and what is wrong.
         """
         return self._concealing.recorded(row)
 
     def encoded(self, recorded: Recorded) -> LogRow:
-        """The row of an event."""
+        """Return the row of an event."""
         return self._mapper.row(recorded)
 
     def append(
@@ -90,12 +90,12 @@ class Log:
         documents: Sequence[StoredDocument] = (),
         received: InboxEntry | None = None,
     ) -> list[Recorded]:
-        """Write all changes, keep all documents, and note the message they follow from, in one commit, or nothing.
+        """Append all changes and documents, and record their message in the inbox, in one commit or not at all.
 
         Raises:
             VersionConflict: one of the streams is not at its expected version.
-            AlreadyHandled, MessageIdReused: the message was dealt with before, or another one with its id was.
-            LogUnavailable: as do all methods here, where the database does not answer.
+            AlreadyHandled, MessageIdReused: the message was handled before, or its id was used by another one.
+            LogUnavailable: the database does not answer; all methods here raise it.
         """
         recorded = [
             Recorded(change.stream, change.expected_version + n, event, account_id, cause, at)
@@ -104,7 +104,7 @@ class Log:
         ]
         if not recorded and received is None:
             return []
-        begun = time.time_ns()
+        started = time.time_ns()
         try:
             with _available:
                 rows = as_notifications([self._mapper.row(event) for event in recorded])
@@ -114,25 +114,25 @@ class Log:
             raise VersionConflict(f"One of the streams {streams} has moved on.") from error
         assert positions is not None
         recorded = [event._replace(position=position) for event, position in zip(recorded, positions, strict=True)]
-        tracing.appended(recorded, begun)
+        tracing.appended(recorded, started)
         return recorded
 
     def load(self, stream: str, after: int = 0) -> list[Recorded]:
-        """The events of a stream behind version ``after``, first to last; none where there is no such stream."""
+        """Return the events of a stream after version ``after``, in order; none if there is no such stream."""
         with _available:
             return self._mapper.all_recorded(self._recorder.rows_of_stream(stream, after))
 
     def read(self, after: int, *, limit: int, upto: int | None = None, concealing: bool = False) -> list[Recorded]:
-        """At most ``limit`` events behind position ``after``, up to and with ``upto``, in the order of positions.
+        """Return at most ``limit`` events after position ``after`` up to and including ``upto``, in order of positions.
 
-        ``concealing`` leaves personal data sealed, for who has no use for them: no key is asked for.
+        ``concealing`` leaves personal data encrypted, and needs no key.
         """
         mapper = self._concealing if concealing else self._mapper
         with _available:
             return mapper.all_recorded(self._recorder.rows(after, limit, upto))
 
     def of_account(self, account_id: str, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
-        """Every event of an account, up to and with ``upto``, page by page."""
+        """Yield every event of an account up to and including ``upto``, read in pages."""
         after = 0
         while True:
             with _available:
@@ -144,9 +144,9 @@ class Log:
             after = found[-1].id
 
     def history(self, upto: int | None = None, page: int = 1000) -> Iterator[Recorded]:
-        """Every event, up to and with ``upto``, page by page: memory stays flat in the length of the log.
+        """Yield every event up to and including ``upto``, read in pages: memory does not grow with the log.
 
-        A page is fetched while the one before it is decoded and used.
+        Each page is prefetched while the one before it is used.
         """
         with ThreadPoolExecutor(1, "log-history") as ahead:
             fetched = ahead.submit(self._recorder.rows, 0, page, upto)
@@ -159,50 +159,50 @@ class Log:
                 yield from events
 
     def position_at(self, moment: datetime) -> int:
-        """The position of the last event that was recorded up to a moment; 0 where there is none."""
+        """Return the last position recorded at a time or before; 0 if there is none."""
         with _available:
             return self._recorder.position_at(moment)
 
     def head(self) -> int:
-        """The position of the last event; 0 where there is none."""
+        """Return the last position; 0 if the log is empty."""
         with _available:
             return self._recorder.max_notification_id() or 0
 
     def wait(self, after: int, timeout_s: float) -> bool:
-        """Wait until there is an event behind ``after``; false where none came in time."""
-        return self.news.wait(timeout_s, until=lambda: self.head() > after)
+        """Wait for an event after position ``after``. Returns False on a timeout."""
+        return self.notifier.wait(timeout_s, until=lambda: self.head() > after)
 
     def snapshot(self, stream: str, shape: str) -> Snapshot | None:
-        """The snapshot of a stream, where there is one of this shape."""
+        """Return the snapshot of a stream, if it has this shape."""
         with _available:
             found = self._recorder.snapshot(stream)
         return found if found and found.shape == shape else None
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot in the place of an older one of its stream."""
+        """Store a snapshot, replacing an older one of its stream."""
         with _available:
             self._recorder.keep_snapshot(snapshot)
 
     def handled(self, received: InboxEntry) -> range | None:
-        """The positions of the events that a message led to; none where it was not dealt with yet.
+        """Return the positions of the events of a message, or None if it was not handled yet.
 
         Raises:
-            MessageIdReused: another message with its id was.
+            MessageIdReused: its id was used by another message.
         """
         with _available:
             return self._recorder.handled(received)
 
     def document(self, sha256: str) -> StoredDocument | None:
-        """A kept document by the SHA-256 of its bytes (hexadecimal)."""
+        """Return a stored document by the SHA-256 of its bytes (hexadecimal), or None."""
         with _available:
             return self._recorder.document(sha256)
 
     def has_key(self, person: str) -> bool:
-        """Whether what the log holds of a person can be read."""
+        """Whether the data of a person in the log can be decrypted."""
         with _available:
             return person in self._recorder.keys.standing([person])
 
     def destroy_key(self, person: str) -> None:
-        """Make what the log holds of a person unreadable, for good; nothing where it was before."""
+        """Make the data of a person in the log unreadable, for good. A repetition changes nothing."""
         with _available:
             self._recorder.keys.destroy(person)

@@ -1,7 +1,7 @@
-"""Events to rows of the log and back: validated pydantic models behind the eventsourcing library's `Mapper`.
+"""Map events to rows of the log and back: validated pydantic models, with the `Mapper` interface of eventsourcing.
 
-The library's own mapper does not validate; this one goes from bytes to a validated model in one step (`validate_json`).
-Personal fields are encrypted on the way in, under their person's key, and decrypted on the way out
+The library's own mapper does not validate; this one turns bytes into a validated model in one step (`validate_json`).
+Personal fields are encrypted with the key of their person when written, and decrypted when read
 (`infra.personal_data.encryption`).
 """
 
@@ -27,46 +27,45 @@ from infra.recorded import Cause, Recorded
 
 
 class UnreadableEvent(Exception):
-    """A stored event that this program cannot read: an unknown topic, or a state that is not of its topic's shape."""
+    """A stored event that this program cannot read: its topic is unknown, or its state does not match its topic."""
 
 
 @cache
 def _reader(topic: str) -> Callable[[bytes], Event]:
-    """What makes an event of the states of a topic."""
+    """Return the function that makes events from the states of a topic."""
     if topic in UPCASTS:
         today, upcast = UPCASTS[topic]
         read = _reader(today)
         return lambda state: read(to_json(upcast(_fields(state))))
     event = topics().get(topic)
     if event is None:
-        raise UnreadableEvent(f"the topic {topic!r} is not one that this version of Trunkline knows{_known(topic)}")
+        raise UnreadableEvent(f"the topic {topic!r} is unknown to this version of Trunkline{_known(topic)}")
     return cast("Callable[[bytes], Event]", event.__pydantic_validator__.validate_json)  # model_validate_json, bare
 
 
 def _fields(state: bytes) -> dict[str, Any]:
     fields = from_json(state)
     if not isinstance(fields, dict):
-        raise UnreadableEvent("the state is no JSON object")
+        raise UnreadableEvent("the state is not a JSON object")
     return fields
 
 
 def _known(topic: str) -> str:
-    """Which versions of it are known, where it may be one from the future."""
+    """Return which versions of a topic are known, if it may be a later one."""
     name = topic.rpartition(".")[0]
     versions = sorted(known.rpartition(".")[2] for known in (*topics(), *UPCASTS) if known.rpartition(".")[0] == name)
     return f"; it knows {' and '.join(versions)} of it, so a later version wrote this" if versions else ""
 
 
 _personal = cache(personal_fields)
-"""Found once a class: an event without personal fields pays for nothing but the question."""
+"""Cached by class: an event without personal fields costs one lookup."""
 
 
 class PydanticMapper(Mapper[str]):
-    """The library's mapper, for events that are pydantic models.
+    """The mapper of the library, for events that are pydantic models.
 
     Args:
-        keys: those of the persons whose data the events hold; none, for who may not see them: they read as ``[sealed]``
-            then, and nothing personal can be written.
+        keys: the keys of personal data. With None, personal fields read as ``[sealed]``, and none can be written.
     """
 
     def __init__(self, keys: PersonKeys | None) -> None:
@@ -75,19 +74,19 @@ class PydanticMapper(Mapper[str]):
         topics()
 
     def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> StoredEvent:
-        """The row of a `Recorded` event, by the library's name."""
+        """Return the row of a `Recorded` event (interface of the library)."""
         return as_notifications([self.row(cast("Recorded", domain_event))])[0]
 
     def to_domain_event(self, stored_event: StoredEvent) -> Recorded:
-        """The event of a row, by the library's name."""
+        """Return the event of a row (interface of the library)."""
         return self.recorded(LogRow.of_stored(stored_event))
 
     def row(self, recorded: Recorded) -> LogRow:
-        """The row of an event.
+        """Return the row of an event.
 
         Raises:
-            WrongSetting: it holds personal data, and the master key is missing, or wrong.
-            ValueError: it holds personal data, and does not say whose.
+            WrongSetting: it holds personal data, and the master key is missing or wrong.
+            ValueError: it holds personal data, and names no person.
         """
         return LogRow(
             originator_id=recorded.stream,
@@ -103,15 +102,15 @@ class PydanticMapper(Mapper[str]):
         )
 
     def recorded(self, row: LogRow) -> Recorded:
-        """The event of a row; see `all_recorded`."""
+        """Return the event of a row; see `all_recorded`."""
         return self.all_recorded([row])[0]
 
     def all_recorded(self, rows: Sequence[LogRow]) -> list[Recorded]:
-        """The events of rows. The keys of all of them are asked for at once.
+        """Return the events of rows. The keys of all of them are fetched at once.
 
         Raises:
-            UnreadableEvent: names the stream, the version, the position, and what is wrong; repeats nothing of it.
-            WrongSetting: a key of theirs stands, and the master key is missing, or wrong.
+            UnreadableEvent: names stream, version, position and the error, and quotes no data.
+            WrongSetting: a key of theirs exists, and the master key is missing or wrong.
         """
         sealed = {n: found for n, row in enumerate(rows) if row.topic in _sealable() and (found := _sealed(row))}
         if not sealed:
@@ -121,7 +120,7 @@ class PydanticMapper(Mapper[str]):
         return [_recorded(row, sealed.get(n, ()), keys) for n, row in enumerate(rows)]
 
     def _state(self, recorded: Recorded) -> bytes:
-        """The JSON of an event, with its personal fields sealed - or erased, where by now the person is."""
+        """Return the JSON of an event, with personal fields encrypted, or erased if the person was erased."""
         event = recorded.event
         personal = _personal(type(event))
         if not personal:
@@ -130,9 +129,9 @@ class PydanticMapper(Mapper[str]):
         for name, mark in personal.items():
             receiver = getattr(event, mark.receiver)
             if recorded.account_id is None or receiver is None:
-                raise ValueError(f"{event.TOPIC} holds personal data, its {name}, and does not say whose they are.")
+                raise ValueError(f"{event.TOPIC} has personal data in {name}, but names no person.")
             if self._keys is None:
-                raise ValueError(f"{event.TOPIC} holds personal data, its {name}, and there are no keys to seal them.")
+                raise ValueError(f"{event.TOPIC} has personal data in {name}, but there is no key to encrypt it.")
             person = person_id(recorded.account_id, receiver)
             key = self._keys.made(person)
             if key is None:
@@ -144,9 +143,9 @@ class PydanticMapper(Mapper[str]):
 
 
 class _Field(NamedTuple):
-    """A personal field of a topic: whose it is, how it stands in a state where it is sealed, and what stands in for it.
+    """A personal field of a topic: its person, how its ciphertext begins in a state, and what replaces it.
 
-    A state is the bytes that `to_json` made, so a sealed value is found without making objects of all the rest.
+    A state is the output of `to_json`, so an encrypted value is found without parsing the rest.
     """
 
     name: str
@@ -157,15 +156,15 @@ class _Field(NamedTuple):
 
     @classmethod
     def of(cls, name: str, mark: Personal) -> _Field:
-        """A field by its name and its mark."""
+        """Return the field of a name and its mark."""
         erased = to_json(mark.erased)
-        concealed = erased.replace(b"erased", b"sealed")  # what is not known to be erased never looks so
+        concealed = erased.replace(b"erased", b"sealed")  # never looks erased unless it is known to be
         return cls(name, mark.receiver, b'"%b":{"sealed":' % name.encode(), erased, concealed)
 
 
 @cache
 def _sealable() -> Mapping[str, Sequence[_Field]]:
-    """The personal fields of each topic that has some; a retired one has those of the topic that it became."""
+    """Return the personal fields of each topic that has any; a retired topic has those of its successor."""
     return {
         topic: [_Field.of(name, mark) for name, mark in personal.items()]
         for topic in [*topics(), *UPCASTS]
@@ -174,10 +173,10 @@ def _sealable() -> Mapping[str, Sequence[_Field]]:
 
 
 def _opened(row: LogRow, field: _Field, sealed: Sealed, keys: Mapping[str, bytes] | None) -> bytes:
-    """The JSON that was sealed; where the key is missing, that of the value in its place.
+    """Return the decrypted JSON of a field, or the value that replaces it if there is no key.
 
     Raises:
-        UnreadableEvent: it is not what was sealed there.
+        UnreadableEvent: the ciphertext was not encrypted for this field of this event.
     """
     if keys is None:
         return field.concealed
@@ -191,16 +190,16 @@ def _opened(row: LogRow, field: _Field, sealed: Sealed, keys: Mapping[str, bytes
 
 
 def _sealed(row: LogRow) -> list[tuple[_Field, Sealed]]:
-    """The sealed values of a row, the last one first: what replaces one leaves the others where they are.
+    """Return the encrypted values of a row, last one first, so that replacing one does not move the others.
 
     Raises:
-        UnreadableEvent: one is not as it has to be.
+        UnreadableEvent: one of them is malformed.
     """
     values = []
     for field in _sealable()[row.topic]:
         at = row.state.find(field.begins)
         if at < 0:
-            continue  # it is plain, or what the model will not take
+            continue  # plain text, or a value that the model will refuse
         try:
             values.append((field, Sealed.at(at, row.state)))
         except DoesNotOpen as error:
@@ -218,11 +217,11 @@ def _recorded(
         event = _reader(topic)(state)
     except (UnreadableEvent, ValueError) as error:
         raise _unreadable(row, _said(error)) from None
-    if account_id is not None:  # rows of the library's own tools have none
+    if account_id is not None:  # rows of the library's own tools have no account
         for field, value in sealed:
-            # Another name in its place would make it look erased.
+            # Otherwise a row with another person's id would look erased.
             if value.person != person_id(account_id, getattr(event, field.receiver)):
-                raise _unreadable(row, f"{field.name}: it is sealed as another person's")
+                raise _unreadable(row, f"{field.name}: it is encrypted for another person")
     cause = Cause(actor, correlation_id, causation_id)
     return Recorded(stream, version, event, account_id, cause, recorded_at, position)
 
@@ -233,7 +232,7 @@ def _unreadable(row: LogRow, why: str) -> UnreadableEvent:
 
 
 def _said(error: UnreadableEvent | ValueError) -> str:
-    """What is wrong, without what stands there: it is reported to many more than may see that."""
+    """Return the error without the data: it is reported to more people than may see the data."""
     if not isinstance(error, ValidationError):
         return str(error)
     issues = error.errors(include_url=False, include_input=False, include_context=False)

@@ -1,4 +1,4 @@
-"""The log in this process's memory: for tests, and for runs that leave nothing behind."""
+"""A recorder in memory, for tests."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from infra.personal_data.person_keys import MemoryPersonKeys
 
 
 class MemoryRecorder(POPOProcessRecorder, Recorder):
-    """The log in this process's memory: for tests, and for runs that leave nothing behind."""
+    """A recorder in memory, for tests."""
 
     def __init__(self) -> None:
         super().__init__()
         self.keys = MemoryPersonKeys()
-        self.news = Notifier()
+        self.notifier = Notifier()
         self._documents: dict[str, StoredDocument] = {}
         self._inbox: dict[str, tuple[InboxEntry, range]] = {}
         self._snapshots: dict[str, Snapshot] = {}
@@ -60,7 +60,7 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
         self._documents.update({document.sha256: document for document in documents})
         if received is not None:
             self._inbox[received.message_id] = (received, range(first, first + len(rows)))
-        self.news.tell()
+        self.notifier.notify()
         return positions
 
     def select_notifications(
@@ -72,24 +72,24 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """See the library's interface."""
+        """See the interface of the library."""
         after = 0 if start is None else start - inclusive_of_start
         return as_notifications(self._selected(after, limit, stop, lambda row: not topics or row.topic in topics))
 
     def rows(self, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
-        """Rows behind a position."""
+        """Return rows after a position."""
         return self._selected(after, limit, stop, lambda _: True)
 
     def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
-        """Rows of an account behind a position."""
+        """Return rows of an account after a position."""
         return self._selected(after, limit, stop, lambda row: row.account_id == account_id)
 
     def position_at(self, moment: datetime) -> int:
-        """The last position up to a moment."""
+        """Return the last position recorded at a time or before."""
         return max((row.id for row in self._selected(0, 2**62, None, lambda row: row.recorded_at <= moment)), default=0)
 
     def rows_of_stream(self, stream: str, after: int) -> Sequence[LogRow]:
-        """The rows of a stream behind a version."""
+        """Return the rows of a stream after a version."""
         return cast("Sequence[LogRow]", self.select_events(stream, gt=after))
 
     def _selected(self, after: int, limit: int, stop: int | None, wanted: Callable[[LogRow], bool]) -> list[LogRow]:
@@ -98,20 +98,20 @@ class MemoryRecorder(POPOProcessRecorder, Recorder):
         return [row for row in some if wanted(row)][:limit]
 
     def handled(self, received: InboxEntry) -> range | None:
-        """The positions of what a message led to."""
+        """Return the positions of the events of a message."""
         found, positions = self._inbox.get(received.message_id, (received, None))
         if found != received:
             raise received.reused()
         return positions
 
     def snapshot(self, stream: str) -> Snapshot | None:
-        """The latest snapshot of a stream."""
+        """Return the latest snapshot of a stream."""
         return self._snapshots.get(stream)
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot."""
+        """Store a snapshot."""
         self._snapshots[snapshot.stream] = snapshot
 
     def document(self, sha256: str) -> StoredDocument | None:
-        """A document by the SHA-256 of its bytes."""
+        """Return a document by the SHA-256 of its bytes."""
         return self._documents.get(sha256)

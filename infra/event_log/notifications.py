@@ -7,35 +7,35 @@ import time
 from collections.abc import Callable
 
 POLL_S = 0.5
-"""How often a waiter looks by itself: notifications are a hint, and hints get lost."""
+"""How often a waiter polls: notifications are hints, and may be lost."""
 
 
 class Notifier:
-    """Wakes whoever waits for something to happen in the log."""
+    """Wakes the threads that wait for new events."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._count = 0
 
-    def tell(self) -> None:
-        """Something happened."""
+    def notify(self) -> None:
+        """Wake all waiting threads."""
         with self._condition:
             self._count += 1
             self._condition.notify_all()
 
     @property
     def count(self) -> int:
-        """How often something happened. Who looks at it before he looks elsewhere misses nothing in between."""
+        """The number of notifications so far. Read it before a check, and `wait_past` it after, to miss none."""
         with self._condition:
             return self._count
 
     def wait_past(self, count: int, timeout_s: float) -> None:
-        """Wait until there is more news than ``count``, or until time is up."""
+        """Wait until there are more notifications than ``count``, or for ``timeout_s``."""
         with self._condition:
             self._condition.wait_for(lambda: self._count != count, timeout_s)
 
     def wait(self, timeout_s: float, *, until: Callable[[], bool]) -> bool:
-        """Wait until ``until()`` holds: asked at each piece of news and every `POLL_S`. False where time is up."""
+        """Wait until ``until()``, checked at each notification and every `POLL_S`. Returns False on a timeout."""
         deadline = time.monotonic() + timeout_s
         while True:
             seen = self.count

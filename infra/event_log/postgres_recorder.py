@@ -1,4 +1,4 @@
-"""The log's recorder on PostgreSQL, behind the interfaces of the eventsourcing library.
+"""The recorder of the log on PostgreSQL, with the interfaces of the eventsourcing library.
 
 Appends go through one writer, in groups (`infra.event_log.group_commit`); reads through a pool of connections. Both use
 the role `infra.postgres.connections.WRITER`, which can append to the log and cannot change it.
@@ -33,9 +33,9 @@ from infra.event_log.log import Log
 from infra.event_log.notifications import Notifier
 from infra.event_log.recorder import InboxEntry, LogRow, Recorder, Snapshot, StoredDocument, as_notifications
 from infra.personal_data.postgres_person_keys import PostgresPersonKeys
-from infra.postgres.connections import LINE, WRITER, connect, listening, session, set_right
+from infra.postgres.connections import CONNECTION_PARAMETERS, WRITER, connect, listening, normalise_time, session
 from infra.postgres.prepared import Statement, ask
-from infra.postgres.roles import wary
+from infra.postgres.roles import check_login
 
 _SELECT: Final = (
     "SELECT stream AS originator_id, version AS originator_version, topic, state, position AS id, "
@@ -44,7 +44,7 @@ _SELECT: Final = (
 _OF_STREAM: Final = Statement(
     b"rows_of_stream", f"{_SELECT} WHERE stream = $1 AND version > $2 ORDER BY version".encode()
 )
-_BEHIND: Final = Statement(
+_AFTER: Final = Statement(
     b"rows", f"{_SELECT} WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3".encode()
 )
 _HEAD: Final = Statement(b"head", b"SELECT position FROM log.head")
@@ -72,8 +72,8 @@ class PostgresRecorder(Recorder):
     """A recorder on a migrated database.
 
     Args:
-        database_url: where; its user has to be a member of `WRITER`.
-        pool_size: how many can read at once.
+        database_url: the database; its user has to be a member of `WRITER`.
+        pool_size: the largest number of concurrent reads.
         master_key: wraps the keys of personal data (see `infra.personal_data.master_keys`); without it, events with
             personal data can be neither written nor read.
 
@@ -84,22 +84,22 @@ class PostgresRecorder(Recorder):
     keys: PostgresPersonKeys
 
     def __init__(self, database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> None:
-        wary(database_url)
-        self.news = Notifier()
-        self._writer = GroupCommit(lambda: connect(database_url, WRITER), self.news.tell)
+        check_login(database_url)
+        self.notifier = Notifier()
+        self._writer = GroupCommit(lambda: connect(database_url, WRITER), self.notifier.notify)
         self._pool = ConnectionPool(
             database_url,
             connection_class=Connection[DictRow],
-            kwargs={"row_factory": dict_row, "autocommit": True, "options": session(WRITER), **LINE},
-            configure=set_right,
+            kwargs={"row_factory": dict_row, "autocommit": True, "options": session(WRITER), **CONNECTION_PARAMETERS},
+            configure=normalise_time,
             min_size=1,
             max_size=pool_size,
             open=True,
             timeout=POOL_WAIT_S,
-            reconnect_timeout=2,  # whoever asks after that begins anew, rather than wait for pauses that double
+            reconnect_timeout=2,  # later callers reconnect at once, rather than wait for a backoff
         )
         self.keys = PostgresPersonKeys(self._rows, master_key)
-        self._listening = listening(database_url, self.news.tell)
+        self._listening = listening(database_url, self.notifier.notify)
         self._listening.__enter__()
 
     def __enter__(self) -> Self:
@@ -109,7 +109,7 @@ class PostgresRecorder(Recorder):
         self.close()
 
     def close(self) -> None:
-        """End, after what was asked before."""
+        """Close, after the appends that were submitted before."""
         self._writer.close()
         self._listening.__exit__(None, None, None)
         self._pool.close()
@@ -124,19 +124,19 @@ class PostgresRecorder(Recorder):
         tracking: Tracking | None = None,
         **_: object,
     ) -> Sequence[int]:
-        """Append all of it in one commit, or nothing. Gives the positions."""
+        """Append everything in one commit or nothing. Returns the positions."""
         if not stored_events and received is None and tracking is None:
             return []
         return list(self._writer.append(Append(stored_events, received, documents, tracking)))
 
     def insert_tracking(self, tracking: Tracking) -> None:
-        """Record how far an application of the library has read."""
+        """Record how far a process application has read."""
         self.insert_events([], tracking=tracking)
 
     # --- reading
 
     def _fetched(self, fetch: Callable[[Connection[Any]], list[T]]) -> list[T]:
-        """What is fetched on a line of the pool; once more where that turns out to be cut."""
+        """Fetch on a connection of the pool; retry once if that connection is broken."""
 
         def fetched() -> list[T]:
             with self._pool.connection() as conn:
@@ -146,29 +146,29 @@ class PostgresRecorder(Recorder):
             try:
                 return fetched()
             except (psycopg.OperationalError, psycopg.InterfaceError):
-                self._pool.check()  # the others of the pool may be cut as well
+                self._pool.check()  # the others of the pool may be broken as well
                 return fetched()
         except psycopg.ProgrammingError as error:
             raise ProgrammingError(str(error)) from error
         except psycopg.Error as error:
             raise OperationalError(str(error)) from error
 
-    def _asked(self, statement: Statement, *parameters: object, row: Callable[[Sequence[Any]], T]) -> list[T]:
+    def _fetch(self, statement: Statement, *parameters: object, row: Callable[[Sequence[Any]], T]) -> list[T]:
         texts = [str(parameter).encode() for parameter in parameters]
         return self._fetched(lambda conn: ask(conn, statement, texts, row))
 
-    def _executed(self, query: str, parameters: Parameters, row_factory: BaseRowFactory[T]) -> list[T]:
+    def _execute(self, query: str, parameters: Parameters, row_factory: BaseRowFactory[T]) -> list[T]:
         def fetch(conn: Connection[Any]) -> list[T]:
             cursor: Cursor[T] = conn.cursor(binary=True, row_factory=row_factory)
             return cursor.execute(query.encode(), parameters, prepare=True).fetchall()
 
         return self._fetched(fetch)
 
-    def _selected(self, query: str, parameters: Parameters) -> list[LogRow]:
-        return self._executed(_SELECT + query, parameters, _log_row)
+    def _select(self, query: str, parameters: Parameters) -> list[LogRow]:
+        return self._execute(_SELECT + query, parameters, _log_row)
 
     def _rows(self, query: str, parameters: Parameters) -> list[DictRow]:
-        return self._executed(query, parameters, dict_row)
+        return self._execute(query, parameters, dict_row)
 
     def select_events(
         self,
@@ -179,10 +179,10 @@ class PostgresRecorder(Recorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[Notification]:
-        """See the library's interface."""
+        """See the interface of the library."""
         query = "WHERE stream = %(stream)s AND version > %(gt)s AND version <= %(lte)s ORDER BY version "
         bounds = {"gt": -1 if gt is None else gt, "lte": _LAST if lte is None else lte, "limit": limit or _LAST}
-        rows = self._selected(
+        rows = self._select(
             query + ("DESC LIMIT %(limit)s" if desc else "ASC LIMIT %(limit)s"),
             {"stream": str(originator_id), **bounds},
         )
@@ -197,7 +197,7 @@ class PostgresRecorder(Recorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """See the library's interface."""
+        """See the interface of the library."""
         after = 0 if start is None else start - inclusive_of_start
         if not topics:
             return as_notifications(self.rows(after, limit, stop))
@@ -205,56 +205,56 @@ class PostgresRecorder(Recorder):
             "WHERE position > %(after)s AND position <= %(stop)s AND topic = ANY(%(topics)s) "
             "ORDER BY position LIMIT %(limit)s"
         )
-        return as_notifications(self._selected(query, {"topics": list(topics), **_bounds(after, limit, stop)}))
+        return as_notifications(self._select(query, {"topics": list(topics), **_bounds(after, limit, stop)}))
 
     def rows_of_stream(self, stream: str, after: int) -> list[LogRow]:
-        """The rows of a stream behind a version."""
-        return self._asked(_OF_STREAM, stream, after, row=LogRow._make)
+        """Return the rows of a stream after a version."""
+        return self._fetch(_OF_STREAM, stream, after, row=LogRow._make)
 
     def rows(self, after: int, limit: int, stop: int | None) -> list[LogRow]:
-        """Rows behind a position."""
-        return self._asked(_BEHIND, after, _LAST if stop is None else stop, limit, row=LogRow._make)
+        """Return rows after a position."""
+        return self._fetch(_AFTER, after, _LAST if stop is None else stop, limit, row=LogRow._make)
 
     def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> list[LogRow]:
-        """Rows of an account behind a position."""
+        """Return rows of an account after a position."""
         query = (
             "WHERE account_id = %(account)s AND position > %(after)s AND position <= %(stop)s "
             "ORDER BY position LIMIT %(limit)s"
         )
-        return self._selected(query, {"account": account_id, **_bounds(after, limit, stop)})
+        return self._select(query, {"account": account_id, **_bounds(after, limit, stop)})
 
     def position_at(self, moment: datetime) -> int:
-        """The last position up to a moment."""
+        """Return the last position recorded at a time or before."""
         query = "SELECT position FROM log.events WHERE recorded_at <= %(moment)s ORDER BY position DESC LIMIT 1"
         rows = self._rows(query, {"moment": moment})
         return rows[0]["position"] if rows else 0
 
     def max_notification_id(self) -> int | None:
-        """The position of the last event."""
-        ((position,),) = self._asked(_HEAD, row=tuple)
+        """Return the last position."""
+        ((position,),) = self._fetch(_HEAD, row=tuple)
         return position or None
 
     def max_tracking_id(self, application_name: str) -> int | None:
-        """How far an application of the library has read."""
+        """Return how far a process application has read."""
         query = "SELECT notification_id FROM log.tracking WHERE application_name = %(name)s"
         rows = self._rows(query, {"name": application_name})
         return rows[0]["notification_id"] if rows else None
 
     def handled(self, received: InboxEntry) -> range | None:
-        """The positions of what a message led to."""
-        for body_sha256, first, last in self._asked(_HANDLED, received.message_id, row=tuple):
+        """Return the positions of the events of a message."""
+        for body_sha256, first, last in self._fetch(_HANDLED, received.message_id, row=tuple):
             if body_sha256 != received.body_sha256:
                 raise received.reused()
             return range(first, last + 1)
         return None
 
     def snapshot(self, stream: str) -> Snapshot | None:
-        """The latest snapshot of a stream."""
-        rows = self._asked(_SNAPSHOT, stream, row=tuple)
+        """Return the latest snapshot of a stream."""
+        rows = self._fetch(_SNAPSHOT, stream, row=tuple)
         return Snapshot(*rows[0]) if rows else None
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot in the place of an older one of its stream."""
+        """Store a snapshot, replacing an older one of its stream."""
         query = (
             "INSERT INTO log.snapshots AS s (stream, version, account_id, shape, state) "
             "VALUES (%(stream)s, %(version)s, %(account_id)s, %(shape)s, %(state)s) "
@@ -264,18 +264,18 @@ class PostgresRecorder(Recorder):
         self._rows(query, asdict(snapshot))
 
     def document(self, sha256: str) -> StoredDocument | None:
-        """A document by the SHA-256 of its bytes."""
+        """Return a document by the SHA-256 of its bytes."""
         query = "SELECT sha256, media_type, content FROM log.documents WHERE sha256 = %(sha256)s"
         rows = self._rows(query, {"sha256": sha256})
         return StoredDocument(**rows[0]) if rows else None
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> _Subscription:
-        """The library's subscription: it listens, and also looks by itself."""
+        """Return a subscription of the library, which listens and also polls."""
         return _Subscription(self, gt, topics)
 
 
 class _Subscription(ListenNotifySubscription[PostgresRecorder]):
-    """Woken by news, which include a look every half second: one that is lost costs no more than that."""
+    """Woken by notifications, and every half second: a lost notification costs no more than that."""
 
     def __init__(self, recorder: PostgresRecorder, gt: int | None, topics: Sequence[str]) -> None:
         super().__init__(recorder=recorder, gt=gt, topics=topics)
@@ -285,7 +285,7 @@ class _Subscription(ListenNotifySubscription[PostgresRecorder]):
 
     def _wake(self) -> None:
         while not self._ended.is_set():
-            self._recorder.news.wait_past(self._recorder.news.count, timeout_s=0.5)
+            self._recorder.notifier.wait_past(self._recorder.notifier.count, timeout_s=0.5)
             self._has_been_notified.set()
 
     def stop(self) -> None:
@@ -295,7 +295,7 @@ class _Subscription(ListenNotifySubscription[PostgresRecorder]):
 
 @contextmanager
 def postgres_log(database_url: str, pool_size: int = 8, master_key: bytes | None = None) -> Iterator[Log]:
-    """The log in a migrated database.
+    """Yield the log of a migrated database.
 
     Raises:
         DatabaseUnavailable: names the setting.

@@ -1,7 +1,6 @@
-"""What the log asks of a recorder, beyond the eventsourcing library's interfaces.
+"""The interface of our recorders, in addition to those of the eventsourcing library.
 
-The library's tools work on any recorder of ours: an event that comes without a record of who caused it gets one that
-says so.
+The tools of the library work on all of them: an event without a cause gets one that names the library.
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ from infra.event_log.notifications import Notifier
 from infra.personal_data.person_keys import PersonKeys
 
 LIBRARY = "system:eventsourcing"
-"""The actor, and the correlation id, of events that the library's own tools append."""
+"""The actor and correlation id of events that the tools of the library append."""
 
 
 class MessageIdReused(Refusal):
-    """The id of a message that was dealt with came again, with another body."""
+    """The id of a handled message was used again with another body."""
 
 
 class AlreadyHandled(Exception):
-    """The message was dealt with before; ``positions`` are those of the events that it led to then."""
+    """The message was handled before; ``positions`` are those of its events."""
 
     def __init__(self, positions: range) -> None:
-        super().__init__(f"The message was dealt with before, at positions {list(positions)}.")
+        super().__init__(f"The message was handled before, at positions {list(positions)}.")
         self.positions = positions
 
 
 class LogRow(NamedTuple):
-    """A row of the log, less its hash. ``id`` is its position; 0 where it has none yet.
+    """A row of the log without its hash. ``id`` is its position, 0 before it is appended.
 
-    It has the attributes of the library's `Notification`, and stands wherever that does; a replay makes millions, and a
-    tuple costs a fifth of a frozen class.
+    It has the attributes of the library's `Notification`, and replaces it: a replay creates millions, and a tuple costs
+    a fifth of a frozen class.
     """
 
     originator_id: str
@@ -54,7 +53,7 @@ class LogRow(NamedTuple):
 
     @classmethod
     def of_stored(cls, event: StoredEvent | LogRow, position: int = 0) -> LogRow:
-        """The row of an event; where it comes without a record, with one that says so."""
+        """Return the row of an event; one without a cause gets that of the library."""
         if isinstance(event, LogRow):
             return event._replace(id=position) if position else event
         stream, now = str(event.originator_id), datetime.now(UTC)
@@ -64,13 +63,13 @@ class LogRow(NamedTuple):
 
 
 def as_notifications(rows: Sequence[LogRow]) -> Sequence[Notification]:
-    """Rows by the library's name for them."""
+    """Cast rows to the type of the library."""
     return cast("Sequence[Notification]", rows)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document whose bytes are to be kept in the same commit as the events that name it."""
+    """A document whose bytes are stored in the same commit as the events that name it."""
 
     sha256: str
     media_type: str
@@ -79,21 +78,21 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class InboxEntry:
-    """A message that led to an append: its id, and the SHA-256 of its body. Written to the inbox in the same commit."""
+    """A message that caused an append: its id, and the SHA-256 of its body. Recorded in the same commit."""
 
     message_id: str
     body_sha256: bytes
 
     def reused(self) -> MessageIdReused:
-        """The refusal where the inbox has this id with another body."""
+        """Return the refusal of an id that was used with another body."""
         return MessageIdReused(
-            f"The message id {self.message_id} was used before, for another message; give each message its own."
+            f"The message id {self.message_id} was used for another message; give each message an id of its own."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a stream at a version, as JSON; ``shape`` names the type and the fold that it came of."""
+    """The state of a stream at a version, as JSON; ``shape`` identifies its type and its fold."""
 
     stream: str
     version: int
@@ -103,60 +102,60 @@ class Snapshot:
 
 
 class Recorder(ProcessRecorder, ABC):
-    """A recorder of the library that keeps an inbox, and documents, in the commit of the events.
+    """A recorder of the library that also records an inbox and documents in the commit of the events.
 
     ``insert_events`` also takes ``received=``, an `InboxEntry`, and ``documents=``, a sequence of `StoredDocument`. It
-    raises `AlreadyHandled` or `MessageIdReused` if the inbox knows the message. Each stream has to go on from its last
-    version; a new one begins with 0 or 1.
+    raises `AlreadyHandled` or `MessageIdReused` if the inbox has the message. The versions of a stream are consecutive;
+    a new one starts with 0 or 1.
 
-    ``keys`` are those of the personal data that its events hold; ``news`` tells of what anybody appends.
+    ``keys`` are the keys of personal data; ``notifier`` notifies waiters of new events, whoever appended them.
     """
 
     keys: PersonKeys
-    news: Notifier
+    notifier: Notifier
 
     @abstractmethod
     def handled(self, received: InboxEntry) -> range | None:
-        """The positions of what a message led to; none where it was not dealt with.
+        """Return the positions of the events of a message, or None if it was not handled.
 
         Raises:
-            MessageIdReused: it was, with another body.
+            MessageIdReused: its id was used with another body.
         """
 
     @abstractmethod
     def snapshot(self, stream: str) -> Snapshot | None:
-        """The latest snapshot of a stream."""
+        """Return the latest snapshot of a stream."""
 
     @abstractmethod
     def keep_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot in the place of an older one of its stream."""
+        """Store a snapshot, replacing an older one of its stream."""
 
     @abstractmethod
     def document(self, sha256: str) -> StoredDocument | None:
-        """A document by the SHA-256 of its bytes."""
+        """Return a document by the SHA-256 of its bytes."""
 
     @abstractmethod
     def rows_of_stream(self, stream: str, after: int) -> Sequence[LogRow]:
-        """The rows of a stream behind a version, in the order of versions."""
+        """Return the rows of a stream after a version, in order."""
 
     @abstractmethod
     def rows(self, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
-        """Rows behind a position, up to and with ``stop``, in the order of positions."""
+        """Return rows after a position up to and including ``stop``, in order."""
 
     @abstractmethod
     def rows_of_account(self, account_id: str, after: int, limit: int, stop: int | None) -> Sequence[LogRow]:
-        """Rows of an account behind a position, up to and with ``stop``, in the order of positions."""
+        """Return rows of an account after a position up to and including ``stop``, in order."""
 
     @abstractmethod
     def position_at(self, moment: datetime) -> int:
-        """The position of the last event that was recorded up to a moment; 0 where there is none."""
+        """Return the last position recorded at a time or before; 0 if there is none."""
 
 
 def expected_versions(events: Sequence[StoredEvent | LogRow]) -> dict[str, int]:
-    """The version that each stream has to be at for these events to follow.
+    """Return the version that each stream must have before these events.
 
     Raises:
-        IntegrityError: they have a gap, or a version twice.
+        IntegrityError: their versions have a gap or a duplicate.
     """
     expected: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -164,6 +163,6 @@ def expected_versions(events: Sequence[StoredEvent | LogRow]) -> dict[str, int]:
         stream, version = str(event.originator_id), event.originator_version
         expected.setdefault(stream, version - 1)
         if last.get(stream, version - 1) != version - 1:
-            raise IntegrityError(f"The new events of {stream} do not follow one another.")
+            raise IntegrityError(f"The versions of the new events of {stream} are not consecutive.")
         last[stream] = version
     return expected

@@ -1,7 +1,7 @@
-"""Snapshots of long streams: taken behind the log, off the way of any command, and ignored when their shape is old.
+"""Snapshots of long streams: taken in the background, and ignored if their shape is outdated.
 
-The *shape* of a snapshot names the schema of the state and the code that folds it: whichever changes, the snapshots of
-before are not read any more, and new ones take their place. States with personal data are never kept.
+The *shape* of a snapshot identifies the schema of its state and the code that folds it. If either changes, older
+snapshots are not read any more, and new ones replace them. States with personal data are never stored.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from infra.event_log.state_cache import CachedState
 from infra.postgres.positions import move_position, position_of
 
 EVERY: Final = 100
-"""A stream gets a snapshot whenever it has grown by so many events."""
+"""A stream gets a snapshot each time it has grown by so many events."""
 
-PAGE: Final = 10_000
+SCAN_POSITIONS: Final = 10_000
 NAME: Final = "snapshots"
 AnyDecider = Decider[Any, Any, Any]
 IMPERSONAL: Final[tuple[AnyDecider, ...]] = (
@@ -63,13 +63,13 @@ def _shape(category: str) -> str:
 
 
 def snapshot_of(decider: AnyDecider, stream: str, recent: CachedState) -> Snapshot:
-    """A state, to be kept."""
+    """Return the snapshot of a state."""
     state = _adapter(decider.category).dump_json(recent.state)
     return Snapshot(stream, recent.version, recent.account_id, _shape(decider.category), state)
 
 
 def from_snapshot(decider: AnyDecider, stream: str, log: Log) -> CachedState | None:
-    """The state that the stream's snapshot holds; none where there is none, or it is of another shape."""
+    """Return the state in the snapshot of a stream; None if there is none, or it has another shape."""
     if decider.personal:
         return None
     snapshot = log.snapshot(stream, _shape(decider.category))
@@ -80,7 +80,7 @@ def from_snapshot(decider: AnyDecider, stream: str, log: Log) -> CachedState | N
 
 
 def load_aggregate(decider: AnyDecider, stream: str, log: Log) -> CachedState:
-    """An aggregate as the log tells it now; folded on from what is kept of it in memory, or in a snapshot."""
+    """Return the current state of an aggregate, replayed from its cached state or its snapshot."""
     base = log.recent.get(stream) or from_snapshot(decider, stream, log) or CachedState(0, decider.initial, None)
     events = log.load(stream, after=base.version)
     if not events:
@@ -95,11 +95,11 @@ def load_aggregate(decider: AnyDecider, stream: str, log: Log) -> CachedState:
 
 
 def take_snapshots(conn: Connection[DictRow], log: Log) -> int:
-    """Take the snapshots that are due since the last time. Gives how many."""
+    """Take the snapshots that are due since the last call. Returns their number."""
     before, head = position_of(conn, NAME), log.head()
     taken = 0
     while before < head:
-        upto = min(before + PAGE, head)
+        upto = min(before + SCAN_POSITIONS, head)
         due = conn.execute(
             "SELECT DISTINCT stream FROM log.events WHERE position > %s AND position <= %s AND version %% %s = 0",
             (before, upto, EVERY),
@@ -110,8 +110,8 @@ def take_snapshots(conn: Connection[DictRow], log: Log) -> int:
                 continue
             try:
                 log.keep_snapshot(snapshot_of(decider, stream, load_aggregate(decider, stream, log)))
-            except UnreadableEvent as error:  # who loads the stream is told; no other stream is to suffer
-                logger.warning("there is no snapshot of %s: %s", stream, error)
+            except UnreadableEvent as error:  # loading that stream raises it; others are not affected
+                logger.warning("no snapshot of %s: %s", stream, error)
             else:
                 taken += 1
         move_position(conn, NAME, upto)

@@ -1,4 +1,4 @@
-"""States of aggregates as they were lately, in this process's memory: a busy one is not folded anew each time."""
+"""A cache of aggregate states in the memory of this process, so that busy aggregates are not replayed each time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
 
-MOST: Final = 10_000
-"""How many states are kept: the least recently used ones go first."""
+STATES_MAX: Final = 10_000
+"""The largest number of states: the least recently used are evicted first."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedState:
-    """An aggregate's state at a version of its stream, and the account of its first event."""
+    """The state of an aggregate at a version of its stream, and the account of its first event."""
 
     version: int
     state: Any
@@ -21,26 +21,26 @@ class CachedState:
 
 
 class StateCache:
-    """May be behind the log, never ahead of it: an append checks versions, and who appends nothing asks the log."""
+    """May lag behind the log, and is never ahead of it. Appends check versions; without an append, the log is read."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, states_max: int = STATES_MAX) -> None:
+        self._states_max = states_max
         self._states: OrderedDict[str, CachedState] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, stream: str) -> CachedState | None:
-        """The state of a stream, where it is kept."""
+        """Return the cached state of a stream, or None."""
         with self._lock:
             if stream in self._states:
                 self._states.move_to_end(stream)
             return self._states.get(stream)
 
     def keep(self, stream: str, state: CachedState) -> None:
-        """Keep a state, unless a later one is kept."""
+        """Cache a state, unless a later one is cached."""
         with self._lock:
             kept = self._states.get(stream)
             if kept is None or kept.version < state.version:
                 self._states[stream] = state
             self._states.move_to_end(stream)
-            if len(self._states) > self._most:
+            if len(self._states) > self._states_max:
                 self._states.popitem(last=False)

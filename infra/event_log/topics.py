@@ -1,4 +1,4 @@
-"""The stored name of every event. Moving or renaming a class never orphans history, for the names are pinned."""
+"""The stored name of every event. The names are pinned, so moving or renaming a class never orphans history."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AGGREGATES = (
 
 @cache
 def topics() -> dict[str, type[Event]]:
-    """Every event class by its topic, registered with the eventsourcing library too, so that its tools resolve them."""
+    """Return all event classes by topic. They are also registered with eventsourcing, whose tools resolve topics."""
     classes = [event for union in AGGREGATES for event in get_args(union) or (union,)]
     for event in classes:
         register_topic(event.TOPIC, event)

@@ -1,7 +1,7 @@
-"""Stored events of shapes that are retired, and what makes today's of them.
+"""Upcasts: how stored events of retired versions are read as the current version.
 
-A stored event is never changed. Where its meaning needed more, or other, fields, the event got the next version of its
-topic, and this table says how one of the version before is read. Its golden file stays for ever.
+A stored event is never changed. If it needs more or other fields, the event gets the next version of its topic, and
+this table defines how the version before is read. Its golden file is kept for ever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ State = dict[str, Any]
 
 
 class Upcast(NamedTuple):
-    """The topic that a retired one became, and its state there."""
+    """The topic that replaced a retired one, and the conversion of its state."""
 
     topic: str
     state: Callable[[State], State]
@@ -25,12 +25,12 @@ UPCASTS: Final[Mapping[str, Upcast]] = {
 
 
 def topic_today(topic: str) -> str:
-    """The topic that events of a topic are read as: its own, unless it is retired."""
+    """Return the topic as which events of a topic are read: its own, unless it is retired."""
     return topic_today(UPCASTS[topic].topic) if topic in UPCASTS else topic
 
 
 def stored_topics(topics: Iterable[str]) -> list[str]:
-    """The topics under which events that are read as one of ``topics`` may be stored."""
+    """Return the topics under which events that are read as one of ``topics`` may be stored."""
     wanted = set(topics)
     while older := {topic for topic, upcast in UPCASTS.items() if upcast.topic in wanted} - wanted:
         wanted |= older

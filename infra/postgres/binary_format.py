@@ -1,4 +1,4 @@
-"""Arrays of rows for PostgreSQL, packed by us: psycopg's own dumpers take many times as long.
+"""The binary format of PostgreSQL for arrays of rows: the dumpers of psycopg take many times as long.
 
 The layouts are those of ``array_recv`` (src/backend/utils/adt/arrayfuncs.c), one dimension and its length, then for
 each element its length in bytes and its bytes; and of ``record_recv`` (rowtypes.c), the number of columns, then for
@@ -19,7 +19,7 @@ INT4: Final = 23
 TEXT: Final = 25
 TIMESTAMPTZ: Final = 1184
 UUID: Final = 2950
-"""Types by their numbers in ``pg_type``."""
+"""Oids of types in ``pg_type``."""
 
 _LENGTH = struct.Struct(">i").pack
 _TYPE_AND_LENGTH = struct.Struct(">Ii").pack
@@ -31,22 +31,22 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(moment: datetime) -> int:
-    """A moment as PostgreSQL keeps it: microseconds since 2000-01-01 UTC."""
+    """Return a time as PostgreSQL stores it: microseconds since 2000-01-01 UTC."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def packed_bytes(value: bytes | None) -> bytes:
-    """Bytes behind their length."""
+    """Return bytes with their length before them."""
     return _NULL if value is None else _LENGTH(len(value)) + value
 
 
 def packed_text(value: str | None) -> bytes:
-    """A text in UTF-8, behind its length in bytes."""
+    """Return a text in UTF-8 with its length in bytes before it."""
     return _NULL if value is None else packed_bytes(value.encode())
 
 
 def text_column(value: str | None) -> bytes:
-    """A text as a column of a row."""
+    """Return a text as a column of a row."""
     if value is None:
         return _NO_TEXT
     text = value.encode()
@@ -54,22 +54,22 @@ def text_column(value: str | None) -> bytes:
 
 
 name_column = lru_cache(4096)(text_column)
-"""The same, for texts that come again and again: topics, actors, accounts."""
+"""The same, cached, for frequent texts: topics, actors, accounts."""
 
 _NO_TEXT = _TYPE_AND_LENGTH(TEXT, -1)
 
 
 def bytes_column(value: bytes) -> bytes:
-    """Bytes as a column of a row."""
+    """Return bytes as a column of a row."""
     return _TYPE_AND_LENGTH(BYTEA, len(value)) + value
 
 
 def array(element_type: int, elements: Sequence[bytes]) -> bytes | None:
-    """An array of elements, each behind its length; none where there are none."""
+    """Return an array of elements, each with its length before it; None for an empty one."""
     return _HEADER(1, 1, element_type, len(elements), 1) + b"".join(elements) if elements else None
 
 
 @lru_cache(4096)
 def packed_int4(value: int) -> bytes:
-    """An element of an array of ``int4``."""
+    """Return an element of an array of ``int4``."""
     return _INT4(4, value)

@@ -16,7 +16,14 @@ from psycopg import Connection, sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import scalar_row, tuple_row
 
-from infra.postgres.connections import LINE, OWNER_SETTING, WRITER, DatabaseUnavailable, named, whereabouts
+from infra.postgres.connections import (
+    CONNECTION_PARAMETERS,
+    OWNER_SETTING,
+    WRITER,
+    DatabaseUnavailable,
+    named,
+    whereabouts,
+)
 
 MIGRATION_LOCK = 7_286_131
 
@@ -48,7 +55,7 @@ def migrate(owner_url: str) -> list[str]:
         DatabaseUnavailable: the database cannot be reached, or its user may not create what is needed.
         AnotherVersion: nothing was changed.
     """
-    with named(owner_url, OWNER_SETTING), psycopg.connect(make_conninfo(owner_url, **LINE)) as conn:
+    with named(owner_url, OWNER_SETTING), psycopg.connect(make_conninfo(owner_url, **CONNECTION_PARAMETERS)) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         if foreign(conn):
             raise AnotherVersion(f"{OWNER_SETTING} ({whereabouts(owner_url)})")

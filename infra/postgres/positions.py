@@ -1,4 +1,4 @@
-"""How far whoever follows the log has come: each projection, each rebuild, and the relay, by its name."""
+"""Saved positions: how far each projection, rebuild and the relay has read the log, by name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from psycopg.rows import DictRow
 
 
 def position_of(conn: Connection[DictRow], name: str) -> int:
-    """How far the projection (or the relay) of a name has come; 0 where it has not begun."""
+    """Return the saved position of a name; 0 if there is none."""
     row = conn.execute("SELECT position FROM read.positions WHERE name = %s", (name,)).fetchone()
     return row["position"] if row else 0
 
 
 def move_position(conn: Connection[DictRow], name: str, position: int) -> None:
-    """Record how far the projection (or the relay) of a name has come."""
+    """Save the position of a name."""
     conn.execute(
         "INSERT INTO read.positions (name, position) VALUES (%s, %s) "
         "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
@@ -22,5 +22,5 @@ def move_position(conn: Connection[DictRow], name: str, position: int) -> None:
 
 
 def drop_position(conn: Connection[DictRow], name: str) -> None:
-    """Forget how far one has come that is no more."""
+    """Delete the position of a name."""
     conn.execute("DELETE FROM read.positions WHERE name = %s", (name,))

@@ -1,8 +1,8 @@
-"""Statements that are asked all day, the shortest way that psycopg has: prepared statements of libpq, at once.
+"""Prepared statements by libpq directly, for the most frequent queries.
 
-A cursor's ``execute`` takes three times as long as the server does for a row by its key, and comes back to Python
-often, where other threads are in its way. What is lost is what a cursor does besides: this takes parameters as they go
-over the wire, blocks while it waits, and prepares by a name of the caller's.
+A cursor's ``execute`` takes three times as long as the server needs for a row by its key, and returns to Python often,
+where it competes for the GIL. In exchange this does less than a cursor: it takes parameters in wire format, blocks
+while it waits, and prepares under a name that the caller gives.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 T = TypeVar("T")
 _prepared: WeakKeyDictionary[Connection[Any], dict[bytes, abc.Transformer]] = WeakKeyDictionary()
-"""For each statement that a connection has prepared, what reads its rows; after the first time it knows their types.
-(It knows no connection, which it would keep. All of ours have UTF-8 and UTC, which it takes for granted.)"""
+"""The reader of rows for each prepared statement of a connection; it learns the column types at the first use.
+(It has no reference to the connection, which it would keep alive. It assumes UTF-8 and UTC, which all of ours have.)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A query by the name under which each connection prepares it, once. Its parameters are ``$1``, ``$2`` and so on.
+    """A query, and the name under which each connection prepares it once. Its parameters are ``$1``, ``$2`` and so on.
 
-    ``binary`` says whether they come in PostgreSQL's binary format, or as texts.
+    ``binary`` says whether they are in the binary format of PostgreSQL or texts.
     """
 
     name: bytes
@@ -41,13 +41,13 @@ def ask(
     parameters: Sequence[bytes | None],
     row: Callable[[Sequence[Any]], T],
 ) -> list[T]:
-    """The rows of a statement, each made by ``row``.
+    """Execute a statement. Returns its rows, each converted by ``row``.
 
     Raises:
         psycopg.Error: as a cursor does.
     """
     if not conn.autocommit and conn.info.transaction_status is TransactionStatus.IDLE:
-        conn.execute("")  # a transaction has to begin, as it would for any other statement
+        conn.execute("")  # start a transaction, as a cursor would
     with conn.lock:
         pgconn = conn.pgconn
         prepared = _prepared.setdefault(conn, {})

@@ -97,7 +97,7 @@ class Runner:
     def end(self) -> None:
         """Ask it to end after the batch in progress."""
         self._stopped.set()
-        self._log.news.tell()
+        self._log.notifier.notify()
 
     def stop(self) -> None:
         """End it, and wait until it has ended."""
@@ -123,13 +123,13 @@ class Runner:
         while not self._stopped.is_set() and not only_one(conn, lock_of(self.projection)):
             self._stopped.wait(RETRY_S)
         while not self._stopped.is_set():
-            seen = self._log.news.count
+            seen = self._log.notifier.count
             if self._is_still_halted(conn):
                 self._stopped.wait(min(POLL_S, RETRY_S))
                 continue
             count = self.step(conn)
             if not count:
-                self._log.news.wait_past(seen, POLL_S)
+                self._log.notifier.wait_past(seen, POLL_S)
             elif count < engine.BATCH:
                 self._stopped.wait(GATHER_S)
 
@@ -163,7 +163,7 @@ class Runner:
             if self._batch < engine.BATCH or self.halted:
                 passed(conn, name, position)
             self._batch = min(2 * self._batch, engine.BATCH)
-            _MOVED.tell()
+            _MOVED.notify()
         if self.halted is not None:
             logger.warning("projection %s continues", name)
             self.halted = None

@@ -96,7 +96,7 @@ NO_AMOUNTS = [
 
 @pytest.mark.parametrize("text", NO_AMOUNTS)
 def test_what_is_no_plain_decimal_is_refused(text: str) -> None:
-    with pytest.raises(AmountNotExact, match="is no amount"):
+    with pytest.raises(AmountNotExact, match="is not an amount"):
         from_decimal_string(text, "EUR")
 
 

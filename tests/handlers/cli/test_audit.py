@@ -789,7 +789,7 @@ def test_a_broker_that_keeps_no_streams_is_named(
         for arguments in (("checkpoint",), ("verify", "--published", "--checkpoints", os.devnull)):
             status, _, errors = run_at(history[0], *arguments)
             assert (status, errors.count("\n")) == (1, 1)
-            assert f"TRUNKLINE_NATS_URL (nats://127.0.0.1:{port}) does not serve" in errors
+            assert f"TRUNKLINE_NATS_URL (nats://127.0.0.1:{port}) is unavailable" in errors
         plain.terminate()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import infra.event_log.fair_wakeup
-from infra.event_log.fair_wakeup import AT_ONCE, FairWakeup, Waiter
+from infra.event_log.fair_wakeup import PERMITS, FairWakeup, Waiter
 
 
 @pytest.fixture(autouse=True)
@@ -37,20 +37,20 @@ def test_a_few_are_called_and_each_calls_the_next_as_it_goes_on() -> None:
     turns, waiters = FairWakeup(), [Waiter() for _ in range(6)]
     turns.call(waiters[:4])
     turns.call(waiters[4:])
-    assert called(waiters) == list(range(AT_ONCE))
+    assert called(waiters) == list(range(PERMITS))
     for gone in range(3):
         turns.wait(waiters[gone])
-        assert called(waiters) == list(range(gone + 1, gone + 1 + AT_ONCE))  # a lock is taken by who waited for it
+        assert called(waiters) == list(range(gone + 1, gone + 1 + PERMITS))  # a lock is taken by who waited for it
 
 
 def test_a_turn_that_nobody_waited_for_is_kept_for_who_comes() -> None:
-    turns, waiters = FairWakeup(), [Waiter() for _ in range(AT_ONCE)]
+    turns, waiters = FairWakeup(), [Waiter() for _ in range(PERMITS)]
     turns.call(waiters)
     for waiter in waiters:
         turns.wait(waiter)
-    later = [Waiter() for _ in range(AT_ONCE + 1)]
+    later = [Waiter() for _ in range(PERMITS + 1)]
     turns.call(later)
-    assert called(later) == list(range(AT_ONCE))
+    assert called(later) == list(range(PERMITS))
 
 
 def test_who_is_late_waits_for_no_turn() -> None:
@@ -63,9 +63,9 @@ def test_who_is_late_waits_for_no_turn() -> None:
     assert called(waiters) == list(range(1, 8))
     for waiter in waiters[1:]:
         turns.wait(waiter)
-    later = [Waiter() for _ in range(AT_ONCE + 1)]
+    later = [Waiter() for _ in range(PERMITS + 1)]
     turns.call(later)
-    assert called(later) == list(range(AT_ONCE)), "who was late had no turn to give back"
+    assert called(later) == list(range(PERMITS)), "who was late had no turn to give back"
 
 
 def test_who_is_waited_for_with_others_keeps_no_turn() -> None:
@@ -78,8 +78,8 @@ def test_who_is_waited_for_with_others_keeps_no_turn() -> None:
 
 @pytest.mark.parametrize("before_its_turn", [True, False])
 def test_who_may_be_interrupted_has_no_turn_to_lose(before_its_turn: bool) -> None:
-    turns, waiters = FairWakeup(), [Waiter() for _ in range(AT_ONCE)]
-    given_up: list[Any] = [Waiter() for _ in range(AT_ONCE)]
+    turns, waiters = FairWakeup(), [Waiter() for _ in range(PERMITS)]
+    given_up: list[Any] = [Waiter() for _ in range(PERMITS)]
     for waiter in given_up:
         waiter.unattended = True
 
@@ -95,14 +95,14 @@ def test_who_may_be_interrupted_has_no_turn_to_lose(before_its_turn: bool) -> No
     else:
         turns.call([*given_up, *waiters])
         give_up()
-    assert called(waiters) == list(range(AT_ONCE))
+    assert called(waiters) == list(range(PERMITS))
 
 
 def test_who_may_be_interrupted_calls_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     turns, waiter = FairWakeup(), Waiter()
     waiter.unattended = True
     turns.call([waiter])
-    monkeypatch.setattr(turns, "_go_on", Interrupted().acquire)
+    monkeypatch.setattr(turns, "_wake_next", Interrupted().acquire)
     turns.wait(waiter)
 
 
@@ -129,4 +129,4 @@ def test_nobody_is_forgotten_however_they_race() -> None:
             gone.result(timeout=60)
     asked.put(None)
     caller.join(timeout=60)
-    assert len(turns._free) == AT_ONCE
+    assert len(turns._free) == PERMITS

@@ -182,8 +182,8 @@ def test_a_version_from_the_future_is_named_and_no_other_stream_suffers(log: Log
     log._recorder.insert_events([StoredEvent("invoice_link-1", 1, "invoice_link.LinkRevoked.v9", state)])
     log._recorder.insert_events([StoredEvent("invoice_link-2", 1, "invoice_link.LinkRevoked.v2", state)])
     said = (
-        "Event invoice_link-1 version 1, at position 1, cannot be read: the topic 'invoice_link.LinkRevoked.v9' is not "
-        "one that this version of Trunkline knows; it knows v1 and v2 of it, so a later version wrote this"
+        "Event invoice_link-1 version 1, at position 1, cannot be read: the topic 'invoice_link.LinkRevoked.v9' is "
+        "unknown to this version of Trunkline; it knows v1 and v2 of it, so a later version wrote this"
     )
     with pytest.raises(UnreadableEvent, match=re.escape(said)):
         log.load("invoice_link-1")
@@ -196,7 +196,7 @@ def test_a_golden_event_that_fails_is_named(tmp_path: Path) -> None:
         "order.OrderExpired.v1": (b"golden ticket", "Invalid JSON"),
         "order.OrderPlaced.v1": (fulfilled, "fulfilled_at"),
         "order.OrderFulfilled.v1": (fulfilled + b"\n", "it is written as"),
-        "order.TicketFound.v1": (b"{}", "'order.TicketFound.v1' is not one that"),
+        "order.TicketFound.v1": (b"{}", "'order.TicketFound.v1' is unknown to"),
     }
     for topic, (state, _) in broken.items():
         (tmp_path / f"{topic}.json").write_bytes(state)

@@ -158,7 +158,7 @@ def test_of_a_group_a_name_that_is_too_long_for_an_index_fails_and_nobody_else(
 def test_a_group_is_no_larger_than_a_statement_can_be(
     recorder: PostgresRecorder, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.event_log.group_commit.MAX_GROUP_BYTES", 1000)
+    monkeypatch.setattr("infra.event_log.group_commit.GROUP_BYTES_MAX", 1000)
     wrote: list[int] = []
 
     def counted(conn: Connection[Any], group: Sequence[Append]) -> Any:  # noqa: ANN401 - as it is
@@ -172,8 +172,8 @@ def test_a_group_is_no_larger_than_a_statement_can_be(
             until_asked(recorder, 4)
         assert sorted(position for future in asked for position in future.result()) == [2, 3, 4, 5]
     assert wrote[-2:] == [2, 2]
-    monkeypatch.setattr("infra.event_log.append.MOST_BYTES", 1000)
-    with pytest.raises(DataError, match=r"has 1,\d\d\d bytes; 1,000 are possible"):
+    monkeypatch.setattr("infra.event_log.append.APPEND_BYTES_MAX", 1000)
+    with pytest.raises(DataError, match=r"has 1,\d\d\d bytes; it may have at most 1,000"):
         recorder.insert_events(stored("candy-large", 1, state=bytes(1000)))
 
 
@@ -258,7 +258,7 @@ def test_in_a_group_each_message_has_its_own_outcome_and_its_own_positions(datab
             Append(stored("candy-4", 1), message("m-4")),
         ]
         for append, said in zip(group, appended(conn, group), strict=True):
-            append.said = said
+            append.result = said
     assert [group[n].outcome() for n in (0, 2, 4)] == [range(2, 4), range(4, 4), range(4, 5)]
     with pytest.raises(AlreadyHandled) as known:
         group[1].outcome()
@@ -559,7 +559,7 @@ def test_what_is_appended_here_is_told_before_whoever_appended_goes_on(
     monkeypatch.setattr(infra.event_log.postgres_recorder, "listening", lambda *_: nullcontext())
     with PostgresRecorder(database_url) as recorder:
         recorder.insert_events(stored("candy-1", 1))
-        assert recorder.news.count == 1
+        assert recorder.notifier.count == 1
 
 
 def test_who_appends_alone_waits_for_no_other_thread_but_the_main_one_does_for_it_may_be_interrupted(

@@ -141,7 +141,7 @@ def test_the_librarys_own_tools_find_the_class_of_a_topic() -> None:
 
 def test_an_unknown_topic_is_named() -> None:
     stored = StoredEvent("account-acme", 2, "account.TicketFound.v1", STORED.state)
-    assert "'account.TicketFound.v1' is not one that this version of Trunkline knows" in unreadable(stored)
+    assert "'account.TicketFound.v1' is unknown to this version of Trunkline" in unreadable(stored)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +261,14 @@ def test_without_keys_what_is_sealed_stays_so_and_nothing_looks_erased() -> None
     assert isinstance(event, BillingReceiverAdded)
     assert (event.receiver_id, event.contact.name, event.contact.phone) == ("wonka", "[sealed]", "[sealed]")
     assert "erased" not in event.contact.model_dump_json()
-    with pytest.raises(ValueError, match="no keys to seal them"):
+    with pytest.raises(ValueError, match="no key to encrypt it"):
         concealing.to_stored_event(WONKA_ADDED)
 
 
 def test_a_sealed_value_that_names_another_person_is_unreadable_and_not_erased() -> None:
     """One who was erased, or never was: else a word in the table would make anybody look erased."""
     KEYS.destroy("acme/violet")
-    assert "contact: it is sealed as another person's" in unreadable(sealed(person="acme/violet"))
+    assert "contact: it is encrypted for another person" in unreadable(sealed(person="acme/violet"))
 
 
 def test_a_sealed_value_of_another_shape_is_unreadable() -> None:
@@ -318,6 +318,6 @@ def test_an_event_that_does_not_say_whose_its_personal_data_are_is_not_stored() 
         Recorded("account-acme", 2, wonka_added, None, DORA, NOW),
         Recorded("invoice-1", 2, nobodys, "acme", DORA, NOW),
     ):
-        with pytest.raises(ValueError, match="does not say whose they are") as refused:
+        with pytest.raises(ValueError, match="names no person") as refused:
             MAPPER.to_stored_event(recorded)
         assert "wonka@" not in str(refused.value)

@@ -159,4 +159,4 @@ def test_one_stream_that_nobody_can_read_keeps_no_other_from_its_snapshot(
     postgres._recorder.insert_events(later)
     with connect(database_url) as conn:
         assert take_snapshots(conn, postgres) == 1
-    assert "there is no snapshot of allocation-later" in caplog.text
+    assert "no snapshot of allocation-later" in caplog.text

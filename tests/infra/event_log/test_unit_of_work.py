@@ -291,7 +291,7 @@ def test_what_holds_personal_data_is_not_remembered(memory: Log) -> None:
 
 
 def test_of_the_states_that_are_remembered_the_least_used_go_first() -> None:
-    recent = StateCache(most=2)
+    recent = StateCache(states_max=2)
     recent.keep("pool-1", CachedState(1, "old", None))
     recent.keep("pool-2", CachedState(1, "two", None))
     recent.keep("pool-1", CachedState(3, "new", None))

@@ -258,7 +258,7 @@ def test_an_event_of_a_later_version_halts_whoever_might_have_to_read_it_and_is_
     halted = parked(conn)
     assert set(halted) == {"timeline", "orders", "billing"}
     assert halted["orders"].position == 3
-    assert "'order.OrderPlaced.v9' is not one that this version of Trunkline knows" in halted["orders"].error
+    assert "'order.OrderPlaced.v9' is unknown to this version of Trunkline" in halted["orders"].error
     with pytest.raises(CannotRebuild, match=r"orders cannot be replayed past position 3: .*OrderPlaced\.v9"):
         rebuild(database_url, postgres, [ORDERS])
 
