@@ -24,7 +24,7 @@ TRUNCATED = "Trunkline-Truncated"
 DROPPED = "Trunkline-Dropped"
 ABOUT_THE_FAILURE = {ERROR, STREAM, CONSUMER, DELIVERIES, TRUNCATED}
 DROPPED_SUBJECTS = f"{DEAD_LETTER_SUBJECTS}.dropped"
-MOST_BYTES = 512 * 1024
+BODY_BYTES_MAX = 512 * 1024
 """Of a larger body the beginning is kept, which tells what it was: with the reason it has to fit into a message."""
 
 
@@ -81,7 +81,7 @@ def letter_of(message: Msg, error: Exception) -> Letter:
     """The dead letter of a delivery that failed for good."""
     where = message.metadata
     kept = {name: value for name, value in (message.headers or {}).items() if not name.startswith("Nats-")}
-    truncated = {TRUNCATED: str(len(message.data))} if len(message.data) > MOST_BYTES else {}
+    truncated = {TRUNCATED: str(len(message.data))} if len(message.data) > BODY_BYTES_MAX else {}
     headers = {
         **kept,
         ERROR: one_line(f"{type(error).__name__}: {error}"),
@@ -92,7 +92,7 @@ def letter_of(message: Msg, error: Exception) -> Letter:
         DELIVERIES: str(where.num_delivered),
         **truncated,
     }
-    return Letter(f"{DEAD_LETTER_SUBJECTS}.{where.consumer}", headers, message.data[:MOST_BYTES])
+    return Letter(f"{DEAD_LETTER_SUBJECTS}.{where.consumer}", headers, message.data[:BODY_BYTES_MAX])
 
 
 async def letters(jetstream: JetStreamContext, *, dropped: bool = False) -> AsyncIterator[Letter]:

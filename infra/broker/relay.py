@@ -41,7 +41,7 @@ POSITION_HEADER: Final = "Trunkline-Position"
 REBUILD: Final = -1
 """Saved in the place of a position: whoever relays is to empty the stream, and publish the whole log once more."""
 PAGE = 500
-UNDER_WAY = 2000
+IN_FLIGHT_MAX = 2000
 LOOK_BACK = 1000
 """So many messages at the end of the stream may be somebody else's; before that, the saved position is believed."""
 TRIES = 20
@@ -115,7 +115,7 @@ class Relay:
         self._database_url = database_url
         self._log = log
         self._encode = encode
-        self._most_bytes = 0
+        self._payload_bytes_max = 0
         self._news = 0
 
     async def run(self, client: Client, stopping: threading.Event) -> None:
@@ -129,7 +129,7 @@ class Relay:
             try:
                 while not stopping.is_set() and not await asyncio.to_thread(only_one, conn, NAME):
                     await asyncio.to_thread(stopping.wait, 0.5)
-                self._most_bytes = client.max_payload
+                self._payload_bytes_max = client.max_payload
                 await self._relay(conn, client, stopping)
             finally:
                 self.active = False
@@ -218,8 +218,10 @@ class Relay:
 
     def _outgoing(self, recorded: Recorded) -> Outgoing:
         body = self._encode(recorded)
-        if len(body) + 512 > self._most_bytes:  # the headers are part of what is counted
-            raise TooLarge(f"its message has {len(body)} bytes, and NATS takes {self._most_bytes} with the headers")
+        if len(body) + 512 > self._payload_bytes_max:  # the headers are part of what is counted
+            raise TooLarge(
+                f"its message has {len(body)} bytes, and NATS takes {self._payload_bytes_max} with the headers"
+            )
         subject = subject_of(type(recorded.event))
         return Outgoing(recorded.position, str(recorded.event_id), recorded.cause.correlation_id, subject, body)
 
@@ -316,7 +318,7 @@ class _Pipeline:
         """The last position that was acknowledged, with all before it."""
         self._client = client
         self._inbox = client.new_inbox()
-        self._under_way: dict[int, int] = {}
+        self._in_flight: dict[int, int] = {}
         self._last_id = ""
         self._failure: OutOfStep | None = None
         self._moved = asyncio.Event()
@@ -336,11 +338,11 @@ class _Pipeline:
             OutOfStep: one before it was not taken.
             TimeoutError: nothing was acknowledged for too long.
         """
-        if len(self._under_way) >= UNDER_WAY:
-            await self._wait_for(UNDER_WAY // 2)
+        if len(self._in_flight) >= IN_FLIGHT_MAX:
+            await self._wait_for(IN_FLIGHT_MAX // 2)
         self._check()
         expected, self.sequence = self.sequence, self.sequence + 1
-        self._under_way[self.sequence] = message.position
+        self._in_flight[self.sequence] = message.position
         headers = {
             "Nats-Msg-Id": message.event_id,
             "Content-Type": CONTENT_TYPE,
@@ -362,8 +364,8 @@ class _Pipeline:
         """
         await self._wait_for(0)
 
-    async def _wait_for(self, most: int) -> None:
-        while len(self._under_way) > most:
+    async def _wait_for(self, in_flight_max: int) -> None:
+        while len(self._in_flight) > in_flight_max:
             self._check()
             self._moved.clear()
             async with asyncio.timeout(PUBLISH_S):
@@ -388,5 +390,5 @@ class _Pipeline:
             failed = NotForgotten if said.duplicate else OutOfStep
             self._failure = self._failure or failed(f"it is at {said.seq}")
             return
-        self.acknowledged = self._under_way.pop(sequence)
+        self.acknowledged = self._in_flight.pop(sequence)
         RELAYED.inc()

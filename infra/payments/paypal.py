@@ -40,7 +40,7 @@ from infra.payments.provider import (
 CONNECT_TIMEOUT_S: Final = 5.0
 ATTEMPTS: Final = 4
 TOKEN_MARGIN_S: Final = 60
-MAX_WEBHOOK_BYTES: Final = 64 * 1024
+WEBHOOK_BYTES_MAX: Final = 64 * 1024
 
 LANDING_PAGES: Final = {Method.PAYPAL: "LOGIN", Method.CARD: "GUEST_CHECKOUT"}
 WITHOUT_DECIMALS: Final = frozenset({"HUF", "TWD"})
@@ -208,13 +208,13 @@ def hinted_capture(body: bytes) -> str | None:
     signatures) for it to be safe.
 
     Args:
-        body: what was posted, as it came, at most `MAX_WEBHOOK_BYTES`.
+        body: what was posted, as it came, at most `WEBHOOK_BYTES_MAX`.
 
     Raises:
         UnreadableWebhook: it is too long, no JSON, or not of the form that PayPal sends.
     """
-    if len(body) > MAX_WEBHOOK_BYTES:
-        raise UnreadableWebhook(f"The webhook has {len(body)} bytes; PayPal's have at most {MAX_WEBHOOK_BYTES}.")
+    if len(body) > WEBHOOK_BYTES_MAX:
+        raise UnreadableWebhook(f"The webhook has {len(body)} bytes; PayPal's have at most {WEBHOOK_BYTES_MAX}.")
     try:
         webhook = _Webhook.model_validate_json(body, strict=True)
         if webhook.event_type != "PAYMENT.CAPTURE.COMPLETED":

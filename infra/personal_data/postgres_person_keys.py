@@ -15,7 +15,7 @@ from infra.personal_data.person_keys import KEY_BYTES, PersonKeys
 CACHED_S: float = 5.0
 """How long an unwrapped key is believed in without a look into the table. So long, at most, is an erased person's key
 used in another process; it is forgotten there when any key is asked for after that."""
-MOST_CACHED: Final = 10_000
+CACHED_KEYS_MAX: Final = 10_000
 
 Ask = Callable[[str, dict[str, Any]], Sequence[Mapping[str, Any]]]
 _KNOWN: Final = "SELECT person, wrapped FROM log.person_keys WHERE person = ANY(%(persons)s)"
@@ -99,7 +99,7 @@ class PostgresPersonKeys(PersonKeys):
             for person, key in keys.items():
                 self._cache[person] = (asked + CACHED_S, key)
                 self._cache.move_to_end(person)
-            while len(self._cache) > MOST_CACHED:
+            while len(self._cache) > CACHED_KEYS_MAX:
                 self._cache.popitem(last=False)
 
     def _forget(self, now: float) -> None:

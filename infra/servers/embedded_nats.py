@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME: Final = "NATS"
-MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+PAYLOAD_BYTES_MAX: Final = 1024 * 1024
 ANSWER_TIMEOUT_S: Final = 1.0
 
 
@@ -67,7 +67,7 @@ def _configuration(directory: Path, password: str) -> dict[str, object]:
         "host": "127.0.0.1",  # every interface, by default
         "port": -1,  # the server takes a free one itself, so nobody can come between, and writes it down:
         "ports_file_dir": str(directory),
-        "max_payload": MAX_PAYLOAD_BYTES,
+        "max_payload": PAYLOAD_BYTES_MAX,
         "authorization": {"user": "trunkline", "password": password},
         "jetstream": {"store_dir": str(directory), "sync_interval": "always"},  # what is acknowledged is on disk
     }

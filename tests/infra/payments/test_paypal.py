@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from domain.money import Money
 from domain.order import Method
 from infra.clock import Clock
-from infra.payments.paypal import ATTEMPTS, MAX_WEBHOOK_BYTES, PayPal, hinted_capture
+from infra.payments.paypal import ATTEMPTS, WEBHOOK_BYTES_MAX, PayPal, hinted_capture
 from infra.payments.provider import (
     Capture,
     Checkout,
@@ -581,7 +581,7 @@ def test_a_webhook_of_anything_else_hints_at_nothing(event_type: str) -> None:
         b'{"event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": "../../v1/oauth2"}}',
         b'{"event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": "3C6793',
         b'{"resource": ' + b"[" * 20_000,
-        b" " * (MAX_WEBHOOK_BYTES + 1),
+        b" " * (WEBHOOK_BYTES_MAX + 1),
     ],
 )
 def test_garbage_is_no_webhook(body: bytes) -> None:

@@ -319,7 +319,7 @@ def test_a_key_is_forgotten_when_it_is_believed_in_no_longer(
 
 
 def test_the_cache_does_not_grow_without_bounds(recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.personal_data.postgres_person_keys.MOST_CACHED", 10)
+    monkeypatch.setattr("infra.personal_data.postgres_person_keys.CACHED_KEYS_MAX", 10)
     for n in range(25):
         recorder.keys.made(f"acme/oompa-{n}")
     assert len(recorder.keys._cache) == 10
