@@ -21,10 +21,10 @@ from infra.audit.merkle import MerkleTree
 from infra.event_log.recorder import LogRow
 from infra.postgres.connections import AUDITOR, DatabaseUnavailable, connect, only_one
 
-PAGE: Final = 2_000
+ROWS_PER_PAGE: Final = 2_000
 """How many rows are held at once."""
 
-LONGEST_S: Final = 3600
+STATEMENT_TIMEOUT_S: Final = 3600
 """How long one question may take the server: the tree over the accounts sorts the whole log."""
 
 _SELECT: LiteralString = (
@@ -167,7 +167,7 @@ class Auditor:
         """The rows behind a position, in PostgreSQL's binary format, with the position of the version before."""
         first = after + 1 if after else -(2**63)  # so that what somebody has put before the first is seen
         while True:
-            query = _PAGE.format(after=first, upto=upto, page=PAGE)
+            query = _PAGE.format(after=first, upto=upto, page=ROWS_PER_PAGE)
             copied = f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode()
             with _answering(), self._conn.cursor() as cursor, cursor.copy(copied) as copy:
                 page: list[Raw] = list(copy.rows())
@@ -195,7 +195,7 @@ class Auditor:
     def _shares(self, upto: int) -> Iterator[Share]:
         """What each account has in each stream, in the order of the tree."""
         with _answering(), self._conn.transaction(), self._conn.cursor("shares") as cursor:
-            cursor.itersize = PAGE
+            cursor.itersize = ROWS_PER_PAGE
             cursor.execute(_SHARES, {"upto": upto})
             for row in cursor:
                 yield Share(**row)
@@ -239,7 +239,7 @@ class Auditor:
         query: LiteralString = _SELECT + _PREVIOUS + _FROM + where + rest
         after, left = 0, limit
         while left is None or left > 0:
-            page = PAGE if left is None else min(PAGE, left)
+            page = ROWS_PER_PAGE if left is None else min(ROWS_PER_PAGE, left)
             with _answering():
                 found = self._conn.execute(query, parameters | {"after": after, "page": page}).fetchall()
             yield from found
@@ -273,6 +273,6 @@ def auditing(database_url: str) -> Iterator[Auditor]:
     """
     with connect(database_url, AUDITOR) as conn:
         with _answering():
-            conn.execute(f"SET statement_timeout = '{LONGEST_S}s'")
+            conn.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
             conn.execute("SET search_path = pg_catalog")
         yield Auditor(conn)

@@ -40,7 +40,7 @@ NAME: Final = "relay"
 POSITION_HEADER: Final = "Trunkline-Position"
 REBUILD: Final = -1
 """Saved in the place of a position: whoever relays is to empty the stream, and publish the whole log once more."""
-PAGE = 500
+EVENTS_PER_PAGE = 500
 IN_FLIGHT_MAX = 2000
 LOOK_BACK = 1000
 """So many messages at the end of the stream may be somebody else's; before that, the saved position is believed."""
@@ -195,7 +195,7 @@ class Relay:
         messages: list[Outgoing] = []
         self._news = self._log.news.count
         try:
-            events = self._log.read(position, limit=PAGE, concealing=True)
+            events = self._log.read(position, limit=EVENTS_PER_PAGE, concealing=True)
         except UnreadableEvent:
             return self._page_before_the_unreadable(position)
         for recorded in events:
@@ -208,7 +208,7 @@ class Relay:
     def _page_before_the_unreadable(self, position: int) -> Page:
         messages: list[Outgoing] = []
         try:
-            while len(messages) < PAGE and (
+            while len(messages) < EVENTS_PER_PAGE and (
                 events := self._log.read(position + len(messages), limit=1, concealing=True)
             ):
                 messages.append(self._outgoing(events[0]))

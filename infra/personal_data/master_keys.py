@@ -17,7 +17,7 @@ from psycopg.rows import DictRow
 from infra.personal_data.encryption import NONCE_BYTES
 from infra.settings import MASTER_KEY_BYTES, WrongSetting
 
-PAGE = 1000
+KEYS_PER_PAGE = 1000
 _COUNT: Final = "SELECT count(*) FROM log.person_keys WHERE wrapped IS NOT NULL"
 _STANDING: Final = """
     SELECT person, wrapped FROM log.person_keys
@@ -108,7 +108,7 @@ def rewrap(owner: Connection[DictRow], keys: MasterKeys, told: Callable[[int, in
     """
     (standing,) = owner.execute(_COUNT).fetchall()
     looked_at, count, after = 0, 0, ""
-    while rows := owner.execute(_STANDING, {"after": after, "page": PAGE}).fetchall():
+    while rows := owner.execute(_STANDING, {"after": after, "page": KEYS_PER_PAGE}).fetchall():
         anew = [row | {"anew": keys.rewrapped(row["person"], row["wrapped"])} for row in rows]
         changes = [row for row in anew if row["anew"]]
         with owner.transaction(), owner.cursor() as cursor:

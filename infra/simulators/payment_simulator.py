@@ -59,7 +59,7 @@ WEBHOOK_TIMEOUT_S: Final = 10.0
 
 logger = logging.getLogger(__name__)
 
-PAGE: Final = Environment(autoescape=True).from_string("""\
+CHECKOUT_PAGE: Final = Environment(autoescape=True).from_string("""\
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -532,7 +532,7 @@ def _page(status: int, *, order: _Order | None = None, message: str = "") -> Res
     context: dict[str, Any] = {"title": TITLE, "order": order, "message": message, "cards": TEST_CARDS}
     if order is not None:
         context["cancel_url"] = str(httpx.URL(order.experience.cancel_url).copy_merge_params({"token": order.id}))
-    return HTMLResponse(PAGE.render(context), status, headers={"Cache-Control": "no-store"})
+    return HTMLResponse(CHECKOUT_PAGE.render(context), status, headers={"Cache-Control": "no-store"})
 
 
 async def _until_hung_up(request: Request) -> None:

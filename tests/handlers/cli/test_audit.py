@@ -283,7 +283,7 @@ def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
     append(postgres, opened, wonka_added)
     run_at(database_url, "checkpoint")
     append(postgres, wonka_default, wonka_added, wonka_default)
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 1)
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 1)
     pages = Auditor.pages
 
     def until_somebody_has_enough(auditor: Auditor, after: int, upto: int) -> Iterator[Any]:
@@ -512,7 +512,7 @@ def test_a_line_has_everything_that_stands_in_the_log(run: Run, history: tuple[s
 
 def test_events_come_as_tables_too_and_in_pages_of_any_size(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = picked(run)
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 3)
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 3)
     monkeypatch.setattr("handlers.cli.audit.LINES", 4)
     assert picked(run) == everything
     assert picked(run, "--limit", "7") == everything[:7]

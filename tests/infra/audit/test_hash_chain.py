@@ -128,7 +128,7 @@ def test_an_empty_log_is_whole(database_url: str) -> None:
 
 def test_a_log_is_whole_in_pages_of_any_size(auditor: Auditor, monkeypatch: pytest.MonkeyPatch) -> None:
     for page in (1, 3, 10):
-        monkeypatch.setattr("infra.audit.auditor.PAGE", page)
+        monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", page)
         assert whole(auditor) == []
 
 
@@ -469,7 +469,7 @@ def test_a_version_that_stands_twice_is_found_though_the_chain_fits(auditor: Aud
 def test_a_position_that_stands_twice_is_found(
     auditor: Auditor, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 5)
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 5)
     tamper("ALTER TABLE log.events DROP CONSTRAINT events_pkey", INSERT.format(position=5, hash="hash"))
     assert broken(auditor).position == 5
 
@@ -478,7 +478,7 @@ def test_a_row_of_a_table_that_inherits_the_logs_is_found_also_between_two_pages
     auditor: Auditor, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever loads its stream would take it for the newest."""
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 5)
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 5)
     inserted = INSERT.format(position=5, hash="hash").replace("log.events\n", "log.more\n", 1)
     tamper("CREATE TABLE log.more () INHERITS (log.events)", inserted)
     assert broken(auditor).position == 5

@@ -32,7 +32,7 @@ def _owner(owner_url: str) -> Iterator[Connection[DictRow]]:
 @pytest.fixture(name="made")
 def _made(database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes | None]:
     """The keys of five persons, wrapped by the old master key; pages have two of them."""
-    monkeypatch.setattr(infra.personal_data.master_keys, "PAGE", 2)
+    monkeypatch.setattr(infra.personal_data.master_keys, "KEYS_PER_PAGE", 2)
     with PostgresRecorder(database_url, master_key=MASTER_KEY) as recorder:
         return {person: recorder.keys.made(person) for person in PERSONS}
 
