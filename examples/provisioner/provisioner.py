@@ -37,7 +37,7 @@ FOLLOWED = [
     "trunkline.events.v1.allocation.CapacityGranted",
 ]
 ANSWER_S = 5.0
-AGAIN_S = 1.0
+RETRY_DELAY_S = 1.0
 ACK_S = 8
 """So soon what a killed process had begun comes to the next one."""
 PBX_EXTENSIONS = 5
@@ -78,7 +78,7 @@ class Trunkline:
                     await self._client.jetstream().publish(subject, body, stream=COMMANDS, headers=headers)
                     answer: dict[str, Any] = json.loads((await inbox.next_msg(timeout=ANSWER_S)).data)
                     return answer["data"]  # type: ignore[no-any-return]
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
         finally:
             await inbox.unsubscribe()
 

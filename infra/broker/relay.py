@@ -45,7 +45,7 @@ IN_FLIGHT_MAX = 2000
 LOOK_BACK = 1000
 """So many messages at the end of the stream may be somebody else's; before that, the saved position is believed."""
 TRIES = 20
-AGAIN_S = 0.25
+RETRY_DELAY_S = 0.25
 BLOCKED_S = 1.0
 SAVE_EVERY_S = 0.1
 """How often the position is saved: that costs a commit, and a late one nothing, for the stream's end says more."""
@@ -149,7 +149,7 @@ class Relay:
                 logger.warning("the relay looks where the stream ends: %s", error)
                 if isinstance(error, NotForgotten):
                     await forget_ids(client.jetstream())
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
 
     async def _publish_all(
         self, conn: Connection[DictRow], jetstream: JetStreamContext, pipeline: _Pipeline, stopping: threading.Event

@@ -365,7 +365,7 @@ def test_two_that_relay_at_once_against_all_rules_do_not_mix_up_the_order(
     """One that lost its lock does not know so yet, and goes on with what it has under way."""
     monkeypatch.setattr(infra.broker.relay, "only_one", lambda _conn, _name: True)
     monkeypatch.setattr(infra.broker.relay, "TRIES", 10_000)
-    monkeypatch.setattr(infra.broker.relay, "AGAIN_S", 0.01)
+    monkeypatch.setattr(infra.broker.relay, "RETRY_DELAY_S", 0.01)
     monkeypatch.setattr(infra.broker.relay, "EVENTS_PER_PAGE", 10)
     many(acme, 400)
     with relaying(acme, database_url, broker), relaying(acme, database_url, broker):
