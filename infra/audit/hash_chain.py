@@ -205,16 +205,16 @@ class Verifier:
         checkpoints: in the order of positions. Those at or before the walk's beginning are left out.
         keys: one of them has to have signed each.
         walk: where to begin.
-        passed: told of each checkpoint that agrees.
-        at: told of how far it has come, and of how far there is to go.
+        on_checkpoint: called with each checkpoint that agrees, and the walk there.
+        on_progress: called with the position reached and the position of the end.
     """
 
     log: LogSource
     checkpoints: Iterable[Checkpoint] = ()
     keys: Collection[PublicKey] = ()
     walk: Walk | None = None
-    passed: Callable[[Checkpoint, Walk], None] = lambda _checkpoint, _walk: None
-    at: Callable[[int, int], None] = lambda _position, _end: None
+    on_checkpoint: Callable[[Checkpoint, Walk], None] = lambda _checkpoint, _walk: None
+    on_progress: Callable[[int, int], None] = lambda _position, _end: None
 
     def verify(self) -> Walk:
         """Walk to the end. Gives the walk, which ends there.
@@ -233,7 +233,7 @@ class Verifier:
             end = self.log.end()
             for page in self.log.pages(walk.position, end.last):
                 self._through(page, walk, doubled)
-                self.at(walk.position, max(walk.position, end.last))
+                self.on_progress(walk.position, max(walk.position, end.last))
             self._ends(walk, end)
             if self._next is None:
                 return walk
@@ -254,7 +254,7 @@ class Verifier:
             while self._next is not None and self._next.position == walk.position:
                 self._agrees(self._next, walk)
                 self._good = walk.position
-                self.passed(self._next, walk)
+                self.on_checkpoint(self._next, walk)
                 self._next = next(self._ahead, None)
 
     def _signature(self, checkpoint: Checkpoint) -> None:

@@ -93,7 +93,7 @@ def _opened(master: AESGCM, person: str, wrapped: bytes) -> bytes | None:
         return None
 
 
-def rewrap(owner: Connection[DictRow], keys: MasterKeys, told: Callable[[int, int], object]) -> int:
+def rewrap(owner: Connection[DictRow], keys: MasterKeys, on_progress: Callable[[int, int], object]) -> int:
     """Wrap every person's key by the first master key. Gives how many were not before.
 
     Each page is a commit, so what was interrupted goes on when it is asked for again. Who is erased meanwhile stays so.
@@ -101,7 +101,7 @@ def rewrap(owner: Connection[DictRow], keys: MasterKeys, told: Callable[[int, in
     Args:
         owner: a connection of the database's owner, in autocommit.
         keys: the new master key, and those before it.
-        told: is told after each page how many were looked at, and how many there are.
+        on_progress: called after each page with the number of keys done and the total.
 
     Raises:
         WrongSetting: a key is wrapped by none of them.
@@ -114,5 +114,5 @@ def rewrap(owner: Connection[DictRow], keys: MasterKeys, told: Callable[[int, in
         with owner.transaction(), owner.cursor() as cursor:
             cursor.executemany(_REPLACE, changes)
         looked_at, count, after = looked_at + len(rows), count + len(changes), rows[-1]["person"]
-        told(looked_at, standing["count"])
+        on_progress(looked_at, standing["count"])
     return count

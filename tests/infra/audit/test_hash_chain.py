@@ -109,7 +109,9 @@ def broken(auditor: Auditor, checkpoints: Sequence[Checkpoint] = ()) -> ChainBro
 def whole(auditor: Auditor, checkpoints: Sequence[Checkpoint] = ()) -> list[int]:
     """Verify, and give the positions of the checkpoints that agreed."""
     passed: list[int] = []
-    walk = Verifier(auditor, checkpoints, [KEY.public], passed=lambda one, _: passed.append(one.position)).verify()
+    walk = Verifier(
+        auditor, checkpoints, [KEY.public], on_checkpoint=lambda one, _: passed.append(one.position)
+    ).verify()
     assert walk.hash == auditor.end().hash
     return passed
 
@@ -141,7 +143,7 @@ def test_what_is_appended_while_somebody_verifies_is_in_nobodys_way(auditor: Aud
             count = len(postgres.load("account-other"))
             postgres.append([Change("account-other", count, [wonka_added])], account_id="x", cause=DORA, at=NOW)
 
-    verifier.at = append
+    verifier.on_progress = append
     assert verifier.verify().position == LAST
 
     def later() -> Iterator[Checkpoint]:

@@ -56,10 +56,10 @@ def test_of_several_the_first_wraps_and_each_opens() -> None:
 def test_afterwards_the_new_one_alone_opens_what_it_was_and_the_old_one_opens_nothing(
     database_url: str, owner: Connection[DictRow], made: dict[str, bytes | None]
 ) -> None:
-    told: list[tuple[int, int]] = []
-    assert rewrap(owner, MasterKeys(NEW + MASTER_KEY), lambda *so_far: told.append(so_far)) == 5
+    progress: list[tuple[int, int]] = []
+    assert rewrap(owner, MasterKeys(NEW + MASTER_KEY), lambda *so_far: progress.append(so_far)) == 5
 
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert progress == [(2, 5), (4, 5), (5, 5)]
     assert standing(database_url, NEW) == made
     with pytest.raises(WrongSetting, match="is not the one"):
         standing(database_url, MASTER_KEY)
