@@ -92,13 +92,13 @@ async def provision(event: dict[str, Any], trunkline: Trunkline) -> None:
         extensions = min(PBX_EXTENSIONS, data["quantities"].get("extensions", 0))
         facts = {**who, "name": "Main", "plan": "enterprise", "extensions": extensions}
         if extensions:
-            told(event, await trunkline.ask("CreatePbx", f"create:{event['id']}", correlation_id, **facts))
+            report(event, await trunkline.ask("CreatePbx", f"create:{event['id']}", correlation_id, **facts))
     elif minutes := data["quantities"].get("recording_minutes"):
         facts = {**who, "allocation_id": event["id"], "service": "recording_minutes", "quantity": minutes}
-        told(event, await trunkline.ask("AllocateCapacity", f"allocate:{event['id']}", correlation_id, **facts))
+        report(event, await trunkline.ask("AllocateCapacity", f"allocate:{event['id']}", correlation_id, **facts))
 
 
-def told(event: dict[str, Any], outcome: dict[str, Any]) -> None:
+def report(event: dict[str, Any], outcome: dict[str, Any]) -> None:
     """Say what came of it. A refusal is final: a person reads it."""
     print(f"{event['position']} {event['type'].rpartition('.')[2]}: {outcome}", flush=True)  # noqa: T201 - it is its log
 
@@ -123,7 +123,7 @@ async def run(nats_url: str, sender: str, secret: str, stopping: asyncio.Event) 
     await client.close()
 
 
-def place(data: Path | None) -> tuple[str, str, str]:
+def connection_settings(data: Path | None) -> tuple[str, str, str]:
     """Where NATS is, and who we are there: what ``trunkline up`` left in its directory, or the environment says."""
     if data is None:
         return os.environ["NATS_URL"], os.environ["TRUNKLINE_SENDER"], os.environ["TRUNKLINE_SENDER_SECRET"]
@@ -140,7 +140,7 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     print("The provisioner follows Trunkline's events; stop it by Ctrl-C.", flush=True)  # noqa: T201
-    await run(*place(given.data), stopping)
+    await run(*connection_settings(given.data), stopping)
 
 
 if __name__ == "__main__":

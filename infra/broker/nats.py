@@ -168,17 +168,17 @@ def in_work(messages: Sequence[Msg]) -> Iterator[None]:
     """
     loop = asyncio.get_running_loop()
     every_s = ACK_S / 4
-    telling: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()
     timer: asyncio.TimerHandle
 
-    def tell() -> None:
+    def extend() -> None:
         nonlocal timer
         task = loop.create_task(_in_work(messages))
-        telling.add(task)
-        task.add_done_callback(telling.discard)
-        timer = loop.call_later(every_s, tell)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        timer = loop.call_later(every_s, extend)
 
-    timer = loop.call_later(every_s, tell)
+    timer = loop.call_later(every_s, extend)
     try:
         yield
     finally:

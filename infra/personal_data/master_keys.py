@@ -24,7 +24,7 @@ _STANDING: Final = """
      WHERE wrapped IS NOT NULL AND person > %(after)s ORDER BY person LIMIT %(page)s
 """
 _REPLACE: Final = """
-    UPDATE log.person_keys SET wrapped = %(anew)s WHERE person = %(person)s AND wrapped = %(wrapped)s
+    UPDATE log.person_keys SET wrapped = %(rewrapped)s WHERE person = %(person)s AND wrapped = %(wrapped)s
 """
 
 
@@ -109,8 +109,8 @@ def rewrap(owner: Connection[DictRow], keys: MasterKeys, on_progress: Callable[[
     (standing,) = owner.execute(_COUNT).fetchall()
     looked_at, count, after = 0, 0, ""
     while rows := owner.execute(_STANDING, {"after": after, "page": KEYS_PER_PAGE}).fetchall():
-        anew = [row | {"anew": keys.rewrapped(row["person"], row["wrapped"])} for row in rows]
-        changes = [row for row in anew if row["anew"]]
+        rewrapped = [row | {"rewrapped": keys.rewrapped(row["person"], row["wrapped"])} for row in rows]
+        changes = [row for row in rewrapped if row["rewrapped"]]
         with owner.transaction(), owner.cursor() as cursor:
             cursor.executemany(_REPLACE, changes)
         looked_at, count, after = looked_at + len(rows), count + len(changes), rows[-1]["person"]

@@ -29,7 +29,7 @@ TAIL_LINES: Final = 20
 
 # Linux signals a child whose parent dies (prctl(2), PR_SET_PDEATHSIG). Other systems have nothing like it: there a
 # shell waits for the end of a pipe that only this process holds open, and then sends the same signal.
-KERNEL_TELLS_OF_DEATH: Final = sys.platform == "linux"
+KERNEL_SIGNALS_ORPHANS: Final = sys.platform == "linux"
 PR_SET_PDEATHSIG: Final = 1
 
 
@@ -118,7 +118,7 @@ class SupervisedProcess:
         # The kernel takes the end of the thread that forked for the parent's death, and a caller's thread may end at
         # any time: so each child has a thread of its own, which lives for as long as the child does.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-parent")
-        before_exec = _ending_with_parent(stop_signal) if KERNEL_TELLS_OF_DEATH else None
+        before_exec = _ending_with_parent(stop_signal) if KERNEL_SIGNALS_ORPHANS else None
         with open(log, "ab", opener=private) as output:
             self._log_start = output.tell()
             self._process = self._starter.submit(
@@ -136,7 +136,7 @@ class SupervisedProcess:
                 )
             ).result()
         self.pid: Final = self._process.pid
-        self._watcher = None if KERNEL_TELLS_OF_DEATH else _watcher(self.pid, stop_signal, user)
+        self._watcher = None if KERNEL_SIGNALS_ORPHANS else _watcher(self.pid, stop_signal, user)
 
     def __enter__(self) -> Self:
         return self
@@ -201,8 +201,8 @@ def _ending_with_parent(stop_signal: signal.Signals) -> Callable[[], None]:
 
     def end_with_parent() -> None:
         signal.signal(stop_signal, signal.SIG_DFL)  # neither Python's handler nor an inherited "ignore" may take it
-        told = prctl(PR_SET_PDEATHSIG, stop_signal, 0, 0, 0) == 0
-        if not told or os.getppid() != parent:  # the parent may have died just before
+        armed = prctl(PR_SET_PDEATHSIG, stop_signal, 0, 0, 0) == 0
+        if not armed or os.getppid() != parent:  # the parent may have died just before
             os._exit(1)
 
     return end_with_parent

@@ -624,8 +624,8 @@ class SimulatorEndpoint:
         Returns:
             The HTTP status of each delivery, 0 where nobody answered; nothing where they follow in ``after_s`` seconds.
         """
-        wish = {"times": times, "after_s": after_s}
-        answer = self._ask("POST", f"/simulator/captures/{capture_id}/webhooks", json=wish)
+        request = {"times": times, "after_s": after_s}
+        answer = self._ask("POST", f"/simulator/captures/{capture_id}/webhooks", json=request)
         return [int(status) for status in answer.json()["statuses"]]
 
     def send_webhooks_to(self, url: str | None) -> None:

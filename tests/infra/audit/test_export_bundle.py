@@ -199,8 +199,8 @@ def test_a_stream_that_was_dropped_with_all_its_events_is_missed(bundle: Json) -
 
 def test_an_event_that_stands_twice_does_not_stand_in_for_another(bundle: Json) -> None:
     stream = max(bundle["streams"], key=lambda share: share["count"])["stream"]
-    places = [index for index, event in enumerate(bundle["events"]) if event["stream"] == stream]
-    bundle["events"][places[1]] = bundle["events"][places[0]]
+    indexes = [index for index, event in enumerate(bundle["events"]) if event["stream"] == stream]
+    bundle["events"][indexes[1]] = bundle["events"][indexes[0]]
     assert "is out of order, or stands twice" in refused(bundle)
 
 

@@ -142,11 +142,13 @@ def test_a_checkout_that_is_approved_already_leads_back_to_us(shop: Shop) -> Non
     checkout = shop.open_checkout()
     shop.simulator.approve(checkout)
     # when the checkout is opened again
-    again = shop.open_checkout()
+    reopened = shop.open_checkout()
     # then it needs no approval, only our capture; and captured, it still leads to what came of it
-    assert again == Checkout(checkout_id=checkout.checkout_id, approve_url=f"{RETURN_URL}&token={checkout.checkout_id}")
+    assert reopened == Checkout(
+        checkout_id=checkout.checkout_id, approve_url=f"{RETURN_URL}&token={checkout.checkout_id}"
+    )
     shop.paypal.capture(checkout.checkout_id)
-    assert shop.open_checkout() == again
+    assert shop.open_checkout() == reopened
 
 
 def test_a_checkout_captured_twice_is_one_capture(shop: Shop) -> None:
@@ -457,8 +459,8 @@ def test_currencies_that_paypal_takes_whole_are_sent_whole(
 def test_a_complete_order_may_be_a_declined_one(canned: Canned, paypal: PayPal, status: str) -> None:
     """PayPal, "Order status": check the payment's status before fulfilling; a completed order can be declined."""
     spent = order_json(capture_json(status=status))
-    anew = order_json(status="PAYER_ACTION_REQUIRED", id="NEW", links=[{"rel": "payer-action", "href": "x"}])
-    canned.answers += [(201, spent), (200, spent), (201, anew)]
+    fresh = order_json(status="PAYER_ACTION_REQUIRED", id="NEW", links=[{"rel": "payer-action", "href": "x"}])
+    canned.answers += [(201, spent), (200, spent), (201, fresh)]
     # when such an order is captured, then it is a decline
     decline = paypal.capture("5O190127TN364715T")
     assert isinstance(decline, Decline)

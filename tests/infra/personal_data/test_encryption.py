@@ -38,9 +38,9 @@ def test_a_sealed_value_says_how_and_whose_and_nothing_else() -> None:
 
 
 def test_the_same_value_sealed_twice_looks_different() -> None:
-    again = seal(SECRET, KEY, PLACE)
-    assert again["nonce"] != STORED["nonce"]
-    assert again["ciphertext"] != STORED["ciphertext"]
+    second = seal(SECRET, KEY, PLACE)
+    assert second["nonce"] != STORED["nonce"]
+    assert second["ciphertext"] != STORED["ciphertext"]
 
 
 @pytest.mark.parametrize(

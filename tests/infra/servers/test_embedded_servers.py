@@ -208,7 +208,7 @@ def test_the_servers_are_gone_after_the_block(directory: Path, family: Family) -
 def test_the_watching_shell_is_gone_after_the_block_too(
     directory: Path, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "KERNEL_TELLS_OF_DEATH", False)
+    monkeypatch.setattr(supervisor, "KERNEL_SIGNALS_ORPHANS", False)
     with embedded_postgres(directory), embedded_nats(directory):
         processes = family()
         names = [process.name() for process in processes]
@@ -216,12 +216,12 @@ def test_the_watching_shell_is_gone_after_the_block_too(
     assert all(is_gone(process) for process in processes)
 
 
-@pytest.mark.parametrize("told_by", ["the kernel", "a watching shell"])
-def test_a_parent_that_is_killed_leaves_no_process_behind(directory: Path, told_by: str) -> None:
+@pytest.mark.parametrize("signalled_by", ["the kernel", "a watching shell"])
+def test_a_parent_that_is_killed_leaves_no_process_behind(directory: Path, signalled_by: str) -> None:
     """The shell is what tells the servers on systems whose kernel does not; it works on every one."""
-    if told_by == "the kernel" and not supervisor.KERNEL_TELLS_OF_DEATH:
+    if signalled_by == "the kernel" and not supervisor.KERNEL_SIGNALS_ORPHANS:
         pytest.skip("only Linux tells a child of its parent's death")
-    before = f"supervisor.KERNEL_TELLS_OF_DEATH = {told_by == 'the kernel'}"
+    before = f"supervisor.KERNEL_SIGNALS_ORPHANS = {signalled_by == 'the kernel'}"
     with another_process(directory, before) as parent:
         assert says(parent) == "serving"
         family = psutil.Process(parent.pid).children(recursive=True)
@@ -230,7 +230,7 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(directory: Path, told_
         assert eventually(lambda: all(is_gone(process) for process in family))
     assert names.count("postgres") > 3
     assert names.count("nats-server") == 1
-    assert names.count("sh") == (2 if told_by == "a watching shell" else 0)
+    assert names.count("sh") == (2 if signalled_by == "a watching shell" else 0)
 
 
 def test_a_killed_parents_directory_can_be_used_at_once(directory: Path) -> None:
@@ -380,9 +380,9 @@ def test_a_damaged_store_is_reported_with_what_nats_says(fresh_directory: Path) 
 
 
 def test_a_place_that_is_no_directory_is_reported(fresh_directory: Path) -> None:
-    place = fresh_directory / "file"
-    place.touch()
-    for server in (embedded_postgres(place), embedded_nats(place)):
+    path = fresh_directory / "file"
+    path.touch()
+    for server in (embedded_postgres(path), embedded_nats(path)):
         with pytest.raises(ServerDidNotStart, match=r"did not start: .*Not a directory"):
             server.__enter__()
 
@@ -413,7 +413,7 @@ def test_a_server_that_does_not_want_to_stop_is_killed(fresh_directory: Path, mo
 def test_a_child_whose_parent_is_gone_before_it_could_be_told_ends(
     fresh_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not supervisor.KERNEL_TELLS_OF_DEATH:
+    if not supervisor.KERNEL_SIGNALS_ORPHANS:
         pytest.skip("only Linux tells a child of its parent's death")
     with exclusive(fresh_directory, "Orphan") as lock, monkeypatch.context() as before_the_fork:
         before_the_fork.setattr(os, "getpid", lambda: 0)

@@ -85,7 +85,7 @@ def paypal(simulator: SimulatorEndpoint) -> Iterator[PayPal]:
 
 
 @dataclass(frozen=True)
-class Told:
+class Notified:
     """A simulator, an adapter to it, and our server, which is told of its captures."""
 
     simulator: SimulatorEndpoint
@@ -94,10 +94,10 @@ class Told:
 
 
 @pytest.fixture
-def told(our_server: OurServer) -> Iterator[Told]:
+def notified(our_server: OurServer) -> Iterator[Notified]:
     our_server.received.queue.clear()
     with running_simulator(webhook_url=our_server.url) as simulator, adapter(simulator) as paypal:
-        yield Told(simulator, paypal, our_server)
+        yield Notified(simulator, paypal, our_server)
 
 
 @pytest.fixture(scope="module")
@@ -133,38 +133,38 @@ def paid(simulator: SimulatorEndpoint, paypal: PayPal) -> Capture:
     return capture
 
 
-def test_a_capture_is_told_to_our_server_once(told: Told) -> None:
-    capture = paid(told.simulator, told.paypal)
-    assert told.our_server.next_hint() == capture.capture_id
+def test_a_capture_is_told_to_our_server_once(notified: Notified) -> None:
+    capture = paid(notified.simulator, notified.paypal)
+    assert notified.our_server.next_hint() == capture.capture_id
     # and capturing again, which takes nothing, tells nothing: only what is asked for follows
-    told.paypal.capture(capture.checkout_id)
-    told.simulator.redeliver(capture.capture_id)
-    assert told.our_server.received.qsize() == 1
+    notified.paypal.capture(capture.checkout_id)
+    notified.simulator.redeliver(capture.capture_id)
+    assert notified.our_server.received.qsize() == 1
 
 
-def test_a_capture_is_told_again_at_once_and_later(told: Told) -> None:
+def test_a_capture_is_told_again_at_once_and_later(notified: Notified) -> None:
     # given a capture that was told
-    capture = paid(told.simulator, told.paypal)
-    first = told.our_server.received.get(timeout=DELIVERY_TIMEOUT_S)
+    capture = paid(notified.simulator, notified.paypal)
+    first = notified.our_server.received.get(timeout=DELIVERY_TIMEOUT_S)
     # when it is delivered again, then our server gets the very same three times
-    assert told.simulator.redeliver(capture.capture_id, 3) == [204, 204, 204]
-    assert [told.our_server.received.get_nowait() for _ in range(3)] == [first] * 3
+    assert notified.simulator.redeliver(capture.capture_id, 3) == [204, 204, 204]
+    assert [notified.our_server.received.get_nowait() for _ in range(3)] == [first] * 3
     # and once more, later
-    assert told.simulator.redeliver(capture.capture_id, after_s=0.05) == []
-    assert told.our_server.received.get(timeout=DELIVERY_TIMEOUT_S) == first
+    assert notified.simulator.redeliver(capture.capture_id, after_s=0.05) == []
+    assert notified.our_server.received.get(timeout=DELIVERY_TIMEOUT_S) == first
 
 
-def test_a_capture_whose_answer_is_lost_is_told_all_the_same(told: Told) -> None:
+def test_a_capture_whose_answer_is_lost_is_told_all_the_same(notified: Notified) -> None:
     # given a capture that times out after the money was taken
-    checkout = checkout_of(told.paypal)
-    told.simulator.approve(checkout)
-    told.simulator.inject(Faults(capture_timeouts=1))
-    with adapter(told.simulator, timeout_s=0.2) as impatient, pytest.raises(PaymentProviderUnavailable):
+    checkout = checkout_of(notified.paypal)
+    notified.simulator.approve(checkout)
+    notified.simulator.inject(Faults(capture_timeouts=1))
+    with adapter(notified.simulator, timeout_s=0.2) as impatient, pytest.raises(PaymentProviderUnavailable):
         impatient.capture(checkout.checkout_id)
     # when the webhook arrives, then it leads to the capture
-    hint = told.our_server.next_hint()
+    hint = notified.our_server.next_hint()
     assert hint is not None
-    assert told.paypal.find_capture(hint) == told.paypal.capture(checkout.checkout_id)
+    assert notified.paypal.find_capture(hint) == notified.paypal.capture(checkout.checkout_id)
 
 
 def test_webhooks_go_where_they_are_sent(our_server: OurServer, caplog: pytest.LogCaptureFixture) -> None:
