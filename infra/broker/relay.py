@@ -1,10 +1,10 @@
-"""The relay: the log, published to JetStream in its order, each event once in the stream, whatever breaks.
+"""The relay publishes the log to JetStream in order, and each event exactly once, whatever fails.
 
-Acknowledgements are pipelined: many messages are under way at a time. So that none overtakes another when one of them
-fails, each names the sequence that the stream has to be at, and the message that has to stand there: after a failure
-the server refuses all that follow, and the relay looks where the stream ends and goes on from there. What a relay that
-was cut off still had under way is refused for the same reason. So nothing hangs on the server's window of duplicates.
-(The sequence alone would not do: a message of somebody else's may take the very place of one that was refused.)
+Acknowledgements are pipelined: many messages are in flight at a time. To keep their order when one fails, each names
+the expected last sequence of the stream, and the expected last message id. After a failure the server refuses all that
+follow, and the relay reads where the stream ends and resumes there. Messages still in flight from a relay that was cut
+off are refused for the same reason, so nothing depends on the server's duplicate window. (The sequence alone would not
+do: a message from another publisher might take the sequence of a refused one.)
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from infra.recorded import Recorded
 NAME: Final = "relay"
 POSITION_HEADER: Final = "Trunkline-Position"
 REBUILD: Final = -1
-"""Saved in the place of a position: whoever relays is to empty the stream, and publish the whole log once more."""
+"""Saved in place of a position: the active relay is to empty the stream and publish the whole log again."""
 EVENTS_PER_PAGE = 500
 IN_FLIGHT_MAX = 2000
 LOOK_BACK = 1000
-"""So many messages at the end of the stream may be somebody else's; before that, the saved position is believed."""
+"""How many messages at the end of the stream are searched for one of ours; then the saved position is trusted."""
 TRIES = 20
 RETRY_DELAY_S = 0.25
 BLOCKED_S = 1.0
 SAVE_EVERY_S = 0.1
-"""How often the position is saved: that costs a commit, and a late one nothing, for the stream's end says more."""
+"""How often the position is saved. Each save costs a commit; a late one costs nothing, as the stream's end prevails."""
 
 FORGET_S = 0.2
 logger = logging.getLogger(__name__)
@@ -57,24 +57,24 @@ Encode = Callable[[Recorded], bytes]
 
 
 class OutOfStep(Exception):
-    """The stream did not take a message, or is not where it was thought to be."""
+    """The stream refused a message, or does not end where it was expected to."""
 
 
 class NotForgotten(OutOfStep):
-    """The stream takes a message for one that it had, and has no longer: it keeps ids for longer than messages."""
+    """The stream rejects a duplicate of a message that it no longer has: it remembers ids longer than messages."""
 
 
 class AnotherLog(Exception):
-    """The stream holds the events of another log, or of one that had gone further."""
+    """The stream holds events of another log, or of this log before it was set back."""
 
 
 class TooLarge(Exception):
-    """A message is larger than the server takes."""
+    """A message is larger than the server accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message as it is published."""
+    """A message to publish."""
 
     position: int
     event_id: str
@@ -92,7 +92,7 @@ class Page:
 
 
 class _Acknowledgement(BaseModel):
-    """What JetStream answers to a publication."""
+    """JetStream's answer to a published message."""
 
     seq: int = 0
     duplicate: bool = False
@@ -100,12 +100,12 @@ class _Acknowledgement(BaseModel):
 
 
 class Relay:
-    """Publishes the log until it is told to stop. One does so at a time, over all processes; the others wait.
+    """Publishes the log until it is stopped. Over all processes one relay is active at a time; the others wait.
 
     Attributes:
-        active: whether it is this one.
-        position: the last position that JetStream has acknowledged, with all before it.
-        blocked: what is wrong with the event behind it, while something is; it is looked at again and again.
+        active: whether this one is.
+        position: JetStream has acknowledged this position and all before it.
+        blocked: what is wrong with the next event, or None. It is retried until it can be published.
     """
 
     def __init__(self, database_url: str, log: Log, encode: Encode) -> None:
@@ -122,7 +122,7 @@ class Relay:
         """Relay until ``stopping``.
 
         Raises:
-            OutOfStep, TimeoutError: JetStream takes nothing, however often it is tried.
+            OutOfStep, TimeoutError: JetStream accepts nothing, despite retries.
             AnotherLog: the stream ends with an event that this log does not have there.
         """
         async with connected_aside(self._database_url) as conn:
@@ -146,7 +146,7 @@ class Relay:
                 failures = 1 if self.position > before else failures + 1
                 if failures >= TRIES:
                     raise
-                logger.warning("the relay looks where the stream ends: %s", error)
+                logger.warning("the relay is out of step with the stream and resynchronises: %s", error)
                 if isinstance(error, NotForgotten):
                     await forget_ids(client.jetstream())
                 await asyncio.sleep(RETRY_DELAY_S)
@@ -180,11 +180,11 @@ class Relay:
         finally:
             if not reading.done():
                 reading.cancel()
-            with suppress(asyncio.CancelledError, Exception):  # whatever became of it is asked for again
+            with suppress(asyncio.CancelledError, Exception):  # whatever its result, the page will be read again
                 await reading
 
     def _next_page(self, position: int, before: Page, stopping: threading.Event, longest_s: float) -> Page:
-        """The page behind a position; where there was none just now, once there may be."""
+        """Return the page after a position. If the previous one was empty, wait for a notification first."""
         if before.blocked:
             stopping.wait(BLOCKED_S)
         elif not before.messages and not stopping.is_set():
@@ -201,7 +201,7 @@ class Relay:
         for recorded in events:
             try:
                 messages.append(self._outgoing(recorded))
-            except Exception as error:  # noqa: BLE001 - whatever it is, nothing is left out and all before it is sent
+            except Exception as error:  # noqa: BLE001 - on any error, send all before it and skip nothing
                 return Page(messages, f"position {recorded.position}: {type(error).__name__}: {error}")
         return Page(messages)
 
@@ -218,7 +218,7 @@ class Relay:
 
     def _outgoing(self, recorded: Recorded) -> Outgoing:
         body = self._encode(recorded)
-        if len(body) + 512 > self._payload_bytes_max:  # the headers are part of what is counted
+        if len(body) + 512 > self._payload_bytes_max:  # the limit includes the headers
             raise TooLarge(
                 f"its message has {len(body)} bytes, and NATS takes {self._payload_bytes_max} with the headers"
             )
@@ -226,28 +226,28 @@ class Relay:
         return Outgoing(recorded.position, str(recorded.event_id), recorded.cause.correlation_id, subject, body)
 
     async def _save(self, conn: Connection[DictRow], saved: int) -> int:
-        """Save the position, where it moved; and see whether the stream is to be rebuilt.
+        """Save the position if it moved, and check whether a rebuild was requested.
 
         Raises:
-            OutOfStep: it is.
+            OutOfStep: it was.
         """
         if saved != self.position:
             kept = await asyncio.to_thread(save_position, conn, self.position)
         else:
             kept = await asyncio.to_thread(position_of, conn, NAME) != REBUILD
         if not kept:
-            raise OutOfStep("it is to be rebuilt")
+            raise OutOfStep("a rebuild was requested")
         return self.position
 
     async def _end_of_stream(self, conn: Connection[DictRow], jetstream: JetStreamContext) -> tuple[int, int, int]:
-        """The saved position, up to which one the log is in the stream, and the stream's last sequence."""
+        """Return the saved position, the last position in the stream, and the stream's last sequence."""
         saved = await asyncio.to_thread(position_of, conn, NAME)
         if saved == REBUILD:
             await empty(jetstream)
             await asyncio.to_thread(move_position, conn, NAME, 0)
             saved = 0
         state = (await jetstream.stream_info(EVENTS)).state
-        if state.last_seq == 0:  # it is new, or was wiped with what was to be done
+        if state.last_seq == 0:  # it is new, or was deleted, with all work that was pending
             return saved, 0, 0
         if not state.messages:
             return saved, saved, state.last_seq
@@ -265,17 +265,17 @@ class Relay:
     def _must_be_ours(self, position: int, event_id: str) -> None:
         try:
             found = self._log.read(position - 1, limit=1, concealing=True)
-        except UnreadableEvent:  # it was readable when it was published
+        except UnreadableEvent:  # cannot be compared; it was readable when it was published
             return
         if not found or str(found[0].event_id) != event_id:
             raise AnotherLog(
                 f"The stream {EVENTS} ends with an event {event_id} at position {position}, which this log does not "
-                "have there; where the stream is to follow this log, run trunkline relay rebuild."
+                "have there; to make the stream follow this log, run trunkline relay rebuild."
             )
 
 
 def save_position(conn: Connection[DictRow], position: int) -> bool:
-    """Record how far the relay has come; not, and false, where a rebuild was asked for meanwhile."""
+    """Save the position of the relay. Returns False, and saves nothing, if a rebuild was requested meanwhile."""
     saved = conn.execute(
         "INSERT INTO read.positions AS p (name, position) VALUES (%s, %s) "
         "ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE p.position <> %s RETURNING 1",
@@ -285,21 +285,21 @@ def save_position(conn: Connection[DictRow], position: int) -> bool:
 
 
 def ask_for_rebuild(conn: Connection[DictRow]) -> None:
-    """Let whoever relays, now or later, empty the stream and publish the whole log once more."""
+    """Have the active relay, or the next one, empty the stream and publish the whole log again."""
     move_position(conn, NAME, REBUILD)
 
 
 async def empty(jetstream: JetStreamContext) -> None:
-    """Take all events out of the stream. Its consumers stay, and get what is published anew."""
+    """Purge the stream of events. Its consumers stay, and receive everything that is published again."""
     await jetstream.purge_stream(EVENTS)
     await forget_ids(jetstream)
 
 
 async def forget_ids(jetstream: JetStreamContext) -> None:
-    """Let the server forget the ids of what it had, or it would drop the same events when they come again.
+    """Make the server forget known message ids, or it would drop the same events when they are published again.
 
-    It keeps them for the window of duplicates: so for a moment that is short. One that is very busy may take longer to
-    forget; the relay notices.
+    It remembers ids for its duplicate window, so this shortens the window for a moment. A very busy server may take
+    longer to forget; the relay notices (`NotForgotten`).
     """
     config = (await jetstream.stream_info(EVENTS)).config
     window = config.duplicate_window
@@ -309,13 +309,13 @@ async def forget_ids(jetstream: JetStreamContext) -> None:
 
 
 class _Pipeline:
-    """Messages under way to the stream of events, each to follow the one before it."""
+    """Messages in flight to the stream of events, each bound to follow the one before it."""
 
     def __init__(self, client: Client) -> None:
         self.sequence = 0
-        """The last sequence of the stream, once all that is under way has come there."""
+        """The last sequence of the stream once everything in flight has arrived."""
         self.acknowledged = 0
-        """The last position that was acknowledged, with all before it."""
+        """This position and all before it are acknowledged."""
         self._client = client
         self._inbox = client.new_inbox()
         self._in_flight: dict[int, int] = {}
@@ -332,10 +332,10 @@ class _Pipeline:
             await self._subscription.unsubscribe()
 
     async def publish(self, message: Outgoing) -> None:
-        """Send a message; wait first where too many are under way.
+        """Send a message. Waits first if too many are in flight.
 
         Raises:
-            OutOfStep: one before it was not taken.
+            OutOfStep: an earlier message was refused.
             TimeoutError: nothing was acknowledged for too long.
         """
         if len(self._in_flight) >= IN_FLIGHT_MAX:
@@ -357,7 +357,7 @@ class _Pipeline:
         await self._client.publish(message.subject, message.body, f"{self._inbox}.{self.sequence}", headers)
 
     async def drain(self) -> None:
-        """Wait until nothing is under way.
+        """Wait until nothing is in flight.
 
         Raises:
             OutOfStep, TimeoutError: as for `publish`.
@@ -388,7 +388,7 @@ class _Pipeline:
             return
         if said.seq != sequence:
             failed = NotForgotten if said.duplicate else OutOfStep
-            self._failure = self._failure or failed(f"it is at {said.seq}")
+            self._failure = self._failure or failed(f"the stream is at {said.seq}, not {sequence}")
             return
         self.acknowledged = self._in_flight.pop(sequence)
         RELAYED.inc()

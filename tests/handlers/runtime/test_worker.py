@@ -69,7 +69,7 @@ def test_without_nats_nothing_begins_and_the_setting_is_named(
     monkeypatch.setattr(infra.broker.nats, "CONNECT_S", 0.5)
     port = free_port()
     with (
-        pytest.raises(BrokerUnavailable, match=rf"TRUNKLINE_NATS_URL \(127\.0\.0\.1:{port}\) does not serve"),
+        pytest.raises(BrokerUnavailable, match=rf"TRUNKLINE_NATS_URL \(127\.0\.0\.1:{port}\) is unavailable"),
         working(InMemory(log=postgres).dependencies, database_url, f"nats://wonka:everlasting@127.0.0.1:{port}"),
     ):
         pytest.fail("it began")

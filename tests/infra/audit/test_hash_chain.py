@@ -270,7 +270,7 @@ def test_a_text_that_moves_from_one_column_to_the_next_is_found(auditor: Auditor
 def test_a_row_that_was_deleted_is_missed(auditor: Auditor, tamper: Tamper, position: int) -> None:
     tamper(f"DELETE FROM log.events WHERE position = {position}")
     assert broken(auditor).position == position
-    assert f"its row is missing; the next one stands at position {position + 1}" in broken(auditor).reason
+    assert f"its row is missing; the next one is at position {position + 1}" in broken(auditor).reason
 
 
 def test_a_row_that_was_deleted_and_the_others_moved_up_is_found_at_its_place(auditor: Auditor, tamper: Tamper) -> None:
@@ -313,7 +313,7 @@ def test_a_row_of_a_stream_of_its_own_that_was_put_in_with_a_fitting_hash_breaks
     tamper(*moved(5, 1), own, "UPDATE log.head SET position = 11")
     fit(auditor, tamper, 5, upto=5)
     assert broken(auditor).position == 6
-    assert "or another row stood here" in broken(auditor).reason
+    assert "or the row was replaced" in broken(auditor).reason
 
 
 @pytest.mark.parametrize("position", [11, 12])
@@ -326,7 +326,7 @@ def test_a_row_behind_the_end_that_fits_is_found_by_the_head(auditor: Auditor, t
     tamper(INSERT.format(position=11, hash="hash"))
     fit(auditor, tamper, 11, upto=11)
     assert broken(auditor).position == 11
-    assert "log.head says that the log ends at 10, and this row follows" in broken(auditor).reason
+    assert "log.head says that the log ends at 10, but this row follows" in broken(auditor).reason
 
 
 @pytest.mark.parametrize("position", [0, -5, -(2**63)])
@@ -356,7 +356,7 @@ HEAD_OF_8 = "UPDATE log.head SET (position, hash) = (SELECT position, hash FROM 
 def test_a_tail_that_was_cut_off_is_missed_by_the_head(auditor: Auditor, tamper: Tamper) -> None:
     tamper("DELETE FROM log.events WHERE position > 8")
     assert broken(auditor).position == 9
-    assert "log.head says that the log goes on to 10, and it ends at 8" in broken(auditor).reason
+    assert "log.head says that the log goes on to 10, but it ends at 8" in broken(auditor).reason
 
 
 def test_a_tail_that_was_cut_off_with_the_head_adjusted_is_missed_by_a_checkpoint_alone(
@@ -365,7 +365,7 @@ def test_a_tail_that_was_cut_off_with_the_head_adjusted_is_missed_by_a_checkpoin
     tamper("DELETE FROM log.events WHERE position > 8", HEAD_OF_8)
     assert whole(auditor) == []
     assert broken(auditor, signed).position == 9
-    assert "a signed checkpoint says that the log came to position 9" in broken(auditor, signed).reason
+    assert "a signed checkpoint says that the log reached position 9" in broken(auditor, signed).reason
 
 
 def test_a_log_that_was_emptied_is_missed_by_a_checkpoint(
@@ -401,7 +401,7 @@ def test_a_tail_that_was_written_anew_with_its_chain_is_found_by_a_checkpoint_al
     assert whole(auditor) == []
     found = broken(auditor, signed)
     assert found.position == 9
-    assert "has another hash of it, so the log was written anew, somewhere behind position 4" in found.reason
+    assert "has another hash for it, so the log was rewritten somewhere after position 4" in found.reason
 
 
 def test_a_whole_log_that_was_written_anew_is_found_by_the_first_checkpoint(
@@ -417,7 +417,7 @@ def test_a_whole_log_that_was_written_anew_is_found_by_the_first_checkpoint(
     ("statement", "position", "reason"),
     [
         ("DELETE FROM log.head", 11, "log.head, which says where the log ends, is empty"),
-        ("UPDATE log.head SET hash = sha256('forged')", 10, "log.head has another hash of it"),
+        ("UPDATE log.head SET hash = sha256('forged')", 10, "log.head has another hash for it"),
         ("UPDATE log.head SET position = 12", 11, "log.head says that the log goes on to 12"),
         ("UPDATE log.head SET position = 7", 8, "log.head says that the log ends at 7"),
     ],
@@ -465,7 +465,7 @@ def test_a_version_that_stands_twice_is_found_though_the_chain_fits(auditor: Aud
     )
     fit(auditor, tamper, 5)
     assert broken(auditor).position == 5
-    assert "its version of its stream, stands twice" in broken(auditor).reason
+    assert "its version in its stream, is not unique" in broken(auditor).reason
 
 
 def test_a_position_that_stands_twice_is_found(
@@ -491,7 +491,7 @@ def test_a_row_without_a_position_is_found(auditor: Auditor, tamper: Tamper) -> 
         "ALTER TABLE log.events DROP CONSTRAINT events_pkey, ALTER position DROP NOT NULL",
         INSERT.format(position="NULL", hash="hash"),
     )
-    assert "a row stands in the log that has no position" in broken(auditor).reason
+    assert "the log has a row without a position" in broken(auditor).reason
 
 
 def test_a_row_without_a_position_is_found_also_where_none_may_come_any_more(auditor: Auditor, tamper: Tamper) -> None:
@@ -501,7 +501,7 @@ def test_a_row_without_a_position_is_found_also_where_none_may_come_any_more(aud
         INSERT.format(position="NULL", hash="hash"),
         "ALTER TABLE log.events ADD CONSTRAINT from_now_on NOT NULL position NOT VALID",
     )
-    assert "a row stands in the log that has no position" in broken(auditor).reason
+    assert "the log has a row without a position" in broken(auditor).reason
 
 
 @pytest.mark.parametrize(
@@ -515,7 +515,7 @@ def test_a_log_of_which_others_may_read_other_rows_is_none(
     auditor: Auditor, tamper: Tamper, statements: tuple[str, ...]
 ) -> None:
     tamper(*statements)
-    assert broken(auditor).reason == "log.events is no plain table, so that others may read other rows in it"
+    assert broken(auditor).reason == "log.events is not a plain table, so others may read other rows in it"
 
 
 def test_without_its_indexes_a_log_that_nobody_has_touched_is_whole(auditor: Auditor, tamper: Tamper) -> None:
@@ -539,7 +539,7 @@ def test_without_its_indexes_a_log_that_nobody_has_touched_is_whole(auditor: Aud
 def test_a_forged_checkpoint_is_named(auditor: Auditor, signed: list[Checkpoint], change: dict[str, object]) -> None:
     forged = signed[0].model_copy(update=change)
     assert broken(auditor, [forged, signed[1]]).position == forged.position
-    assert "was not signed as it stands" in broken(auditor, [forged, signed[1]]).reason
+    assert "does not match its signature" in broken(auditor, [forged, signed[1]]).reason
 
 
 def test_a_checkpoint_of_another_key_is_refused_by_both_names(auditor: Auditor) -> None:
@@ -596,14 +596,14 @@ def test_checkpoints_of_a_file_are_read_in_order_and_half_a_line_is_none(
     assert list(checkpoints_in(file)) == signed
 
     append_to(file, signed[0])
-    with pytest.raises(NoCheckpoint, match=r"Line 3 of .* stands at position 4, behind one at 9"):
+    with pytest.raises(NoCheckpoint, match=r"Line 3 of .* is at position 4, after one at 9"):
         list(checkpoints_in(file))
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"golden ticket\n", "Line 1 of .* is no checkpoint"),
+        (b"golden ticket\n", "Line 1 of .* is not a checkpoint"),
         (b'{"position": 0}\n', "position: input should be greater"),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_tree_goes_on_from_its_peaks(size: int, data: st.DataObject) -> None:
 
 
 def test_peaks_that_are_none_of_a_size_are_refused() -> None:
-    with pytest.raises(NotProven, match="A tree of 3 entries has 2 peaks, and not 1"):
+    with pytest.raises(NotProven, match="A tree of 3 entries has 2 peaks, not 1"):
         MerkleTree(size=3, peaks=[leaf(b"")])
 
 

@@ -356,7 +356,7 @@ def test_an_address_that_is_none_is_not_sent_to(address: str) -> None:
 
 @pytest.mark.parametrize("message_id", ["", "link-1", "<link-1>", "<@b>", "<a@b>\r\nX: y", "<a@b c>"])
 def test_a_message_id_of_another_form_is_refused(message_id: str) -> None:
-    with pytest.raises(ValueError, match="is no Message-ID"):
+    with pytest.raises(ValueError, match="is not a valid Message-ID"):
         the_invoice(message_id=message_id)
 
 

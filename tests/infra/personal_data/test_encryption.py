@@ -104,5 +104,5 @@ def test_what_has_not_the_shape_does_not_open_and_nothing_of_it_is_repeated(chan
     with pytest.raises(DoesNotOpen) as refused:
         unseal(sealed(STORED | change), KEY, PLACE)
     assert STORED["ciphertext"] not in str(refused.value)
-    with pytest.raises(DoesNotOpen, match="not sealed as a value has to be"):
+    with pytest.raises(DoesNotOpen, match="not in the form of an encrypted value"):
         sealed({name: part for name, part in STORED.items() if name != "nonce"})

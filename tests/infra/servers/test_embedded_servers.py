@@ -296,7 +296,7 @@ def test_root_runs_postgresql_as_nobody_in_nobodys_own_cluster(directory: Path, 
 def test_a_folder_that_nobody_may_not_enter_is_named(fresh_directory: Path) -> None:
     closed = fresh_directory / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(ServerDidNotStart, match=f"may not pass through {closed.resolve()}: allow it"):
+    with pytest.raises(ServerDidNotStart, match=f"cannot pass through {closed.resolve()}: allow it"):
         embedded_postgres(closed / "data").__enter__()
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
@@ -304,7 +304,7 @@ def test_a_folder_that_nobody_may_not_enter_is_named(fresh_directory: Path) -> N
 @pytest.mark.skipif(not AS_ROOT, reason="a plain user needs no other one")
 def test_a_machine_without_the_user_nobody_is_told_apart(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_module, "ROOTS_STAND_IN", "no-such-user")
-    with pytest.raises(ServerDidNotStart, match="there is no user no-such-user here: start as a plain user"):
+    with pytest.raises(ServerDidNotStart, match="there is no user no-such-user: start as a plain user"):
         embedded_postgres(directory).__enter__()
 
 
@@ -366,7 +366,7 @@ def test_a_folder_that_is_no_cluster_is_left_alone(fresh_directory: Path) -> Non
     letter = fresh_directory / "pgdata" / "letter.txt"
     letter.parent.mkdir()
     letter.touch()
-    with pytest.raises(ServerDidNotStart, match="is not a cluster of it; move it away"):
+    with pytest.raises(ServerDidNotStart, match="is not a PostgreSQL cluster; move it away"):
         embedded_postgres(fresh_directory).__enter__()
     assert letter.exists()
 
