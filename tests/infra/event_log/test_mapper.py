@@ -274,7 +274,7 @@ def test_a_sealed_value_that_names_another_person_is_unreadable_and_not_erased()
 def test_a_sealed_value_of_another_shape_is_unreadable() -> None:
     assert "contact: it is not in the form of an encrypted value" in unreadable(sealed(nonce=7))
     assert "contact: it is not in the form of an encrypted value" in unreadable(sealed(person=None))
-    assert "in a way that this version of Trunkline does not know" in unreadable(sealed(sealed="A512GCM"))
+    assert "encryption algorithm is unknown to this version of Trunkline" in unreadable(sealed(sealed="A512GCM"))
 
 
 def test_a_sealed_value_in_bytes_that_nobody_here_wrote_is_unreadable_and_not_erased() -> None:
