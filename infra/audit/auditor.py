@@ -217,7 +217,7 @@ class Auditor:
         found: list[int] = self._one(query, account=account, upto=upto)["positions"]
         return found
 
-    # --- for people
+    # --- for interactive queries
 
     def head(self) -> int:
         """Return the position of the last event; 0 if the log is empty."""

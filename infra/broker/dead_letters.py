@@ -25,7 +25,7 @@ DROPPED = "Trunkline-Dropped"
 ABOUT_THE_FAILURE = {ERROR, STREAM, CONSUMER, DELIVERIES, TRUNCATED}
 DROPPED_SUBJECTS = f"{DEAD_LETTER_SUBJECTS}.dropped"
 BODY_BYTES_MAX = 512 * 1024
-"""A larger body is truncated: it has to fit into one message together with the reason."""
+"""Of a larger body only the beginning is stored, to show what it was: body and reason have to fit into one message."""
 
 
 class NoSuchLetter(Exception):

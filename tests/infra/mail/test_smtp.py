@@ -68,7 +68,9 @@ def test_one_mailer_serves_many_threads(catcher: Catcher, mailer: SmtpMailer) ->
 def test_a_recipient_refused_for_good_is_a_permanent_failure(catcher: Catcher, mailer: SmtpMailer) -> None:
     catcher.refusal = "550 5.1.1 <ada@analytical.example>: no such user"
 
-    with pytest.raises(MailNotSent, match=r"did not take it: 550 5\.1\.1 <\[address\]>: no such user\.$") as refused:
+    with pytest.raises(
+        MailNotSent, match=r"did not accept the message: 550 5\.1\.1 <\[address\]>: no such user\.$"
+    ) as refused:
         mailer.send(mail())
 
     assert refused.value.permanent
