@@ -151,12 +151,12 @@ class Passed(Record):
         Raises:
             OSError: the file cannot be written.
         """
-        beside = path.parent / f"{path.name}.{os.getpid()}"
+        temporary = path.parent / f"{path.name}.{os.getpid()}"
         try:
-            beside.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
-            beside.replace(path)
+            temporary.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def checkpoint_of(line: bytes, where: str) -> Checkpoint:

@@ -107,14 +107,14 @@ class SigningKey:
     def _make(path: Path) -> None:
         """Create a key atomically. If two processes create one at once, both use the first."""
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        beside = path.parent / f"{path.name}.{os.getpid()}"
-        beside.touch(mode=0o600)
+        temporary = path.parent / f"{path.name}.{os.getpid()}"
+        temporary.touch(mode=0o600)
         try:
-            beside.write_bytes(pem)
+            temporary.write_bytes(pem)
             with suppress(FileExistsError):
-                os.link(beside, path)
+                os.link(temporary, path)
         finally:
-            beside.unlink()
+            temporary.unlink()
 
     def sign(self, data: bytes) -> bytes:
         """Return the signature, 64 bytes (RFC 8032)."""

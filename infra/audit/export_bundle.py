@@ -223,18 +223,18 @@ def verified(text: bytes, keys: Collection[PublicKey], where: str) -> Proven:
     trees = bundle.checkpoint.trees
     if trees is None:
         raise NotProven(f"{where} proves nothing: its checkpoint has no trees.")
-    _streams(bundle, trees)
+    _check_streams(bundle, trees)
     counted = dict.fromkeys((share.stream for share in bundle.streams), 0)
     before = 0
     for event in bundle.events:
         if event.position <= before:
             raise NotProven(f"Position {event.position} is out of order or repeated in {where}.")
         before = event.position
-        _stands(event, bundle, trees)
+        _check_in_log(event, bundle, trees)
         if event.stream not in counted:
             raise NotProven(f"Position {event.position} is in {event.stream}, which is not a stream of the account.")
         counted[event.stream] += 1
-    _complete(bundle, counted)
+    _check_complete(bundle, counted)
     return Proven(bundle.account, len(bundle.events), bundle.streams, bundle.checkpoint)
 
 
@@ -248,7 +248,7 @@ def _each_name_once(pairs: list[tuple[str, object]]) -> None:
         raise _NameTwice(next(name for name in names if names.count(name) > 1))
 
 
-def _streams(bundle: Bundle, trees: Trees) -> None:
+def _check_streams(bundle: Bundle, trees: Trees) -> None:
     """Check that these are all streams of the account."""
     streams = MerkleTree()
     for share in bundle.streams:
@@ -264,7 +264,7 @@ def _streams(bundle: Bundle, trees: Trees) -> None:
         )
 
 
-def _stands(event: ProvenEvent, bundle: Bundle, trees: Trees) -> None:
+def _check_in_log(event: ProvenEvent, bundle: Bundle, trees: Trees) -> None:
     """Check that an event is the row of the log at its position."""
     where = f"The event at position {event.position} ({event.stream} version {event.version})"
     if event.account_id != bundle.account:
@@ -283,7 +283,7 @@ def _stands(event: ProvenEvent, bundle: Bundle, trees: Trees) -> None:
         raise NotProven(f"{where} is not in the log: its proof does not lead to the signed root.")
 
 
-def _complete(bundle: Bundle, counted: dict[str, int]) -> None:
+def _check_complete(bundle: Bundle, counted: dict[str, int]) -> None:
     """Check that each stream has the number of events that its share says and, if it is whole, every version.
 
     At this point each event is known to be in the log and no position is repeated; nor is a version repeated in a log

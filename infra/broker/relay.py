@@ -324,7 +324,7 @@ class _Pipeline:
         self._moved = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._hear, pending_msgs_limit=-1)
+        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, pending_msgs_limit=-1)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -376,7 +376,7 @@ class _Pipeline:
         if self._failure:
             raise self._failure
 
-    async def _hear(self, answer: Msg) -> None:
+    async def _on_answer(self, answer: Msg) -> None:
         self._moved.set()
         if not answer.data:
             self._failure = self._failure or OutOfStep("no stream answers")

@@ -86,14 +86,14 @@ class SmtpMailer:
         try:
             server = self._kept() or self._connect()
         except OSError as error:  # none of these is about the message
-            raise MailNotSent(f"{self._name} cannot be used: {_said(error)}.", permanent=False) from error
+            raise MailNotSent(f"{self._name} cannot be used: {_describe(error)}.", permanent=False) from error
         with ExitStack() as stack:
             stack.callback(server.close)
             try:
                 server.send_message(message)
             except OSError as error:
                 raise MailNotSent(
-                    f"{self._name} did not accept the message: {_said(error)}.", permanent=_final(error)
+                    f"{self._name} did not accept the message: {_describe(error)}.", permanent=_final(error)
                 ) from error
             stack.pop_all()
             self._idle.append((time.monotonic(), server))
@@ -146,7 +146,7 @@ def _final(error: OSError) -> bool:
     return reply[0] >= _PERMANENT if reply else isinstance(error, smtplib.SMTPNotSupportedError)
 
 
-def _said(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     """Return the error as one line, without a full stop and without addresses, which are personal, for the log."""
     reply = _reply(error)
     if reply is None:

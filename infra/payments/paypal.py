@@ -333,7 +333,7 @@ class PayPal:
             if refused.code in ("RESOURCE_NOT_FOUND", "INVALID_RESOURCE_ID"):
                 return None
             raise
-        return _taken(answer, answer.supplementary_data.related_ids.order_id)
+        return _received_capture(answer, answer.supplementary_data.related_ids.order_id)
 
     def refund(self, capture_id: str, *, refund_id: str, amount: Money) -> None:
         """See `PaymentProvider.refund`. PayPal remembers a ``refund_id`` for 45 days.
@@ -427,7 +427,7 @@ def _approve_url(order: _OrderAnswer, return_url: str) -> str:
     return str(httpx.URL(return_url).copy_merge_params({"token": order.id}))
 
 
-def _taken(answer: _CaptureAnswer, checkout_id: str | None) -> Capture | None:
+def _received_capture(answer: _CaptureAnswer, checkout_id: str | None) -> Capture | None:
     """Return the capture if the money was received and is for one of our orders."""
     ours = OUR_REFERENCE.fullmatch(answer.custom_id)
     if answer.status not in TAKEN or ours is None:
@@ -453,7 +453,7 @@ def _outcome(order: _OrderAnswer) -> Capture | Decline:
         return Decline(attempt_id=answer.id, reason=DECLINE_REASON, code=answer.status)
     if answer.status not in TAKEN:
         raise PaymentPending(f"PayPal is holding the payment {answer.id}, with status {answer.status}.")
-    capture = _taken(answer, order.id)
+    capture = _received_capture(answer, order.id)
     if capture is None:
         raise PaymentProviderRefused(f"The checkout {order.id} is not for an order of ours.", code="CUSTOM_ID_UNKNOWN")
     return capture

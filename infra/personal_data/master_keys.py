@@ -48,7 +48,7 @@ class MasterKeys:
         Raises:
             WrongSetting: there is no master key.
         """
-        self._must_be_there()
+        self._require_one()
         nonce = secrets.token_bytes(NONCE_BYTES)
         return nonce + self._keys[0].encrypt(nonce, key, person.encode())
 
@@ -58,7 +58,7 @@ class MasterKeys:
         Raises:
             WrongSetting: there is no master key, or none of them unwraps it.
         """
-        self._must_be_there()
+        self._require_one()
         for master in self._keys:
             if key := _opened(master, person, wrapped):
                 return key
@@ -73,12 +73,12 @@ class MasterKeys:
         Raises:
             WrongSetting: as for `unwrapped`.
         """
-        self._must_be_there()
+        self._require_one()
         if _opened(self._keys[0], person, wrapped):
             return None
         return self.wrapped(person, self.unwrapped(person, wrapped))
 
-    def _must_be_there(self) -> None:
+    def _require_one(self) -> None:
         if not self._keys:
             raise WrongSetting(
                 "TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes, the same for every process; personal data cannot "

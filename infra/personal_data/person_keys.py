@@ -55,6 +55,6 @@ class MemoryPersonKeys(PersonKeys):
     def destroy(self, person: str) -> bool:
         """See `PersonKeys.destroy`."""
         with self._lock:
-            stood = self._keys.get(person) is not None
+            existed = self._keys.get(person) is not None
             self._keys[person] = None
-        return stood
+        return existed

@@ -24,7 +24,7 @@ _MAKE: Final = (
     "INSERT INTO log.person_keys (person, wrapped) VALUES (%(person)s, %(wrapped)s) "
     "ON CONFLICT (person) DO NOTHING RETURNING person, wrapped"
 )
-_DESTROY: Final = "SELECT log.destroy_key(%(person)s) AS stood"
+_DESTROY: Final = "SELECT log.destroy_key(%(person)s) AS existed"
 
 
 class PostgresPersonKeys(PersonKeys):
@@ -64,14 +64,14 @@ class PostgresPersonKeys(PersonKeys):
             begun, wrapped = monotonic(), self._masters.wrapped(person, secrets.token_bytes(KEY_BYTES))
             made = self._ask(_MAKE, {"person": person, "wrapped": wrapped})
             # If no row was inserted, another process was faster, and its key exists by now.
-            known = self._taken(begun, made) if made else self._known([person])
+            known = self._unwrap_and_cache(begun, made) if made else self._known([person])
         return known[person]
 
     def destroy(self, person: str) -> bool:
         """See `PersonKeys.destroy`."""
         (row,) = self._ask(_DESTROY, {"person": person})
         self._keep(monotonic(), {person: None})
-        return bool(row["stood"])
+        return bool(row["existed"])
 
     def _known(self, persons: Iterable[str]) -> dict[str, bytes | None]:
         """Return the keys of these persons, None for the erased; persons without a row are left out."""
@@ -86,9 +86,9 @@ class PostgresPersonKeys(PersonKeys):
                     known[person] = key
                 else:
                     unknown.append(person)
-        return known | self._taken(now, self._ask(_KNOWN, {"persons": unknown})) if unknown else known
+        return known | self._unwrap_and_cache(now, self._ask(_KNOWN, {"persons": unknown})) if unknown else known
 
-    def _taken(self, asked: float, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes | None]:
+    def _unwrap_and_cache(self, asked: float, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes | None]:
         """Unwrap the keys in rows and cache them. Their age counts from the query, as its answer may have been slow."""
         keys = {row["person"]: row["wrapped"] and self._unwrapped(row["person"], row["wrapped"]) for row in rows}
         self._keep(asked, keys)
