@@ -1,11 +1,11 @@
-"""A service that lives on Trunkline's messages: it gives every package that begins a PBX, and every order its minutes.
+"""A service driven by Trunkline's messages: it creates a PBX for each new package, and allocates granted minutes.
 
-It knows nats-py and the contract (docs/messages.md), and nothing of Trunkline's own code:
+It uses nats-py and the message contract (docs/messages.md), and none of Trunkline's own code:
 
-- it follows the events ``subscription.PackageActivated`` and ``allocation.CapacityGranted``, with a durable consumer;
-- it creates a PBX for each package, and allocates recording minutes that were granted, by commands;
-- it keeps nothing. The ids of all that it asks for follow from the event that it asks for it because of, so it may be
-  killed at any moment, and what is delivered again is asked for again, and done once.
+- a durable consumer follows the events ``subscription.PackageActivated`` and ``allocation.CapacityGranted``;
+- commands create a PBX for each package, and allocate the recording minutes that were granted;
+- it is stateless. The ids of its commands derive from the id of the event that they react to, so it may be killed at
+  any moment: a redelivered event sends the same commands again, and each takes effect once.
 
     python examples/provisioner/provisioner.py --data DIRECTORY      # of a running `trunkline up --data DIRECTORY`
 """
@@ -37,14 +37,14 @@ FOLLOWED = [
     "trunkline.events.v1.allocation.CapacityGranted",
 ]
 ANSWER_S = 5.0
-AGAIN_S = 1.0
+RETRY_DELAY_S = 1.0
 ACK_S = 8
-"""So soon what a killed process had begun comes to the next one."""
+"""How soon an event that a killed process had begun is redelivered to the next one."""
 PBX_EXTENSIONS = 5
 
 
 class Trunkline:
-    """Commands to Trunkline, signed, and their answers."""
+    """Sends signed commands to Trunkline and receives the answers."""
 
     def __init__(self, client: Client, sender: str, secret: str) -> None:
         self._client = client
@@ -52,7 +52,7 @@ class Trunkline:
         self._secret = secret.encode()
 
     async def ask(self, command: str, message_id: str, correlation_id: str, /, **data: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-        """Send a command until it is answered. Under one id it is done once, however often it is sent."""
+        """Send a command until it is answered. The message id makes it idempotent, however often it is sent."""
         subject, reply = f"trunkline.commands.v1.{command}", self._client.new_inbox()
         inbox = await self._client.subscribe(reply)
         try:
@@ -74,17 +74,17 @@ class Trunkline:
                     "Trunkline-Sender": self._sender,
                     "Trunkline-Signature": hmac.new(self._secret, signed, hashlib.sha256).hexdigest(),
                 }
-                with suppress(nats.errors.Error):  # it, or the answer, got lost: so it is sent again
+                with suppress(nats.errors.Error):  # the command or its answer was lost: retry
                     await self._client.jetstream().publish(subject, body, stream=COMMANDS, headers=headers)
                     answer: dict[str, Any] = json.loads((await inbox.next_msg(timeout=ANSWER_S)).data)
                     return answer["data"]  # type: ignore[no-any-return]
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
         finally:
             await inbox.unsubscribe()
 
 
 async def provision(event: dict[str, Any], trunkline: Trunkline) -> None:
-    """Do what an event calls for."""
+    """Send the commands that an event calls for."""
     data, account_id, correlation_id = event["data"], event["partitionkey"], event["correlationid"]
     package_id = data["package_id"]
     who = {"account_id": account_id, "package_id": package_id, "pbx_id": f"{package_id}-main"}
@@ -92,15 +92,15 @@ async def provision(event: dict[str, Any], trunkline: Trunkline) -> None:
         extensions = min(PBX_EXTENSIONS, data["quantities"].get("extensions", 0))
         facts = {**who, "name": "Main", "plan": "enterprise", "extensions": extensions}
         if extensions:
-            told(event, await trunkline.ask("CreatePbx", f"create:{event['id']}", correlation_id, **facts))
+            report(event, await trunkline.ask("CreatePbx", f"create:{event['id']}", correlation_id, **facts))
     elif minutes := data["quantities"].get("recording_minutes"):
         facts = {**who, "allocation_id": event["id"], "service": "recording_minutes", "quantity": minutes}
-        told(event, await trunkline.ask("AllocateCapacity", f"allocate:{event['id']}", correlation_id, **facts))
+        report(event, await trunkline.ask("AllocateCapacity", f"allocate:{event['id']}", correlation_id, **facts))
 
 
-def told(event: dict[str, Any], outcome: dict[str, Any]) -> None:
-    """Say what came of it. A refusal is final: a person reads it."""
-    print(f"{event['position']} {event['type'].rpartition('.')[2]}: {outcome}", flush=True)  # noqa: T201 - it is its log
+def report(event: dict[str, Any], outcome: dict[str, Any]) -> None:
+    """Print the outcome of a command. A refusal is final, and for a person to read."""
+    print(f"{event['position']} {event['type'].rpartition('.')[2]}: {outcome}", flush=True)  # noqa: T201 - this is the log
 
 
 async def run(nats_url: str, sender: str, secret: str, stopping: asyncio.Event) -> None:
@@ -119,12 +119,12 @@ async def run(nats_url: str, sender: str, secret: str, stopping: asyncio.Event) 
             messages = await subscription.fetch(1, timeout=1)
         for message in messages:
             await provision(json.loads(message.data), trunkline)
-            await message.ack()  # after the answer: where we are killed before, the event comes again
+            await message.ack()  # only after the answer: if we are killed earlier, the event is redelivered
     await client.close()
 
 
-def place(data: Path | None) -> tuple[str, str, str]:
-    """Where NATS is, and who we are there: what ``trunkline up`` left in its directory, or the environment says."""
+def connection_settings(data: Path | None) -> tuple[str, str, str]:
+    """Return URL, sender and secret: from the directory of a running ``trunkline up``, or from the environment."""
     if data is None:
         return os.environ["NATS_URL"], os.environ["TRUNKLINE_SENDER"], os.environ["TRUNKLINE_SENDER_SECRET"]
     sender = json.loads((data / "senders.json").read_text(encoding="utf-8"))[0]
@@ -133,14 +133,14 @@ def place(data: Path | None) -> tuple[str, str, str]:
 
 async def main() -> None:
     """Run until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(description="Follow Trunkline's events, and provision what they call for.")
-    parser.add_argument("--data", type=Path, help="the directory of a running trunkline up")
+    parser = argparse.ArgumentParser(description="Follow Trunkline's events and provision what they call for.")
+    parser.add_argument("--data", type=Path, help="the data directory of a running `trunkline up`")
     given = parser.parse_args()
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    print("The provisioner follows Trunkline's events; stop it by Ctrl-C.", flush=True)  # noqa: T201
-    await run(*place(given.data), stopping)
+    print("The provisioner follows Trunkline's events; stop it with Ctrl-C.", flush=True)  # noqa: T201
+    await run(*connection_settings(given.data), stopping)
 
 
 if __name__ == "__main__":

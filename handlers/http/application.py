@@ -22,7 +22,7 @@ from handlers.dispatch import handle
 from handlers.http.metrics import Traced
 from handlers.http.problems import SAFE_HEADERS, add_problem_responses, problem
 from handlers.requests import ReconcileCapture, UseInvoiceLink
-from infra.payments.paypal import MAX_WEBHOOK_BYTES, hinted_capture
+from infra.payments.paypal import WEBHOOK_BYTES_MAX, hinted_capture
 from infra.tracing import new_correlation_id
 
 PAGE = Environment(autoescape=True, undefined=StrictUndefined).from_string(
@@ -66,8 +66,8 @@ def application(dependencies: Dependencies) -> FastAPI:
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_WEBHOOK_BYTES:
-                return problem(413, "too_large", f"A webhook has at most {MAX_WEBHOOK_BYTES} bytes.")
+            if len(body) > WEBHOOK_BYTES_MAX:
+                return problem(413, "too_large", f"A webhook has at most {WEBHOOK_BYTES_MAX} bytes.")
         capture_id = hinted_capture(body)
         if capture_id is not None:
             hint = ReconcileCapture(capture_id=capture_id)

@@ -1,6 +1,6 @@
-"""The log on PostgreSQL, read as the role `infra.postgres.connections.AUDITOR`, which may do nothing but read.
+"""The log on PostgreSQL, read as the role `infra.postgres.connections.AUDITOR`, which is read-only.
 
-Whatever is asked comes page by page, so that memory stays flat in the length of the log, and no transaction is long.
+All queries are paged, so memory does not grow with the log and no transaction is long.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from infra.audit.merkle import MerkleTree
 from infra.event_log.recorder import LogRow
 from infra.postgres.connections import AUDITOR, DatabaseUnavailable, connect, only_one
 
-PAGE: Final = 2_000
-"""How many rows are held at once."""
+ROWS_PER_PAGE: Final = 2_000
+"""Rows held in memory at once."""
 
-LONGEST_S: Final = 3600
-"""How long one question may take the server: the tree over the accounts sorts the whole log."""
+STATEMENT_TIMEOUT_S: Final = 3600
+"""The longest that one query may run: the tree over the accounts sorts the whole log."""
 
 _SELECT: LiteralString = (
     "SELECT e.position, e.stream, e.version, e.topic, e.state, e.recorded_at, e.account_id, e.event_id, "
@@ -84,7 +84,7 @@ _AT: LiteralString = "SELECT coalesce(max(position), 0) AS position FROM log.eve
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which rows are asked for; what is none asks for nothing in particular."""
+    """A filter on rows; a field that is None does not restrict."""
 
     stream: str | None = None
     account: str | None = None
@@ -96,7 +96,7 @@ class Wanted:
     to_position: int | None = None
 
     def where(self) -> tuple[LiteralString, dict[str, Any]]:
-        """As a condition, and its parameters."""
+        """Return the SQL condition and its parameters."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         parameters = {name: value for name, value in given.items() if value is not None}
         conditions: LiteralString = "true"
@@ -140,14 +140,14 @@ class Auditor:
         return found
 
     def alone(self, name: str) -> bool:
-        """Try to become the only one, over all processes, that does ``name``, for as long as this lasts."""
+        """Try to take the lock ``name`` over all processes; the connection holds it until it closes."""
         with _answering():
             return only_one(self._conn, name)
 
-    # --- what the chain is verified by
+    # --- for verifying the chain
 
     def doubled(self) -> int | None:
-        """See `infra.audit.hash_chain.LogSource`; searched only if indexes or inheriting tables allow a duplicate."""
+        """See `infra.audit.hash_chain.LogSource`. Searches only if indexes or inheriting tables allow a duplicate."""
         if self._one(_NOWHERE)["nowhere"]:
             return 0
         if self._one(_UNIQUE)["unique"]:
@@ -160,14 +160,14 @@ class Auditor:
         return not self._one(_UNLIKE_A_TABLE)["unlike"]
 
     def end(self) -> End:
-        """Where the log ends, by its head and by its rows."""
+        """Return where the log ends, by ``log.head`` and by its rows."""
         return End(**self._one(_END))
 
     def pages(self, after: int, upto: int) -> Iterator[Sequence[Raw]]:
-        """The rows behind a position, in PostgreSQL's binary format, with the position of the version before."""
-        first = after + 1 if after else -(2**63)  # so that what somebody has put before the first is seen
+        """Yield the rows after a position in PostgreSQL's binary format, each with its predecessor's position."""
+        first = after + 1 if after else -(2**63)  # to see rows that somebody has inserted before the first
         while True:
-            query = _PAGE.format(after=first, upto=upto, page=PAGE)
+            query = _PAGE.format(after=first, upto=upto, page=ROWS_PER_PAGE)
             copied = f"COPY ({query}) TO STDOUT (FORMAT BINARY)".encode()
             with _answering(), self._conn.cursor() as cursor, cursor.copy(copied) as copy:
                 page: list[Raw] = list(copy.rows())
@@ -177,31 +177,31 @@ class Auditor:
             first = int.from_bytes(page[-1][0] or b"", "big", signed=True) + 1
 
     def hash_at(self, position: int) -> bytes | None:
-        """The hash of a row; none where there is no such row."""
+        """Return the hash of a row, or None if there is no such row."""
         query: LiteralString = "SELECT hash FROM log.events WHERE position = %(at)s"
         with _answering():
             found = self._conn.execute(query, {"at": position}).fetchone()
         return found["hash"] if found else None
 
     def accounts_root(self, upto: int) -> tuple[int, bytes]:
-        """How many accounts there are, and the root of the tree over them, as of a position."""
+        """Return the number of accounts, and the root of the tree over them, as of a position."""
         tree = AccountTree(MerkleTree())
         for share in self._shares(upto):
             tree.add(share)
         return tree.ended()
 
-    # --- what an export is made of
+    # --- for exports
 
     def _shares(self, upto: int) -> Iterator[Share]:
-        """What each account has in each stream, in the order of the tree."""
+        """Yield the share that each account has of each stream, in the order of the tree."""
         with _answering(), self._conn.transaction(), self._conn.cursor("shares") as cursor:
-            cursor.itersize = PAGE
+            cursor.itersize = ROWS_PER_PAGE
             cursor.execute(_SHARES, {"upto": upto})
             for row in cursor:
                 yield Share(**row)
 
     def account_tree(self, account: str, upto: int) -> tuple[AccountTree, int]:
-        """The tree over the accounts as of a position, with the proof of one; and the number of its entry."""
+        """Return the tree over the accounts as of a position, able to prove one account, and the index of its entry."""
         known = self._one(_ACCOUNTS, account=account, upto=upto)
         tree = AccountTree(MerkleTree.proving([known["before"]], known["accounts"]), account)
         for share in self._shares(upto):
@@ -209,7 +209,7 @@ class Auditor:
         return tree, known["before"]
 
     def positions_of(self, account: str, upto: int) -> list[int]:
-        """The positions of an account's events."""
+        """Return the positions of an account's events."""
         query: LiteralString = (
             "SELECT coalesce(array_agg(position ORDER BY position), '{}') AS positions FROM log.events "
             "WHERE account_id = %(account)s AND position <= %(upto)s"
@@ -217,29 +217,29 @@ class Auditor:
         found: list[int] = self._one(query, account=account, upto=upto)["positions"]
         return found
 
-    # --- what a person asks
+    # --- for interactive queries
 
     def head(self) -> int:
-        """The position of the last event; 0 where there is none."""
+        """Return the position of the last event; 0 if the log is empty."""
         return self.end().last
 
     def position_at(self, moment: datetime) -> int:
-        """The position that the log had come to at a moment; 0 where it had not begun."""
+        """Return the last position recorded at or before a moment; 0 if there was none."""
         found: int = self._one(_AT, moment=moment)["position"]
         return found
 
     def knows(self, wanted: Wanted) -> bool:
-        """Whether there is any event of these."""
+        """Whether any event matches."""
         return next(self.events(wanted, limit=1), None) is not None
 
     def events(self, wanted: Wanted, limit: int | None = None) -> Iterator[DictRow]:
-        """The rows that are asked for, in the order of positions; with ``previous``, the hash of the row before."""
+        """Yield the matching rows by position; ``previous`` is the hash of the row before."""
         where, parameters = wanted.where()
         rest: LiteralString = " AND e.position > %(after)s ORDER BY e.position LIMIT %(page)s"
         query: LiteralString = _SELECT + _PREVIOUS + _FROM + where + rest
         after, left = 0, limit
         while left is None or left > 0:
-            page = PAGE if left is None else min(PAGE, left)
+            page = ROWS_PER_PAGE if left is None else min(ROWS_PER_PAGE, left)
             with _answering():
                 found = self._conn.execute(query, parameters | {"after": after, "page": page}).fetchall()
             yield from found
@@ -249,7 +249,7 @@ class Auditor:
 
 
 def log_row(columns: DictRow) -> LogRow:
-    """A row as the mapper takes it."""
+    """Convert a row to the form that the mapper reads."""
     return LogRow(
         originator_id=columns["stream"],
         originator_version=columns["version"],
@@ -266,13 +266,13 @@ def log_row(columns: DictRow) -> LogRow:
 
 @contextmanager
 def auditing(database_url: str) -> Iterator[Auditor]:
-    """Who reads the log as an auditor.
+    """Connect to the log as an auditor.
 
     Raises:
-        DatabaseUnavailable: names the setting; here, and at every question.
+        DatabaseUnavailable: also from each query; names the setting.
     """
     with connect(database_url, AUDITOR) as conn:
         with _answering():
-            conn.execute(f"SET statement_timeout = '{LONGEST_S}s'")
+            conn.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
             conn.execute("SET search_path = pg_catalog")
         yield Auditor(conn)

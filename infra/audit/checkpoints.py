@@ -1,6 +1,6 @@
-"""Signed checkpoints: what the log was at a position, said outside the database, so that nobody can unsay it there.
+"""Signed checkpoints: the state of the log at a position, kept outside the database so that nobody can revise it there.
 
-A checkpoint is one line of JSON, on the broker (`infra.broker.nats`) and in a file that is only appended to. A full
+A checkpoint is one line of JSON, on the broker (`infra.audit.published_checkpoints`) and in an append-only file. A full
 checkpoint, made by an export, also carries the roots of two Merkle trees: over the log, and over each account's events.
 """
 
@@ -18,26 +18,26 @@ from domain.messages import what_is_wrong
 from infra.audit.ed25519 import PublicKey, SigningKey, WrongKey
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256, hexadecimal."""
+"""A SHA-256 in hexadecimal."""
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Position = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 
 
 class NoCheckpoint(Exception):
-    """There is no checkpoint where one is asked for, or what stands there cannot be read. The text names the file."""
+    """An expected checkpoint is missing or cannot be read. The message names the file."""
 
 
 class ForgedCheckpoint(Exception):
-    """A checkpoint that was not signed as it stands."""
+    """The signature of a checkpoint does not match its content."""
 
     def __init__(self, position: int) -> None:
-        super().__init__(f"the checkpoint at position {position} was not signed as it stands")
+        super().__init__(f"the checkpoint at position {position} does not match its signature")
         self.position = position
 
 
 class Record(BaseModel):
-    """A part of a checkpoint, or of a bundle: it admits no field that it does not know."""
+    """A part of a checkpoint or a bundle. Unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,9 +51,9 @@ class Trees(Record):
 
 
 class Checkpoint(Record):
-    """At ``time`` the log had come to ``position``, whose hash was ``hash``. ``key`` is the fingerprint of who says so.
+    """At ``time`` the log ended at ``position`` with hash ``hash``. ``key`` is the fingerprint of the signing key.
 
-    The time is the signer's clock: the position, and not the time, is what a checkpoint is trusted for.
+    The time is the signer's clock: trust a checkpoint for its position, not for its time.
     """
 
     position: Position
@@ -71,7 +71,7 @@ class Checkpoint(Record):
     def signed(
         cls, key: SigningKey, position: int, hash_: bytes, time: datetime, trees: Trees | None = None
     ) -> Checkpoint:
-        """A new one."""
+        """Make and sign a checkpoint."""
         draft = cls(
             position=position,
             hash=hash_.hex(),
@@ -83,7 +83,7 @@ class Checkpoint(Record):
         return draft.model_copy(update={"signature": key.sign(draft.payload()).hex()})
 
     def payload(self) -> bytes:
-        """The bytes that are signed: lines of text, so that standard tools can check a signature."""
+        """Return the bytes that are signed: lines of text, so that standard tools can check a signature."""
         lines = [
             "trunkline checkpoint v1",
             f"position {self.position}",
@@ -99,11 +99,11 @@ class Checkpoint(Record):
         return "".join(f"{line}\n" for line in lines).encode()
 
     def check(self, keys: Collection[PublicKey]) -> None:
-        """See that one of the keys signed it.
+        """Check that one of the keys signed it.
 
         Raises:
-            WrongKey: it says that another one did.
-            ForgedCheckpoint: it says that one of them did, and that is not so.
+            WrongKey: it names a key that is not among them.
+            ForgedCheckpoint: it names one of them, but the signature does not match.
         """
         for key in keys:
             if key.fingerprint == self.key:
@@ -112,82 +112,82 @@ class Checkpoint(Record):
                 return
         known = ", ".join(key.fingerprint[:16] for key in keys)
         raise WrongKey(
-            f"The checkpoint at position {self.position} names the key {self.key[:16]}..., and the key given is "
+            f"The checkpoint at position {self.position} names the key {self.key[:16]}..., but the key given is "
             f"{known}...; give the public half of the key that signed it."
         )
 
     def line(self) -> bytes:
-        """As one line of JSON."""
+        """Return the checkpoint as one line of JSON."""
         return self.model_dump_json(exclude_none=True).encode() + b"\n"
 
 
 class Passed(Record):
-    """How far a log was verified: a checkpoint that agreed, and the peaks of the Merkle tree there."""
+    """How far a log has been verified: a checkpoint that agreed, and the peaks of the Merkle tree there."""
 
     checkpoint: Checkpoint
     peaks: tuple[Sha256, ...]
 
     @classmethod
     def read(cls, path: Path) -> Passed:
-        """What a file says.
+        """Read a saved verification from a file.
 
         Raises:
-            NoCheckpoint: it cannot be read, or says nothing of the kind.
+            NoCheckpoint: the file cannot be read, or holds something else.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise NoCheckpoint(
-                f"There is no verification to go on from in {path}; run trunkline audit verify without it first."
+                f"There is no verification to resume in {path}; run trunkline audit verify without it first."
             ) from None
         except OSError as error:
             raise NoCheckpoint(f"The verification in {path} cannot be read: {error.strerror}.") from error
         except ValidationError as error:
-            raise NoCheckpoint(f"{path} holds no verification to go on from: {what_is_wrong(error)}.") from None
+            raise NoCheckpoint(f"{path} holds no verification to resume: {what_is_wrong(error)}.") from None
 
     def write(self, path: Path) -> None:
-        """Say so in a file; the old one or the new one is there, and never a half.
+        """Save it to a file atomically: the old content or the new is there, never a part.
 
         Raises:
             OSError: the file cannot be written.
         """
-        beside = path.parent / f"{path.name}.{os.getpid()}"
+        temporary = path.parent / f"{path.name}.{os.getpid()}"
         try:
-            beside.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
-            beside.replace(path)
+            temporary.write_bytes(self.model_dump_json(exclude_none=True).encode() + b"\n")
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def checkpoint_of(line: bytes, where: str) -> Checkpoint:
-    """The checkpoint of a line of JSON.
+    """Parse a checkpoint from a line of JSON.
 
     Raises:
-        NoCheckpoint: it is none.
+        NoCheckpoint: the line is not a checkpoint.
     """
     try:
         return Checkpoint.model_validate_json(line)
     except ValidationError as error:
-        raise NoCheckpoint(f"{where} is no checkpoint: {what_is_wrong(error)}.") from None
+        raise NoCheckpoint(f"{where} is not a checkpoint: {what_is_wrong(error)}.") from None
 
 
 def checkpoints_in(path: Path) -> Iterator[Checkpoint]:
-    """The checkpoints of a file, first to last, read as they are asked for.
+    """Yield the checkpoints of a file lazily, first to last.
 
     Raises:
-        NoCheckpoint: the file cannot be read, or a line of it is none, or they stand in another order than the log's.
+        NoCheckpoint: the file cannot be read, a line is not a checkpoint, or they are not in the order of positions.
     """
     last = 0
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
-                    return  # whoever wrote it was cut off, and has told nobody that it is there
+                    return  # the writer was cut off before it reported this one to anybody
                 found = checkpoint_of(line, f"Line {number} of {path}")
                 if found.position < last:
                     raise NoCheckpoint(
-                        f"Line {number} of {path} stands at position {found.position}, behind one at {last}: the log "
-                        "was set back between them, or the file was changed."
+                        f"Line {number} of {path} is at position {found.position}, after one at {last}: the log was "
+                        "set back between them, or the file was changed."
                     )
                 last = found.position
                 yield found
@@ -196,17 +196,17 @@ def checkpoints_in(path: Path) -> Iterator[Checkpoint]:
 
 
 def last_in(path: Path) -> Checkpoint | None:
-    """The last checkpoint of a file; none where there is none, or no file.
+    """Return the last checkpoint of a file, or None if it has none or does not exist.
 
     Raises:
-        NoCheckpoint: the file cannot be read, or its last line is none.
+        NoCheckpoint: the file cannot be read, or its last line is not a checkpoint.
     """
     lines = _tail(path)
     return checkpoint_of(lines[-1], f"The last line of {path}") if lines else None
 
 
 def _tail(path: Path, size: int = 65_536) -> list[bytes]:
-    """The last whole lines of a file, at most ``size`` bytes of them."""
+    """Return the last complete lines of a file, at most ``size`` bytes of them."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
@@ -219,7 +219,7 @@ def _tail(path: Path, size: int = 65_536) -> list[bytes]:
 
 
 def append_to(path: Path, checkpoint: Checkpoint) -> None:
-    """Add a checkpoint to a file, durably. Half a line, which a crash has left, is ended first and taken back.
+    """Append a checkpoint to a file durably. An incomplete line, left by a crash, is removed first.
 
     Raises:
         NoCheckpoint: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Ed25519 keys in PEM files: the one that signs checkpoints, and its public half, which everybody may have."""
+"""Ed25519 keys in PEM files: the private key that signs checkpoints, and its public half, which is no secret."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 
 class WrongKey(Exception):
-    """A key cannot be read, or is not the one that signed. The text names it, and repeats nothing of it."""
+    """A key cannot be read, or is not the one that signed. The message names the file, never its content."""
 
 
 class PublicKey:
-    """What a signature is checked with."""
+    """Checks signatures."""
 
     def __init__(self, key: Ed25519PublicKey) -> None:
         self._key = key
@@ -34,10 +34,10 @@ class PublicKey:
 
     @classmethod
     def read(cls, path: Path) -> PublicKey:
-        """The key of a PEM file.
+        """Read a key from a PEM file.
 
         Raises:
-            WrongKey: there is none in it.
+            WrongKey: the file has no such key, or cannot be read.
         """
         try:
             key = load_pem_public_key(path.read_bytes())
@@ -46,11 +46,11 @@ class PublicKey:
         except (ValueError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, Ed25519PublicKey):
-            raise WrongKey(f"{path} is no public Ed25519 key in PEM; trunkline audit public-key FILE writes one.")
+            raise WrongKey(f"{path} is not a public Ed25519 key in PEM; trunkline audit public-key FILE writes one.")
         return cls(key)
 
     def pem(self) -> bytes:
-        """The key as a PEM file."""
+        """Return the key in PEM."""
         return self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
@@ -63,7 +63,7 @@ class PublicKey:
 
 
 class SigningKey:
-    """What signs. Its bytes are never shown."""
+    """Signs. Its bytes are never shown."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
@@ -71,10 +71,10 @@ class SigningKey:
 
     @classmethod
     def read(cls, path: Path) -> SigningKey:
-        """The key of a PEM file (PKCS 8, not encrypted).
+        """Read a key from a PEM file (PKCS 8, not encrypted).
 
         Raises:
-            WrongKey: there is none in it.
+            WrongKey: the file has no such key, or cannot be read.
         """
         try:
             key = load_pem_private_key(path.read_bytes(), None)
@@ -84,38 +84,38 @@ class SigningKey:
             key = None
         if not isinstance(key, Ed25519PrivateKey):
             raise WrongKey(
-                f"{path} is no Ed25519 private key in PEM without a passphrase; "
+                f"{path} is not an Ed25519 private key in PEM without a passphrase; "
                 "openssl genpkey -algorithm ed25519 -out FILE makes one."
             )
         return cls(key)
 
     @classmethod
     def kept_in(cls, path: Path) -> SigningKey:
-        """The key of a file, which is made at the first time, for its owner's eyes only.
+        """Read the key of a file; the first call creates it, readable by its owner only.
 
         Raises:
-            WrongKey: it cannot be made or read.
+            WrongKey: it cannot be created or read.
         """
         try:
             if not path.exists():
                 cls._make(path)
         except OSError as error:
-            raise WrongKey(f"The signing key {path} cannot be made: {error.strerror}.") from error
+            raise WrongKey(f"The signing key {path} cannot be created: {error.strerror}.") from error
         return cls.read(path)
 
     @staticmethod
     def _make(path: Path) -> None:
-        """Make a key: it is whole, or not there; and of two processes that make one, both take the first."""
+        """Create a key atomically. If two processes create one at once, both use the first."""
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        beside = path.parent / f"{path.name}.{os.getpid()}"
-        beside.touch(mode=0o600)
+        temporary = path.parent / f"{path.name}.{os.getpid()}"
+        temporary.touch(mode=0o600)
         try:
-            beside.write_bytes(pem)
+            temporary.write_bytes(pem)
             with suppress(FileExistsError):
-                os.link(beside, path)
+                os.link(temporary, path)
         finally:
-            beside.unlink()
+            temporary.unlink()
 
     def sign(self, data: bytes) -> bytes:
-        """The signature, 64 bytes (RFC 8032)."""
+        """Return the signature, 64 bytes (RFC 8032)."""
         return self._key.sign(data)

@@ -1,15 +1,15 @@
-"""The bundle of an account: its events, and what proves that they stand in the log, unaltered, and none is missing.
+"""The bundle of an account: its events, with a proof that they are in the log, unaltered and complete.
 
-It is checked with no database and no network, against the public key alone. A full checkpoint signs the roots of two
-Merkle trees (`infra.audit.merkle`):
+Checking it needs the public key, but no database and no network. A full checkpoint signs the roots of two Merkle trees
+(`infra.audit.merkle`):
 
 - over the log: entry n is the hash of position n + 1, so a tree of n entries is the log as of position n;
-- over the accounts, in the order of their ids' bytes (what belongs to none comes first): an entry is the account's id,
-  how many streams it has events in, and the root of the tree over those. Its entries, in the order of the streams'
-  bytes, are the stream, its first and last version, and how many of its events are the account's.
+- over the accounts, sorted by the bytes of their ids (events of no account come first): an entry is the account's id,
+  the number of streams it has events in, and the root of a tree over those streams. The entries of that tree, sorted by
+  the bytes of the stream, are the stream, its first and last version, and how many of its events are the account's.
 
-So the streams of a bundle are all that the account has, and the events of each are all that there are of it. Texts and
-numbers are packed as in `infra.audit.hash_chain.canonical`.
+So a bundle has every stream of the account, and every event of each. Texts and numbers are packed as in
+`infra.audit.hash_chain.canonical`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _NUMBER = struct.Struct(">q").pack
 
 
 class Share(Record):
-    """What an account has in a stream: ``count`` of the events from version ``first`` to ``last``.
+    """An account's part of a stream: ``count`` of the events from version ``first`` to ``last``.
 
-    Most streams are one account's, and all of their events are in its share. A few, as the series of invoice numbers,
-    are written to for many accounts.
+    Most streams belong to one account, whose share has all of their events. A few, such as the series of invoice
+    numbers, have events of many accounts.
     """
 
     account_id: str | None
@@ -53,23 +53,23 @@ class Share(Record):
 
     @property
     def whole(self) -> bool:
-        """Whether every event of the stream is the account's."""
+        """Whether every event of the stream belongs to the account."""
         return self.count == self.last - self.first + 1
 
     def entry(self) -> bytes:
-        """The entry of an account's tree."""
+        """Return the entry in the account's tree."""
         return packed_text(self.stream) + _NUMBERS(self.first, self.last, self.count)
 
 
 def account_entry(account_id: str | None, streams: MerkleTree) -> bytes:
-    """The entry of the tree over the accounts."""
+    """Return the entry in the tree over the accounts."""
     return packed_text(account_id) + _NUMBER(streams.size) + streams.root()
 
 
 class AccountTree:
-    """The tree over the accounts, made of shares in its order; the shares of one account are kept.
+    """The tree over the accounts, built from shares in its order. Keeps the shares of one account.
 
-    Its memory is that of one account's shares, and of the tree's peaks.
+    Memory: that account's shares, and the peaks of the tree.
     """
 
     def __init__(self, tree: MerkleTree, account: str | None = None) -> None:
@@ -96,17 +96,17 @@ class AccountTree:
             self._streams = MerkleTree()
 
     def ended(self) -> tuple[int, bytes]:
-        """How many accounts there are, and the root."""
+        """Return the number of accounts and the root."""
         self._end_account()
         return self._tree.size, self._tree.root()
 
     def inclusion(self, index: int) -> list[bytes]:
-        """The proof of an account that was asked for beforehand."""
+        """Return the proof of an account that was requested in advance."""
         return self._tree.inclusion(index)
 
 
 class ProvenEvent(Record):
-    """A row of the log, and its way to the root. The state is text where it is UTF-8, or else base64."""
+    """A row of the log, and its inclusion proof. The state is text if it is UTF-8, otherwise base64."""
 
     position: Position
     stream: str
@@ -125,13 +125,13 @@ class ProvenEvent(Record):
     proof: tuple[Sha256, ...]
 
     def row(self) -> Raw:
-        """The row as the chain sees it.
+        """Return the row in the form that the chain hashes.
 
         Raises:
-            ValueError: there is no such state, or no such moment.
+            ValueError: the state or the time is not valid.
         """
         if (self.state is None) == (self.state_base64 is None):
-            raise ValueError("an event has one state")
+            raise ValueError("an event needs exactly one of state and state_base64")
         return raw(
             position=self.position,
             stream=self.stream,
@@ -148,7 +148,7 @@ class ProvenEvent(Record):
 
 
 class Bundle(Record):
-    """A bundle, read."""
+    """A parsed bundle."""
 
     format: Literal["trunkline export v1"]
     account: Annotated[str, Field(min_length=1)]
@@ -172,7 +172,7 @@ class Proven:
 def written(
     account: str, checkpoint: Checkpoint, tree: AccountTree, index: int, events: Iterable[dict[str, Any]]
 ) -> Iterator[bytes]:
-    """The text of a bundle, piece by piece; ``events`` are columns, with ``previous`` and ``proof`` (bytes)."""
+    """Yield the text of a bundle in pieces; ``events`` are columns, with ``previous`` and ``proof`` (bytes)."""
     head = {
         "format": FORMAT,
         "account": account,
@@ -203,19 +203,19 @@ def _event(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def verified(text: bytes, keys: Collection[PublicKey], where: str) -> Proven:
-    """See what a bundle proves.
+    """Check a bundle and return what it proves.
 
     Raises:
-        NotProven: it cannot be read, or anything in it is not as it was exported. The text names what.
+        NotProven: it cannot be read, or anything in it differs from the export. The message names what.
         WrongKey: another key signed it.
     """
     try:
         bundle = Bundle.model_validate_json(text)
         json.loads(text, object_pairs_hook=_each_name_once)
     except ValidationError as error:
-        raise NotProven(f"{where} is no export of an account: {what_is_wrong(error)}.") from None
+        raise NotProven(f"{where} is not an account export: {what_is_wrong(error)}.") from None
     except _NameTwice as twice:
-        raise NotProven(f"{where} says {twice} twice in one place; readers would differ in which they take.") from None
+        raise NotProven(f"{where} repeats the field {twice} in one object; readers differ in which they use.") from None
     try:
         bundle.checkpoint.check(keys)
     except ForgedCheckpoint as forged:
@@ -223,23 +223,23 @@ def verified(text: bytes, keys: Collection[PublicKey], where: str) -> Proven:
     trees = bundle.checkpoint.trees
     if trees is None:
         raise NotProven(f"{where} proves nothing: its checkpoint has no trees.")
-    _streams(bundle, trees)
+    _check_streams(bundle, trees)
     counted = dict.fromkeys((share.stream for share in bundle.streams), 0)
     before = 0
     for event in bundle.events:
         if event.position <= before:
-            raise NotProven(f"Position {event.position} is out of order, or stands twice, in {where}.")
+            raise NotProven(f"Position {event.position} is out of order or repeated in {where}.")
         before = event.position
-        _stands(event, bundle, trees)
+        _check_in_log(event, bundle, trees)
         if event.stream not in counted:
-            raise NotProven(f"Position {event.position} is of {event.stream}, which is none of the account's streams.")
+            raise NotProven(f"Position {event.position} is in {event.stream}, which is not a stream of the account.")
         counted[event.stream] += 1
-    _complete(bundle, counted)
+    _check_complete(bundle, counted)
     return Proven(bundle.account, len(bundle.events), bundle.streams, bundle.checkpoint)
 
 
 class _NameTwice(Exception):
-    """An object of JSON has two fields of one name (RFC 8259, section 4: what a reader makes of it is not said)."""
+    """A JSON object has two fields of one name, which readers treat differently (RFC 8259, section 4)."""
 
 
 def _each_name_once(pairs: list[tuple[str, object]]) -> None:
@@ -248,8 +248,8 @@ def _each_name_once(pairs: list[tuple[str, object]]) -> None:
         raise _NameTwice(next(name for name in names if names.count(name) > 1))
 
 
-def _streams(bundle: Bundle, trees: Trees) -> None:
-    """See that the streams are all that the account has."""
+def _check_streams(bundle: Bundle, trees: Trees) -> None:
+    """Check that these are all streams of the account."""
     streams = MerkleTree()
     for share in bundle.streams:
         if share.account_id != bundle.account:
@@ -259,34 +259,35 @@ def _streams(bundle: Bundle, trees: Trees) -> None:
     root = root_of(entry, bundle.account_index, trees.accounts, _hashes(bundle.account_proof))
     if root.hex() != trees.accounts_root:
         raise NotProven(
-            f"The streams of {bundle.account} are not those under the signed checkpoint: one was changed, added or "
-            "left out, or the account was."
+            f"The streams of {bundle.account} do not match the signed checkpoint: a stream was changed, added or left "
+            "out, or the account was changed."
         )
 
 
-def _stands(event: ProvenEvent, bundle: Bundle, trees: Trees) -> None:
-    """See that an event is the row that stands in the log at its position."""
+def _check_in_log(event: ProvenEvent, bundle: Bundle, trees: Trees) -> None:
+    """Check that an event is the row of the log at its position."""
     where = f"The event at position {event.position} ({event.stream} version {event.version})"
     if event.account_id != bundle.account:
-        raise NotProven(f"{where} is another account's.")
+        raise NotProven(f"{where} belongs to another account.")
     try:
         found = linked(bytes.fromhex(event.previous_hash), event.row())
     except (ValueError, UnicodeEncodeError) as error:
         raise NotProven(f"{where} cannot be read: {error}.") from None
     if found.hex() != event.hash:
-        raise NotProven(f"{where} was altered: its hash does not follow from what stands there.")
+        raise NotProven(f"{where} was altered: its hash does not match its content.")
     try:
         root = root_of(found, event.position - 1, bundle.checkpoint.position, _hashes(event.proof))
     except NotProven as why:
-        raise NotProven(f"{where} does not stand in the log: {str(why)[:1].lower()}{str(why)[1:]}") from None
+        raise NotProven(f"{where} is not in the log: {str(why)[:1].lower()}{str(why)[1:]}") from None
     if root.hex() != trees.log_root:
-        raise NotProven(f"{where} does not stand in the log: its proof does not lead to the signed root.")
+        raise NotProven(f"{where} is not in the log: its proof does not lead to the signed root.")
 
 
-def _complete(bundle: Bundle, counted: dict[str, int]) -> None:
-    """See that each stream has as many events as the account has of it; where it is whole, from the first to the last.
+def _check_complete(bundle: Bundle, counted: dict[str, int]) -> None:
+    """Check that each stream has the number of events that its share says and, if it is whole, every version.
 
-    Each event stands in the log, and no position stands twice; and no version stands twice in a log that was verified.
+    At this point each event is known to be in the log and no position is repeated; nor is a version repeated in a log
+    that was verified.
     """
     versions: dict[str, list[int]] = {}
     for event in bundle.events:
@@ -294,8 +295,7 @@ def _complete(bundle: Bundle, counted: dict[str, int]) -> None:
     for share in bundle.streams:
         if counted[share.stream] != share.count:
             raise NotProven(
-                f"The stream {share.stream} is not complete: {counted[share.stream]} of its {share.count} events are "
-                "there."
+                f"The stream {share.stream} is not complete: it has {counted[share.stream]} of {share.count} events."
             )
         found = versions[share.stream]
         contiguous = found == list(range(share.first, share.last + 1))

@@ -1,8 +1,8 @@
-"""The chain of the log's rows: its canonical form and hash, and the walk that finds the first position that is wrong.
+"""The hash chain over the log's rows: canonical form, hashes, and the walk that finds the first wrong position.
 
-A row's hash is ``sha256(hash of the position before, canonical row)``, the hash before the first being 32 zero bytes.
-The canonical row is made by ``log.append`` (migration 0010) and here, by code that shares nothing. A row is taken as
-PostgreSQL sends it in binary, undecoded: what somebody has put there need not be a value that Python can hold.
+A row's hash is ``sha256(hash of the position before, canonical row)``; the hash before the first is 32 zero bytes. Two
+implementations that share no code make the canonical row: ``log.append`` and this module. Rows are read in PostgreSQL's
+binary format, undecoded: a tampered value need not be one that Python can represent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _INT8 = struct.Struct(">q")
 
 
 class ChainBroken(Exception):
-    """The log is not what was recorded. ``position`` is the first that is wrong; ``reason`` says what is."""
+    """The log is not what was recorded. ``position`` is the first wrong one; ``reason`` says what is wrong."""
 
     def __init__(self, position: int, reason: str) -> None:
         super().__init__(f"Position {position} is the first that is wrong: {reason}.")
@@ -37,10 +37,10 @@ class ChainBroken(Exception):
 
 
 def canonical(row: Raw) -> bytes:
-    """A row as the chain sees it.
+    """Return the bytes of a row that the chain hashes.
 
-    Texts and the state are their length (4 bytes) and their bytes, or -1 where there is none; a number has 8 bytes, a
-    moment 8 (microseconds since 2000-01-01 UTC), an event id 16; all in network order. The hash is not part of it.
+    Texts and the state are a length (4 bytes) and their bytes, or the length -1 for NULL; a number has 8 bytes, a time
+    8 (microseconds since 2000-01-01 UTC), an event id 16; all in network order. The row's own hash is not part of it.
     """
     position, stream, version, topic, state, recorded_at, account, event_id, correlation, causation, actor = row[:11]
     return b"".join(
@@ -74,7 +74,7 @@ def raw(  # noqa: PLR0913 - one argument a column
     causation_id: str | None,
     actor: str,
 ) -> Raw:
-    """A row in PostgreSQL's binary format; ``recorded_at`` in microseconds since 2000-01-01 UTC."""
+    """Return a row in PostgreSQL's binary format; ``recorded_at`` is in microseconds since 2000-01-01 UTC."""
     return (
         _INT8.pack(position),
         stream.encode(),
@@ -91,12 +91,12 @@ def raw(  # noqa: PLR0913 - one argument a column
 
 
 def linked(previous: bytes, row: Raw) -> bytes:
-    """The hash of a row that follows the row of hash ``previous``."""
+    """Return the hash of a row that follows the row of hash ``previous``."""
     return sha256(previous + canonical(row)).digest()
 
 
 def number(value: bytes | None) -> int | None:
-    """A number of a row."""
+    """Decode a number of a row."""
     return None if value is None else int.from_bytes(value, "big", signed=True)
 
 
@@ -104,11 +104,11 @@ def _text(value: bytes | None) -> str:
     return "nothing" if value is None else value.decode(errors="replace")
 
 
-TWICE: Final = "its position, or its version of its stream, stands twice"
+TWICE: Final = "its position, or its version in its stream, is not unique"
 
 
 class Walk:
-    """A walk along the log, row by row: where it is, the hash there, and the Merkle tree of the hashes so far."""
+    """A walk along the log, row by row: the position reached, its hash, and the Merkle tree of all hashes so far."""
 
     def __init__(self, position: int = 0, hash_: bytes = GENESIS, tree: MerkleTree | None = None) -> None:
         self.position = position
@@ -116,29 +116,29 @@ class Walk:
         self.tree = tree or MerkleTree()
 
     def step(self, row: Raw) -> None:
-        """Go on to the next row.
+        """Advance to the next row.
 
         Raises:
-            ChainBroken: it is not the one that was recorded here.
+            ChainBroken: it is not the row that was recorded here.
         """
         position, version, expected = number(row[0]), number(row[2]), self.position + 1
         if position is None or position < expected:
-            raise ChainBroken(expected, f"instead of its row there is one at position {position}")
+            raise ChainBroken(expected, f"in place of its row there is one at position {position}")
         if position > expected:
-            raise ChainBroken(expected, f"its row is missing; the next one stands at position {position}")
+            raise ChainBroken(expected, f"its row is missing; the next one is at position {position}")
         found = linked(self.hash, row)
         if found != row[11]:
             raise ChainBroken(
                 position,
                 f"its row ({_text(row[1])} version {version}, {_text(row[3])}) has a hash that does not follow from "
-                "its columns and the hash before it, so one of them was changed, or another row stood here",
+                "its columns and the hash before it, so one of them was changed, or the row was replaced",
             )
         self._in_its_stream(position, row, version, number(row[12]))
         self.position, self.hash = position, found
         self.tree.add(found)
 
     def _in_its_stream(self, position: int, row: Raw, version: int | None, predecessor: int | None) -> None:
-        """See that the version before stands before: so versions run from 1 (the library's own: from 0)."""
+        """Check that the previous version comes earlier, so versions run from 1 (the library's own: from 0)."""
         where = f"its row is version {version} of {_text(row[1])}"
         if version is None or version < 0:
             raise ChainBroken(position, f"{where}, and versions begin with 1")
@@ -150,7 +150,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class End:
-    """Where the log ends, at one moment: as ``log.head`` says (none where it says nothing), and the last row itself."""
+    """Where the log ends, at one moment: by ``log.head`` (None if it is empty), and the position of the last row."""
 
     position: int | None
     hash: bytes | None
@@ -161,66 +161,66 @@ class LogSource(Protocol):
     """Where the rows come from."""
 
     def shows_all(self) -> bool:
-        """Whether all who read see the same rows: no view stands in the log's place, no rule, no security by rows."""
+        """Whether every reader sees the same rows: no view in the log's place, no rule, no row-level security."""
 
     def doubled(self) -> int | None:
-        """The first position that repeats a position, or a version of a stream; 0 where a row has no position."""
+        """Return the first position that repeats a position or a version of a stream; 0 if a row has no position."""
 
     def end(self) -> End:
-        """Where the log ends now."""
+        """Return where the log ends now."""
 
     def pages(self, after: int, upto: int) -> Iterator[Sequence[Raw]]:
-        """The rows behind a position - all there are, where it is 0 -, page by page, in the order of positions."""
+        """Yield the rows after a position, or all rows if it is 0, page by page in the order of positions."""
 
     def hash_at(self, position: int) -> bytes | None:
-        """The hash of a row."""
+        """Return the hash of a row."""
 
     def accounts_root(self, upto: int) -> tuple[int, bytes]:
-        """Number of accounts up to and including a position, and their tree's root: see `infra.audit.export_bundle`."""
+        """Return the number of accounts as of a position, and their tree's root: see `infra.audit.export_bundle`."""
 
 
 def doubled_in(log: LogSource, behind: int) -> int | None:
-    """See that the rows are all that anybody reads; gives what `LogSource.doubled` does.
+    """Check that every reader sees these rows; return the result of `LogSource.doubled`.
 
     Raises:
-        ChainBroken: they are not, or one of them is at no position.
+        ChainBroken: readers may see other rows, or a row has no position.
     """
     if not log.shows_all():
-        raise ChainBroken(behind + 1, "log.events is no plain table, so that others may read other rows in it")
+        raise ChainBroken(behind + 1, "log.events is not a plain table, so others may read other rows in it")
     doubled = log.doubled()
     if doubled == 0:
-        raise ChainBroken(behind + 1, "a row stands in the log that has no position")
+        raise ChainBroken(behind + 1, "the log has a row without a position")
     return doubled
 
 
 @dataclass
 class Verifier:
-    """Walks a log and checks all there is to check: rows, chain, versions, ``log.head``, and signed checkpoints.
+    """Walks a log and verifies rows, chain, versions, ``log.head``, and signed checkpoints.
 
-    Its memory is a page of rows and the peaks of a tree, whatever the length of the log. Versions take none: with each
-    row the source also gives the position of the version before it, which the unique index of streams knows.
+    Memory: a page of rows and the peaks of a tree, whatever the length of the log. Versions need none: with each row
+    the source returns the position of the previous version, from the unique index on streams.
 
     Args:
         log: where the rows come from.
-        checkpoints: in the order of positions. Those at or before the walk's beginning are left out.
-        keys: one of them has to have signed each.
+        checkpoints: in the order of positions. Those at or before the start of the walk are skipped.
+        keys: each checkpoint must be signed by one of them.
         walk: where to begin.
-        passed: told of each checkpoint that agrees.
-        at: told of how far it has come, and of how far there is to go.
+        on_checkpoint: called with each checkpoint that agrees, and the walk there.
+        on_progress: called with the position reached and the position of the end.
     """
 
     log: LogSource
     checkpoints: Iterable[Checkpoint] = ()
     keys: Collection[PublicKey] = ()
     walk: Walk | None = None
-    passed: Callable[[Checkpoint, Walk], None] = lambda _checkpoint, _walk: None
-    at: Callable[[int, int], None] = lambda _position, _end: None
+    on_checkpoint: Callable[[Checkpoint, Walk], None] = lambda _checkpoint, _walk: None
+    on_progress: Callable[[int, int], None] = lambda _position, _end: None
 
     def verify(self) -> Walk:
-        """Walk to the end. Gives the walk, which ends there.
+        """Walk to the end of the log, and return the walk.
 
         Raises:
-            ChainBroken: the first position that is wrong.
+            ChainBroken: names the first wrong position.
             WrongKey: a checkpoint was signed by another key.
         """
         walk = self.walk = self.walk or Walk()
@@ -233,7 +233,7 @@ class Verifier:
             end = self.log.end()
             for page in self.log.pages(walk.position, end.last):
                 self._through(page, walk, doubled)
-                self.at(walk.position, max(walk.position, end.last))
+                self.on_progress(walk.position, max(walk.position, end.last))
             self._ends(walk, end)
             if self._next is None:
                 return walk
@@ -241,10 +241,10 @@ class Verifier:
             if self.log.end().position == walk.position:
                 raise ChainBroken(
                     walk.position + 1,
-                    f"its row is missing; a signed checkpoint says that the log came to position {self._next.position} "
-                    f"at {self._next.time:%Y-%m-%d %H:%M:%S}, and it ends at {walk.position}",
+                    f"its row is missing; a signed checkpoint says that the log reached position {self._next.position} "
+                    f"at {self._next.time:%Y-%m-%d %H:%M:%S}, but it ends at {walk.position}",
                 )
-            # otherwise the log has grown, and a checkpoint was made, since the walk began
+            # otherwise the log has grown since the walk began, and a checkpoint was made
 
     def _through(self, page: Sequence[Raw], walk: Walk, doubled: int | None) -> None:
         for row in page:
@@ -254,7 +254,7 @@ class Verifier:
             while self._next is not None and self._next.position == walk.position:
                 self._agrees(self._next, walk)
                 self._good = walk.position
-                self.passed(self._next, walk)
+                self.on_checkpoint(self._next, walk)
                 self._next = next(self._ahead, None)
 
     def _signature(self, checkpoint: Checkpoint) -> None:
@@ -269,7 +269,7 @@ class Verifier:
         if checkpoint.hash != walk.hash.hex():
             raise ChainBroken(
                 walk.position,
-                f"{signed} has another hash of it, so the log was written anew, somewhere behind position {self._good}",
+                f"{signed} has another hash for it, so the log was rewritten somewhere after position {self._good}",
             )
         trees = checkpoint.trees
         if trees is None:
@@ -278,27 +278,27 @@ class Verifier:
             raise ChainBroken(
                 walk.position,
                 f"{signed} has another root of the tree over the log"
-                + (", or what this went on from was altered; verify from the beginning" if self._begun else ""),
+                + (", or the saved verification was altered; verify from the beginning" if self._begun else ""),
             )
-        if self._accounts is None or self._accounts[0] != walk.position:  # it sorts all of the log
+        if self._accounts is None or self._accounts[0] != walk.position:  # expensive: it sorts the whole log
             self._accounts = (walk.position, *self.log.accounts_root(walk.position))
         _, accounts, root = self._accounts
         if trees != Trees(log_root=trees.log_root, accounts=accounts, accounts_root=root.hex()):
             raise ChainBroken(walk.position, f"{signed} has another root of the tree over the accounts")
 
     def _ends(self, walk: Walk, end: End) -> None:
-        """See that ``log.head`` says what the last row says."""
+        """Check that ``log.head`` agrees with the last row."""
         if end.position is None:
             raise ChainBroken(walk.position + 1, "log.head, which says where the log ends, is empty")
         if walk.position < end.position:
             raise ChainBroken(
                 walk.position + 1,
-                f"its row is missing; log.head says that the log goes on to {end.position}, and it ends at "
+                f"its row is missing; log.head says that the log goes on to {end.position}, but it ends at "
                 f"{walk.position}",
             )
         if walk.position > end.position:
             raise ChainBroken(
-                end.position + 1, f"log.head says that the log ends at {end.position}, and this row follows"
+                end.position + 1, f"log.head says that the log ends at {end.position}, but this row follows"
             )
         if walk.hash != end.hash:
-            raise ChainBroken(walk.position, "log.head has another hash of it than its row")
+            raise ChainBroken(walk.position, "log.head has another hash for it than its row")

@@ -1,4 +1,4 @@
-"""Signed checkpoints on the broker: a stream of which no message can be deleted or purged."""
+"""Signed checkpoints on the broker, in a stream whose messages cannot be deleted or purged."""
 
 from __future__ import annotations
 
@@ -15,28 +15,26 @@ from infra.broker.nats import PUBLISH_S, BrokerUnavailable, connected, provision
 from infra.settings import Limits
 
 CHECKPOINTS = "TRUNKLINE_CHECKPOINTS"
-
-
 CHECKPOINT_SUBJECT = "trunkline.checkpoints.v1"
 
 
 @asynccontextmanager
 async def checkpoints_at(nats_url: str) -> AsyncIterator[JetStreamContext]:
-    """JetStream, for commands that make or read checkpoints.
+    """Connect to JetStream, for commands that make or read checkpoints.
 
     Raises:
-        BrokerUnavailable: it cannot be reached, or does not do what is asked; names the setting.
+        BrokerUnavailable: it cannot be reached, or a request fails; names the setting.
     """
     async with connected(nats_url) as client:
         try:
             yield client.jetstream()
         except (NatsError, TimeoutError) as error:
             where, reason = nats_url.rpartition("@")[2], str(error) or type(error).__name__
-            raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
+            raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) is unavailable: {reason}.") from error
 
 
 async def provision_checkpoints(jetstream: JetStreamContext, limits: Limits) -> None:
-    """Bring the stream of signed checkpoints to what it should be; none of its messages can be deleted or purged."""
+    """Create or update the stream of signed checkpoints, whose messages cannot be deleted or purged."""
     config = StreamConfig(
         name=CHECKPOINTS,
         subjects=[CHECKPOINT_SUBJECT],
@@ -49,7 +47,7 @@ async def provision_checkpoints(jetstream: JetStreamContext, limits: Limits) -> 
 
 
 async def publish_checkpoint(jetstream: JetStreamContext, checkpoint: Checkpoint) -> None:
-    """Publish a checkpoint, and wait until it is stored."""
+    """Publish a checkpoint and wait until it is stored."""
     await jetstream.publish(
         CHECKPOINT_SUBJECT,
         checkpoint.line(),
@@ -60,7 +58,7 @@ async def publish_checkpoint(jetstream: JetStreamContext, checkpoint: Checkpoint
 
 
 async def last_checkpoint(jetstream: JetStreamContext) -> Checkpoint | None:
-    """The checkpoint that was published last; none where none was."""
+    """Return the last published checkpoint, or None if there is none."""
     try:
         message = await jetstream.get_last_msg(CHECKPOINTS, CHECKPOINT_SUBJECT)
     except NotFoundError:
@@ -69,15 +67,15 @@ async def last_checkpoint(jetstream: JetStreamContext) -> Checkpoint | None:
 
 
 async def published_checkpoints(jetstream: JetStreamContext) -> list[Checkpoint]:
-    """Every checkpoint that was published, in the order of positions.
+    """Return all published checkpoints in the order of positions.
 
     Raises:
-        NoCheckpoint: there is no such stream, or a message of it is none.
+        NoCheckpoint: the stream does not exist, or one of its messages is not a checkpoint.
     """
     try:
         count = (await jetstream.stream_info(CHECKPOINTS)).state.messages
     except NotFoundError:
-        raise NoCheckpoint(f"There is no stream {CHECKPOINTS} of checkpoints on the broker.") from None
+        raise NoCheckpoint(f"The broker has no stream {CHECKPOINTS}.") from None
     subscription = await jetstream.subscribe(CHECKPOINT_SUBJECT, stream=CHECKPOINTS, ordered_consumer=True)
     messages = [await subscription.next_msg(timeout=PUBLISH_S) for _ in range(count)]
     await subscription.unsubscribe()

@@ -1,4 +1,4 @@
-"""Messages that could not be dealt with: kept with why, looked at, put back for the one that had them, or dropped."""
+"""Dead letters: messages that could not be processed, stored with the reason, to be inspected, replayed or dropped."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ TRUNCATED = "Trunkline-Truncated"
 DROPPED = "Trunkline-Dropped"
 ABOUT_THE_FAILURE = {ERROR, STREAM, CONSUMER, DELIVERIES, TRUNCATED}
 DROPPED_SUBJECTS = f"{DEAD_LETTER_SUBJECTS}.dropped"
-MOST_BYTES = 512 * 1024
-"""Of a larger body the beginning is kept, which tells what it was: with the reason it has to fit into a message."""
+BODY_BYTES_MAX = 512 * 1024
+"""Of a larger body only the beginning is stored, to show what it was: body and reason have to fit into one message."""
 
 
 class NoSuchLetter(Exception):
-    """There is no dead letter of this number, or it cannot be put back."""
+    """There is no dead letter with this number, or it cannot be replayed."""
 
 
 @dataclass(frozen=True)
 class Letter:
-    """A dead letter. ``number`` is 0 before it is kept."""
+    """A dead letter. ``number`` is 0 until it is stored."""
 
     subject: str
     headers: Mapping[str, str]
@@ -44,33 +44,33 @@ class Letter:
 
     @property
     def error(self) -> str:
-        """Why it could not be dealt with."""
+        """Why it could not be processed."""
         return self.headers.get(ERROR, "")
 
     @property
     def consumer(self) -> str:
-        """Who could not deal with it."""
+        """The consumer that could not process it."""
         return self.headers.get(CONSUMER, self.subject.rpartition(".")[2])
 
     @property
     def dropped(self) -> str | None:
-        """Why it was dropped, where it was."""
+        """Why it was dropped, or None if it was not."""
         return self.headers.get(DROPPED)
 
 
 def one_line(text: str) -> str:
-    """A text as a header may carry it."""
+    """Convert a text to a valid header value: one line of ASCII, at most 1000 characters."""
     return " ".join(text.split()).encode("ascii", "backslashreplace").decode()[:1000]
 
 
 def original_subject(message: Msg) -> str:
-    """The subject that a message was published to at first, also where it was put back."""
+    """Return the subject that a message was first published to, even if it is a replayed dead letter."""
     put_back = message.subject.startswith(f"{REDELIVERY_SUBJECTS}.")
     return (message.headers or {}).get(SUBJECT, "") if put_back else message.subject
 
 
 def first_stored_at(message: Msg) -> datetime:
-    """When the broker took a message at first. Only we publish where it could be told something else."""
+    """Return when the broker first stored a message. The header counts on redelivery subjects only: those are ours."""
     if message.subject.startswith(f"{REDELIVERY_SUBJECTS}."):
         with suppress(KeyError, ValueError):
             return datetime.fromisoformat((message.headers or {})[STORED_AT])
@@ -78,10 +78,10 @@ def first_stored_at(message: Msg) -> datetime:
 
 
 def letter_of(message: Msg, error: Exception) -> Letter:
-    """The dead letter of a delivery that failed for good."""
+    """Make a dead letter of a delivery that failed for good."""
     where = message.metadata
     kept = {name: value for name, value in (message.headers or {}).items() if not name.startswith("Nats-")}
-    truncated = {TRUNCATED: str(len(message.data))} if len(message.data) > MOST_BYTES else {}
+    truncated = {TRUNCATED: str(len(message.data))} if len(message.data) > BODY_BYTES_MAX else {}
     headers = {
         **kept,
         ERROR: one_line(f"{type(error).__name__}: {error}"),
@@ -92,11 +92,11 @@ def letter_of(message: Msg, error: Exception) -> Letter:
         DELIVERIES: str(where.num_delivered),
         **truncated,
     }
-    return Letter(f"{DEAD_LETTER_SUBJECTS}.{where.consumer}", headers, message.data[:MOST_BYTES])
+    return Letter(f"{DEAD_LETTER_SUBJECTS}.{where.consumer}", headers, message.data[:BODY_BYTES_MAX])
 
 
 async def letters(jetstream: JetStreamContext, *, dropped: bool = False) -> AsyncIterator[Letter]:
-    """All dead letters, oldest first; or what is left of those that were dropped."""
+    """Yield all dead letters, oldest first; or the records of those that were dropped."""
     state = (await jetstream.stream_info(DEAD_LETTERS)).state
     for number in range(max(state.first_seq, 1), state.last_seq + 1):
         with suppress(NoSuchLetter):
@@ -106,13 +106,13 @@ async def letters(jetstream: JetStreamContext, *, dropped: bool = False) -> Asyn
 
 
 async def waiting(jetstream: JetStreamContext) -> int:
-    """How many dead letters there are, without those that were dropped."""
+    """Return the number of dead letters, excluding dropped ones."""
     state = (await jetstream.stream_info(DEAD_LETTERS, subjects_filter=f"{DEAD_LETTER_SUBJECTS}.*")).state
     return sum((state.subjects or {}).values())
 
 
 async def letter(jetstream: JetStreamContext, number: int) -> Letter:
-    """A dead letter.
+    """Return a dead letter.
 
     Raises:
         NoSuchLetter: there is none with this number.
@@ -125,14 +125,14 @@ async def letter(jetstream: JetStreamContext, number: int) -> Letter:
 
 
 async def replay(jetstream: JetStreamContext, number: int) -> Letter:
-    """Put a dead letter back for the consumer that had it, and for no other; then it is none any longer.
+    """Redeliver a dead letter to the consumer that failed on it, and to no other, and delete it here.
 
     Raises:
-        NoSuchLetter: there is none with this number, or it was not kept whole, or was dropped.
+        NoSuchLetter: there is none with this number, it is truncated, or it was dropped.
     """
     found = await letter(jetstream, number)
     if found.dropped is not None or TRUNCATED in found.headers or STREAM not in found.headers:
-        raise NoSuchLetter(f"The dead letter {number} cannot be put back: it was not kept whole.")
+        raise NoSuchLetter(f"Dead letter {number} cannot be replayed: it is not stored in full.")
     headers = {name: value for name, value in found.headers.items() if name not in ABOUT_THE_FAILURE}
     stream = found.headers[STREAM]
     await jetstream.publish(
@@ -143,14 +143,14 @@ async def replay(jetstream: JetStreamContext, number: int) -> Letter:
 
 
 async def drop(jetstream: JetStreamContext, number: int, *, reason: str, by: str) -> Letter:
-    """Give a dead letter up. That it was, by whom and why, is kept; its body, which may be personal, is not.
+    """Drop a dead letter. A record stays of who dropped it and why; the body, which may be personal data, is deleted.
 
     Raises:
-        NoSuchLetter: there is none with this number, or it was dropped already.
+        NoSuchLetter: there is none with this number, or it was already dropped.
     """
     found = await letter(jetstream, number)
     if found.dropped is not None:
-        raise NoSuchLetter(f"The dead letter {number} was dropped already: {found.dropped}.")
+        raise NoSuchLetter(f"Dead letter {number} was already dropped: {found.dropped}.")
     about = {name: found.headers[name] for name in (ERROR, SUBJECT, CONSUMER, STORED_AT) if name in found.headers}
     headers = {**about, DROPPED: one_line(f"{by}: {reason}")}
     body = json.dumps({"number": number, "bytes": len(found.body)}).encode()

@@ -1,4 +1,4 @@
-"""NATS JetStream: the connection to it, and the streams and consumers that Trunkline keeps there."""
+"""NATS JetStream: the connection, and the streams and consumers that Trunkline needs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EVENT_SUBJECTS = "trunkline.events.v1"
 COMMAND_SUBJECTS = "trunkline.commands.v1"
 DEAD_LETTER_SUBJECTS = "trunkline.dead-letters.v1"
 REDELIVERY_SUBJECTS = "trunkline.redelivery.v1"
-"""Where a dead letter comes back, for the one consumer that had it: no other is to get the same message again."""
+"""Replayed dead letters are published here, for the one consumer that failed: no other may get the message twice."""
 
 HISTORY_SUBJECT = "trunkline.history.v1"
 COMMANDS_CONSUMER = "commands"
 DUPLICATES_S = 120.0
 ACK_S = 20.0
-"""So long after the last that was heard of it, a message comes to somebody else: see `in_work`."""
+"""A message is redelivered if nothing was heard of it for this long: see `in_work`."""
 DAY_S = 86_400
 PUBLISH_S = 5.0
 CONNECT_S = 5
@@ -38,21 +38,21 @@ logger = logging.getLogger(__name__)
 
 
 class BrokerUnavailable(Exception):
-    """NATS cannot be reached, or has no JetStream. The text names the setting."""
+    """NATS cannot be reached, or has no JetStream. The message names the setting."""
 
 
 def subject_of(event: type[Event]) -> str:
-    """Where messages of an event go: its aggregate and its name, and never an id."""
+    """Return the subject for an event: its aggregate and its name, never an id."""
     aggregate, name, _version = event.TOPIC.split(".")
     return f"{EVENT_SUBJECTS}.{aggregate}.{name}"
 
 
 @asynccontextmanager
 async def connected(nats_url: str) -> AsyncIterator[Client]:
-    """A connection that is made anew, for ever, when it breaks.
+    """Connect to NATS. A broken connection is re-established, with unlimited attempts.
 
     Raises:
-        BrokerUnavailable: it cannot be made the first time.
+        BrokerUnavailable: the first attempt failed.
     """
     urls = addresses(nats_url)
     where = ", ".join(url.rpartition("@")[2] for url in urls)
@@ -63,22 +63,22 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
     client = Client()
     try:
         try:
-            # With endless reconnecting, the first connection would be tried for ever too: so it has a time of its own.
+            # Unlimited reconnecting would also retry the first connection forever, so that has its own timeout.
             async with asyncio.timeout(CONNECT_S):
                 await client.connect(urls, max_reconnect_attempts=-1, error_cb=broken)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
-            reason = str(client.last_error or error) or f"there is no answer in {CONNECT_S} s"
-            raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) does not serve: {reason}.") from error
+            reason = str(client.last_error or error) or f"no answer within {CONNECT_S} s"
+            raise BrokerUnavailable(f"TRUNKLINE_NATS_URL ({where}) is unavailable: {reason}.") from error
         yield client
     finally:
         await close(client)
 
 
 async def close(client: Client) -> None:
-    """Close a connection, whatever it is doing.
+    """Close a connection in any state.
 
-    Where nats-py has just begun to make it anew, its own `close` cancels what it then waits for itself, and ends as if
-    somebody had cancelled whoever called it.
+    If nats-py has just begun to reconnect, its own `close` cancels a task that it then awaits, and so raises
+    CancelledError as if its caller had been cancelled.
     """
     closing = asyncio.create_task(client.close())
     await asyncio.wait([closing])
@@ -87,19 +87,19 @@ async def close(client: Client) -> None:
 
 
 def addresses(nats_url: str) -> list[str]:
-    """The servers that a setting names, with commas between them: any of them leads into their cluster."""
+    """Split a setting into server URLs, separated by commas; any of them leads into the cluster."""
     return [url.strip() for url in nats_url.split(",")]
 
 
 async def provision(
     jetstream: JetStreamContext, consumers: Mapping[str, type[Event]], limits: Limits | None = None
 ) -> None:
-    """Bring streams and durable consumers to what they should be; several processes may do so at once.
+    """Create or update streams and durable consumers. Several processes may do so at once.
 
     Args:
-        jetstream: where.
-        consumers: for each durable consumer's name, the event that it reads.
-        limits: of the streams.
+        jetstream: the server.
+        consumers: the event that each durable consumer reads, by the consumer's name.
+        limits: the limits of the streams.
     """
     limits = limits or Limits()
     for stream in streams(limits):
@@ -110,16 +110,16 @@ async def provision(
 
 
 def redelivery_to(stream: str, consumer: str) -> str:
-    """Where a dead letter comes back to a consumer of a stream."""
+    """Return the subject that redelivers a dead letter to a consumer of a stream."""
     return f"{REDELIVERY_SUBJECTS}.{'commands' if stream == COMMANDS else 'events'}.{consumer}"
 
 
 def streams(limits: Limits) -> list[StreamConfig]:
-    """The streams as they should be.
+    """Return the configuration of the streams.
 
-    Commands leave theirs as soon as they are dealt with: they hold what persons wrote. Those of a version that we do
-    not know come there too, to be answered. A sender notices when it is full, as does whoever buries a message; of
-    events, which the log has, the oldest go.
+    Commands may hold personal data, so they leave their stream as soon as they are processed. That stream also takes
+    commands of unknown versions, so that they are answered. When the stream of commands or of dead letters is full,
+    publishing fails; the stream of events, which the log has, discards the oldest.
     """
     return [
         StreamConfig(
@@ -162,23 +162,23 @@ def _durable(name: str, subjects: list[str]) -> ConsumerConfig:
 
 @contextmanager
 def in_work(messages: Sequence[Msg]) -> Iterator[None]:
-    """Tell the server now and then, while the context lasts, that messages are being dealt with.
+    """Tell the server regularly, while the context lasts, that messages are in progress.
 
-    So what somebody had who has died comes to another soon, and what takes long comes to nobody else.
+    So `ACK_S` can be short: messages of a process that died are redelivered soon, and slow ones are not redelivered.
     """
     loop = asyncio.get_running_loop()
     every_s = ACK_S / 4
-    telling: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()
     timer: asyncio.TimerHandle
 
-    def tell() -> None:
+    def extend() -> None:
         nonlocal timer
         task = loop.create_task(_in_work(messages))
-        telling.add(task)
-        task.add_done_callback(telling.discard)
-        timer = loop.call_later(every_s, tell)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        timer = loop.call_later(every_s, extend)
 
-    timer = loop.call_later(every_s, tell)
+    timer = loop.call_later(every_s, extend)
     try:
         yield
     finally:
@@ -187,12 +187,12 @@ def in_work(messages: Sequence[Msg]) -> Iterator[None]:
 
 async def _in_work(messages: Sequence[Msg]) -> None:
     for message in messages:
-        with suppress(NatsError):  # while NATS is away, it comes again
+        with suppress(NatsError):  # if NATS is away now, the next one will do
             await message.in_progress()
 
 
 async def provision_stream(jetstream: JetStreamContext, config: StreamConfig) -> None:
-    """Create a stream, or update the one of its name."""
+    """Create a stream, or update it if it exists."""
     try:
         await jetstream.add_stream(config)
     except BadRequestError:

@@ -1,10 +1,10 @@
-"""The relay: the log, published to JetStream in its order, each event once in the stream, whatever breaks.
+"""The relay publishes the log to JetStream in order, and each event exactly once, whatever fails.
 
-Acknowledgements are pipelined: many messages are under way at a time. So that none overtakes another when one of them
-fails, each names the sequence that the stream has to be at, and the message that has to stand there: after a failure
-the server refuses all that follow, and the relay looks where the stream ends and goes on from there. What a relay that
-was cut off still had under way is refused for the same reason. So nothing hangs on the server's window of duplicates.
-(The sequence alone would not do: a message of somebody else's may take the very place of one that was refused.)
+Acknowledgements are pipelined: many messages are in flight at a time. To keep their order when one fails, each names
+the expected last sequence of the stream, and the expected last message id. After a failure the server refuses all that
+follow, and the relay reads where the stream ends and resumes there. Messages still in flight from a relay that was cut
+off are refused for the same reason, so nothing depends on the server's duplicate window. (The sequence alone would not
+do: a message from another publisher might take the sequence of a refused one.)
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from infra.recorded import Recorded
 NAME: Final = "relay"
 POSITION_HEADER: Final = "Trunkline-Position"
 REBUILD: Final = -1
-"""Saved in the place of a position: whoever relays is to empty the stream, and publish the whole log once more."""
-PAGE = 500
-UNDER_WAY = 2000
+"""Saved in place of a position: the active relay is to empty the stream and publish the whole log again."""
+EVENTS_PER_PAGE = 500
+IN_FLIGHT_MAX = 2000
 LOOK_BACK = 1000
-"""So many messages at the end of the stream may be somebody else's; before that, the saved position is believed."""
+"""How many messages at the end of the stream are searched for one of ours; then the saved position is trusted."""
 TRIES = 20
-AGAIN_S = 0.25
+RETRY_DELAY_S = 0.25
 BLOCKED_S = 1.0
 SAVE_EVERY_S = 0.1
-"""How often the position is saved: that costs a commit, and a late one nothing, for the stream's end says more."""
+"""How often the position is saved. Each save costs a commit; a late one costs nothing, as the stream's end prevails."""
 
 FORGET_S = 0.2
 logger = logging.getLogger(__name__)
@@ -57,24 +57,24 @@ Encode = Callable[[Recorded], bytes]
 
 
 class OutOfStep(Exception):
-    """The stream did not take a message, or is not where it was thought to be."""
+    """The stream refused a message, or does not end where it was expected to."""
 
 
 class NotForgotten(OutOfStep):
-    """The stream takes a message for one that it had, and has no longer: it keeps ids for longer than messages."""
+    """The stream rejects a duplicate of a message that it no longer has: it remembers ids longer than messages."""
 
 
 class AnotherLog(Exception):
-    """The stream holds the events of another log, or of one that had gone further."""
+    """The stream holds events of another log, or of this log before it was set back."""
 
 
 class TooLarge(Exception):
-    """A message is larger than the server takes."""
+    """A message is larger than the server accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message as it is published."""
+    """A message to publish."""
 
     position: int
     event_id: str
@@ -85,14 +85,14 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Page:
-    """Messages in order, and what stands in the way of the one behind them, if something does."""
+    """Messages in order, and the reason why the next one cannot be published, or None."""
 
     messages: Sequence[Outgoing]
     blocked: str | None = None
 
 
 class _Acknowledgement(BaseModel):
-    """What JetStream answers to a publication."""
+    """JetStream's answer to a published message."""
 
     seq: int = 0
     duplicate: bool = False
@@ -100,12 +100,12 @@ class _Acknowledgement(BaseModel):
 
 
 class Relay:
-    """Publishes the log until it is told to stop. One does so at a time, over all processes; the others wait.
+    """Publishes the log until it is stopped. Over all processes one relay is active at a time; the others wait.
 
     Attributes:
-        active: whether it is this one.
-        position: the last position that JetStream has acknowledged, with all before it.
-        blocked: what is wrong with the event behind it, while something is; it is looked at again and again.
+        active: whether this one is.
+        position: JetStream has acknowledged this position and all before it.
+        blocked: what is wrong with the next event, or None. It is retried until it can be published.
     """
 
     def __init__(self, database_url: str, log: Log, encode: Encode) -> None:
@@ -115,21 +115,21 @@ class Relay:
         self._database_url = database_url
         self._log = log
         self._encode = encode
-        self._most_bytes = 0
+        self._payload_bytes_max = 0
         self._seen = 0
 
     async def run(self, client: Client, stopping: threading.Event) -> None:
         """Relay until ``stopping``.
 
         Raises:
-            OutOfStep, TimeoutError: JetStream takes nothing, however often it is tried.
+            OutOfStep, TimeoutError: JetStream accepts nothing, despite retries.
             AnotherLog: the stream ends with an event that this log does not have there.
         """
         async with connected_aside(self._database_url) as conn:
             try:
                 while not stopping.is_set() and not await asyncio.to_thread(only_one, conn, NAME):
                     await asyncio.to_thread(stopping.wait, 0.5)
-                self._most_bytes = client.max_payload
+                self._payload_bytes_max = client.max_payload
                 await self._relay(conn, client, stopping)
             finally:
                 self.active = False
@@ -146,10 +146,10 @@ class Relay:
                 failures = 1 if self.position > before else failures + 1
                 if failures >= TRIES:
                     raise
-                logger.warning("the relay looks where the stream ends: %s", error)
+                logger.warning("the relay is out of step with the stream and resynchronises: %s", error)
                 if isinstance(error, NotForgotten):
                     await forget_ids(client.jetstream())
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
 
     async def _publish_all(
         self, conn: Connection[DictRow], jetstream: JetStreamContext, pipeline: _Pipeline, stopping: threading.Event
@@ -180,11 +180,11 @@ class Relay:
         finally:
             if not reading.done():
                 reading.cancel()
-            with suppress(asyncio.CancelledError, Exception):  # whatever became of it is asked for again
+            with suppress(asyncio.CancelledError, Exception):  # whatever its result, the page will be read again
                 await reading
 
     def _next_page(self, position: int, before: Page, stopping: threading.Event, longest_s: float) -> Page:
-        """The page behind a position; where there was none just now, once there may be."""
+        """Return the page after a position. If the previous one was empty, wait for a notification first."""
         if before.blocked:
             stopping.wait(BLOCKED_S)
         elif not before.messages and not stopping.is_set():
@@ -195,20 +195,20 @@ class Relay:
         messages: list[Outgoing] = []
         self._seen = self._log.notifier.count
         try:
-            events = self._log.read(position, limit=PAGE, concealing=True)
+            events = self._log.read(position, limit=EVENTS_PER_PAGE, concealing=True)
         except UnreadableEvent:
             return self._page_before_the_unreadable(position)
         for recorded in events:
             try:
                 messages.append(self._outgoing(recorded))
-            except Exception as error:  # noqa: BLE001 - whatever it is, nothing is left out and all before it is sent
+            except Exception as error:  # noqa: BLE001 - on any error, send all before it and skip nothing
                 return Page(messages, f"position {recorded.position}: {type(error).__name__}: {error}")
         return Page(messages)
 
     def _page_before_the_unreadable(self, position: int) -> Page:
         messages: list[Outgoing] = []
         try:
-            while len(messages) < PAGE and (
+            while len(messages) < EVENTS_PER_PAGE and (
                 events := self._log.read(position + len(messages), limit=1, concealing=True)
             ):
                 messages.append(self._outgoing(events[0]))
@@ -218,34 +218,36 @@ class Relay:
 
     def _outgoing(self, recorded: Recorded) -> Outgoing:
         body = self._encode(recorded)
-        if len(body) + 512 > self._most_bytes:  # the headers are part of what is counted
-            raise TooLarge(f"its message has {len(body)} bytes, and NATS takes {self._most_bytes} with the headers")
+        if len(body) + 512 > self._payload_bytes_max:  # the limit includes the headers
+            raise TooLarge(
+                f"its message has {len(body)} bytes, and NATS takes {self._payload_bytes_max} with the headers"
+            )
         subject = subject_of(type(recorded.event))
         return Outgoing(recorded.position, str(recorded.event_id), recorded.cause.correlation_id, subject, body)
 
     async def _save(self, conn: Connection[DictRow], saved: int) -> int:
-        """Save the position, where it moved; and see whether the stream is to be rebuilt.
+        """Save the position if it moved, and check whether a rebuild was requested.
 
         Raises:
-            OutOfStep: it is.
+            OutOfStep: it was.
         """
         if saved != self.position:
             kept = await asyncio.to_thread(save_position, conn, self.position)
         else:
             kept = await asyncio.to_thread(position_of, conn, NAME) != REBUILD
         if not kept:
-            raise OutOfStep("it is to be rebuilt")
+            raise OutOfStep("a rebuild was requested")
         return self.position
 
     async def _end_of_stream(self, conn: Connection[DictRow], jetstream: JetStreamContext) -> tuple[int, int, int]:
-        """The saved position, up to which one the log is in the stream, and the stream's last sequence."""
+        """Return the saved position, the last position in the stream, and the stream's last sequence."""
         saved = await asyncio.to_thread(position_of, conn, NAME)
         if saved == REBUILD:
             await empty(jetstream)
             await asyncio.to_thread(move_position, conn, NAME, 0)
             saved = 0
         state = (await jetstream.stream_info(EVENTS)).state
-        if state.last_seq == 0:  # it is new, or was wiped with what was to be done
+        if state.last_seq == 0:  # it is new, or was deleted, with all work that was pending
             return saved, 0, 0
         if not state.messages:
             return saved, saved, state.last_seq
@@ -263,17 +265,17 @@ class Relay:
     def _must_be_ours(self, position: int, event_id: str) -> None:
         try:
             found = self._log.read(position - 1, limit=1, concealing=True)
-        except UnreadableEvent:  # it was readable when it was published
+        except UnreadableEvent:  # cannot be compared; it was readable when it was published
             return
         if not found or str(found[0].event_id) != event_id:
             raise AnotherLog(
                 f"The stream {EVENTS} ends with an event {event_id} at position {position}, which this log does not "
-                "have there; where the stream is to follow this log, run trunkline relay rebuild."
+                "have there; to make the stream follow this log, run trunkline relay rebuild."
             )
 
 
 def save_position(conn: Connection[DictRow], position: int) -> bool:
-    """Record how far the relay has come; not, and false, where a rebuild was asked for meanwhile."""
+    """Save the position of the relay. Returns False, and saves nothing, if a rebuild was requested meanwhile."""
     saved = conn.execute(
         "INSERT INTO read.positions AS p (name, position) VALUES (%s, %s) "
         "ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE p.position <> %s RETURNING 1",
@@ -283,21 +285,21 @@ def save_position(conn: Connection[DictRow], position: int) -> bool:
 
 
 def ask_for_rebuild(conn: Connection[DictRow]) -> None:
-    """Let whoever relays, now or later, empty the stream and publish the whole log once more."""
+    """Have the active relay, or the next one, empty the stream and publish the whole log again."""
     move_position(conn, NAME, REBUILD)
 
 
 async def empty(jetstream: JetStreamContext) -> None:
-    """Take all events out of the stream. Its consumers stay, and get what is published anew."""
+    """Purge the stream of events. Its consumers stay, and receive everything that is published again."""
     await jetstream.purge_stream(EVENTS)
     await forget_ids(jetstream)
 
 
 async def forget_ids(jetstream: JetStreamContext) -> None:
-    """Let the server forget the ids of what it had, or it would drop the same events when they come again.
+    """Make the server forget known message ids, or it would drop the same events when they are published again.
 
-    It keeps them for the window of duplicates: so for a moment that is short. One that is very busy may take longer to
-    forget; the relay notices.
+    It remembers ids for its duplicate window, so this shortens the window for a moment. A very busy server may take
+    longer to forget; the relay notices (`NotForgotten`).
     """
     config = (await jetstream.stream_info(EVENTS)).config
     window = config.duplicate_window
@@ -307,22 +309,22 @@ async def forget_ids(jetstream: JetStreamContext) -> None:
 
 
 class _Pipeline:
-    """Messages under way to the stream of events, each to follow the one before it."""
+    """Messages in flight to the stream of events, each bound to follow the one before it."""
 
     def __init__(self, client: Client) -> None:
         self.sequence = 0
-        """The last sequence of the stream, once all that is under way has come there."""
+        """The last sequence of the stream once everything in flight has arrived."""
         self.acknowledged = 0
-        """The last position that was acknowledged, with all before it."""
+        """This position and all before it are acknowledged."""
         self._client = client
         self._inbox = client.new_inbox()
-        self._under_way: dict[int, int] = {}
+        self._in_flight: dict[int, int] = {}
         self._last_id = ""
         self._failure: OutOfStep | None = None
         self._moved = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._hear, pending_msgs_limit=-1)
+        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, pending_msgs_limit=-1)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -330,17 +332,17 @@ class _Pipeline:
             await self._subscription.unsubscribe()
 
     async def publish(self, message: Outgoing) -> None:
-        """Send a message; wait first where too many are under way.
+        """Send a message. Waits first if too many are in flight.
 
         Raises:
-            OutOfStep: one before it was not taken.
+            OutOfStep: an earlier message was refused.
             TimeoutError: nothing was acknowledged for too long.
         """
-        if len(self._under_way) >= UNDER_WAY:
-            await self._wait_for(UNDER_WAY // 2)
+        if len(self._in_flight) >= IN_FLIGHT_MAX:
+            await self._wait_for(IN_FLIGHT_MAX // 2)
         self._check()
         expected, self.sequence = self.sequence, self.sequence + 1
-        self._under_way[self.sequence] = message.position
+        self._in_flight[self.sequence] = message.position
         headers = {
             "Nats-Msg-Id": message.event_id,
             "Content-Type": CONTENT_TYPE,
@@ -355,15 +357,15 @@ class _Pipeline:
         await self._client.publish(message.subject, message.body, f"{self._inbox}.{self.sequence}", headers)
 
     async def drain(self) -> None:
-        """Wait until nothing is under way.
+        """Wait until nothing is in flight.
 
         Raises:
             OutOfStep, TimeoutError: as for `publish`.
         """
         await self._wait_for(0)
 
-    async def _wait_for(self, most: int) -> None:
-        while len(self._under_way) > most:
+    async def _wait_for(self, in_flight_max: int) -> None:
+        while len(self._in_flight) > in_flight_max:
             self._check()
             self._moved.clear()
             async with asyncio.timeout(PUBLISH_S):
@@ -374,7 +376,7 @@ class _Pipeline:
         if self._failure:
             raise self._failure
 
-    async def _hear(self, answer: Msg) -> None:
+    async def _on_answer(self, answer: Msg) -> None:
         self._moved.set()
         if not answer.data:
             self._failure = self._failure or OutOfStep("no stream answers")
@@ -386,7 +388,7 @@ class _Pipeline:
             return
         if said.seq != sequence:
             failed = NotForgotten if said.duplicate else OutOfStep
-            self._failure = self._failure or failed(f"it is at {said.seq}")
+            self._failure = self._failure or failed(f"the stream is at {said.seq}, not {sequence}")
             return
-        self.acknowledged = self._under_way.pop(sequence)
+        self.acknowledged = self._in_flight.pop(sequence)
         RELAYED.inc()

@@ -1,4 +1,4 @@
-"""Documents whose time is over: how their bytes are deleted, by the database's owner alone."""
+"""Delete the bytes of documents whose retention period has ended; only the database's owner can."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from psycopg import Connection
 
 
 def delete(owner: Connection[Any], sha256s: Sequence[str]) -> None:
-    """Delete the bytes of documents. The trigger that refuses this to everybody rests for the one transaction."""
+    """Delete the bytes of documents, with the trigger that forbids it disabled for this transaction only."""
     with owner.transaction():
         owner.execute("ALTER TABLE log.documents DISABLE TRIGGER only_added_to")
         owner.execute("DELETE FROM log.documents WHERE sha256 = ANY(%s)", (list(sha256s),))

@@ -1,7 +1,7 @@
 """Invoices and credit notes as PDF: archivable (PDF/A-2a, ISO 19005-2) and accessible (PDF/UA-1, ISO 14289-1).
 
-The compiler comes in the `typst` wheel, its fonts with it. The words and figures are made here, go in as JSON, and are
-never read as markup. The same draft gives the same bytes.
+The compiler and its fonts come with the `typst` wheel. Words and figures are made here, passed as JSON, and never
+parsed as markup. The same draft always yields the same bytes.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ _PROBE = b"""
 #for character in json(bytes(characters)) { box(character) }
 """
 _NAMED = re.compile(r'`"(?:\\u\{([0-9a-f]+)\}|(.))"`')
-"""A character as the compiler's errors name it, in the notation of Rust."""
+"""A character in the compiler's error messages, in Rust notation."""
 
 
 class DocumentNotRendered(Exception):
-    """The compiler could not set the document. Its text is the compiler's."""
+    """The compiler could not typeset the document. The message is the compiler's."""
 
 
 class InvoiceDraft(InvoiceFacts):
-    """What `IssueInvoice` says but for its document: ``IssueInvoice(**dict(draft), document=kept(pdf))``."""
+    """`IssueInvoice` without its document: ``IssueInvoice(**dict(draft), document=kept(pdf))``."""
 
     at: AwareDatetime
 
 
 class CreditNoteDraft(CreditNoteFacts):
-    """What `IssueCreditNote` says but for its document: ``IssueCreditNote(**dict(draft), document=kept(pdf))``."""
+    """`IssueCreditNote` without its document: ``IssueCreditNote(**dict(draft), document=kept(pdf))``."""
 
     at: AwareDatetime
 
 
 def kept(pdf: bytes) -> Document:
-    """What an event says of the bytes that are kept."""
+    """Return the description of a stored PDF that events carry."""
     return Document(sha256=hashlib.sha256(pdf).hexdigest(), media_type="application/pdf", size_bytes=len(pdf))
 
 
 def render_invoice(invoice: InvoiceDraft) -> bytes:
-    """The invoice as PDF, dated ``invoice.at``. May be called from any thread.
+    """Render an invoice as PDF, dated ``invoice.at``. Thread-safe.
 
     Raises:
         DocumentNotRendered: the compiler failed.
@@ -124,7 +124,7 @@ def render_invoice(invoice: InvoiceDraft) -> bytes:
 
 
 def render_credit_note(credit_note: CreditNoteDraft) -> bytes:
-    """The credit note as PDF, dated ``credit_note.at``. May be called from any thread.
+    """Render a credit note as PDF, dated ``credit_note.at``. Thread-safe.
 
     Raises:
         DocumentNotRendered: the compiler failed.
@@ -208,7 +208,7 @@ def _totals(net: Money, taxes: Sequence[TaxTotal]) -> list[tuple[str, str]]:
 
 
 def _tax_notes(taxes: Sequence[TaxTotal]) -> list[str]:
-    """One sentence a rate: its VAT category (EN 16931, BT-118) and the price list's note (BT-120)."""
+    """Return one sentence per rate: its VAT category (EN 16931, BT-118) and the price list's note (BT-120)."""
     return [
         f"Tax {format_rate(tax.rate_bp)}: {_CATEGORIES[tax.category]} ({tax.category})"
         + (f". {tax.note}" if tax.note else "")
@@ -225,7 +225,7 @@ def _country(code: str) -> str:
 
 
 def _day(day: date) -> str:
-    """The day, of a moment by UTC."""
+    """Format a date; of a datetime, its date in UTC."""
     utc = day.astimezone(UTC).date() if isinstance(day, datetime) else day
     return format_date(utc, "d MMMM y", locale=_ENGLISH)
 
@@ -235,7 +235,7 @@ def _moment(moment: datetime) -> str:
 
 
 def _term(term: Term) -> str:
-    """The term with its last day, as people write it; in the domain it ends before ``ends_on``."""
+    """Format a term with its last day, as people write it; in the domain ``ends_on`` is exclusive."""
     return f"{_day(term.starts_on)} to {_day(term.ends_on - timedelta(days=1))}\n{term.days} days"
 
 
@@ -248,7 +248,7 @@ def _compilers() -> SimpleQueue[typst.Compiler]:
 
 
 _free = _compilers()
-"""A compiler a core. Each keeps its inputs between two calls, so it has one caller at a time."""
+"""One compiler per core. Each keeps its inputs between calls, so it serves one caller at a time."""
 
 
 @contextmanager
@@ -261,9 +261,9 @@ def _free_compiler() -> Iterator[typst.Compiler]:
 
 
 def _pdf(words: dict[str, Any], at: datetime) -> bytes:
-    """Set the words, with the characters boxed that cannot be printed; at worst with all boxed that are unusual.
+    """Typeset the words, with unprintable characters boxed; at worst, with all unusual characters boxed.
 
-    Each further try boxes more, so it ends. An invoice whose buyer has a strange name must be issued all the same.
+    Each attempt boxes more, so the loop ends. An invoice must be issued even if the buyer's name is unprintable.
     """
     template, document = _TEMPLATE.read_bytes(), json.dumps(words)
     unusual = {character for character in json.dumps(words, ensure_ascii=False) if not _plain(character)}
@@ -278,9 +278,9 @@ def _pdf(words: dict[str, Any], at: datetime) -> bytes:
 
 
 def _compile(source: bytes, at: datetime, given: Mapping[str, str]) -> bytes:
-    """Compile a source, with definitions of what is given before it.
+    """Compile a source, preceded by definitions of the given texts.
 
-    It does not go in as ``sys.inputs``: where these differ, the compiler does everything anew, in twice the time.
+    They are not passed as ``sys.inputs``: when these change, the compiler discards its cache and takes twice the time.
     """
     defined = b"".join(b"#let %b = %b\n" % (name.encode(), _literal(text)) for name, text in given.items())
     try:
@@ -288,7 +288,7 @@ def _compile(source: bytes, at: datetime, given: Mapping[str, str]) -> bytes:
             pdf = compiler.compile(
                 defined + source, format="pdf", pdf_standards=_STANDARDS, timestamp=int(at.timestamp())
             )
-    except BaseException as error:  # a panic of the compiler (typst issue 8667, say) is no Exception, nor importable
+    except BaseException as error:  # the compiler's panics (as in typst issue 8667) are no Exception, nor importable
         if not isinstance(error, typst.TypstError) and type(error).__name__ != "PanicException":
             raise
         raise DocumentNotRendered(getattr(error, "diagnostic", str(error))) from error
@@ -297,19 +297,19 @@ def _compile(source: bytes, at: datetime, given: Mapping[str, str]) -> bytes:
 
 
 def _literal(text: str) -> bytes:
-    """A text as a string of Typst, in which nothing but these two characters has a meaning."""
+    """Quote a text as a Typst string, in which only these two characters are special."""
     return b'"%b"' % text.replace("\\", "\\\\").replace('"', '\\"').encode()
 
 
 def _plain(character: str) -> bool:
-    """Whether every font has it: printable, of ASCII or Latin-1."""
+    """Whether every font has the character: printable ASCII or Latin-1."""
     return "\x20" <= character <= "\x7e" or "\xa0" <= character <= "\xff"
 
 
 def _without_glyph(characters: set[str]) -> set[str]:
-    """The characters that PDF/A refuses: no font has them, or they are of Unicode's private area.
+    """Return the characters that PDF/A refuses: no font has them, or they are in Unicode's private use area.
 
-    Each is tried by itself, since behind a missing letter the compiler drops a mark without a word.
+    Each is tried by itself, because the compiler silently drops a combining mark that follows a missing letter.
     """
     try:
         _compile(_PROBE, datetime.fromtimestamp(0, UTC), {"characters": json.dumps(sorted(characters))})
@@ -323,6 +323,6 @@ def _named(error: DocumentNotRendered) -> set[str]:
 
 
 def _any_of(characters: set[str]) -> str:
-    """A regular expression for one of the characters; empty for none."""
+    """Return a regular expression that matches any of the characters; empty if there are none."""
     codes = "".join(f"\\u{{{ord(character):x}}}" for character in sorted(characters))
     return f"[{codes}]" if codes else ""

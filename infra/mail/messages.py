@@ -1,7 +1,7 @@
-"""The mails that we send: their texts, plain and as HTML, from values of the domain.
+"""The mails that we send, as plain text and HTML, from values of the domain.
 
-Whatever a person wrote stands in them as it is stored, encoded for its place: as one line in plain text, escaped in
-HTML, and as an encoded word, without line breaks, in a header (RFC 5322, RFC 2047). They load nothing and track nobody.
+User input appears as it is stored, encoded for its context: as one line in plain text, escaped in HTML, and as an
+encoded word without line breaks in a header (RFC 5322, RFC 2047). The mails load nothing and track nobody.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ _ASCII: Final = re.compile(r"(?!.*=\?)[ -~]{1,60}")
 
 
 class _Headers(HeaderRegistry):
-    """Makes a class for each kind of header once; the library does so for each header, a third of what a mail takes."""
+    """Caches the class of each kind of header. The library makes one per header, a third of all time per mail."""
 
     __getitem__ = cache(HeaderRegistry.__getitem__)
 
 
 _POLICY: Final = SMTP.clone(refold_source="none", header_factory=_Headers())
-"""Headers stay as they are written here: the library's own folding loses blanks, and quotes, and with them recipients
-(CPython gh-121284, gh-144156)."""
+"""Headers are not refolded: the library's folding loses blanks and quotes, and with them recipients (CPython gh-121284,
+gh-144156)."""
 
 
 def invoice_mail(
     issued: InvoiceIssued, *, link_url: str, expires_at: datetime, message_id: str, at: datetime
 ) -> EmailMessage:
-    """To the billing contact: the order summary, and the link to the invoice, which is good for one use.
+    """Make the mail to the billing contact with the order summary and the one-time link to the invoice.
 
     Raises:
-        MailNotSent: the contact's address, or the seller's, is none.
-        ValueError: ``message_id`` has not the form ``<id@host>``.
+        MailNotSent: the contact's or the seller's address is invalid.
+        ValueError: ``message_id`` does not have the form ``<id@host>``.
     """
     return _mail(
         "invoice",
@@ -77,11 +77,11 @@ def offline_order_mail(
     message_id: str,
     at: datetime,
 ) -> EmailMessage:
-    """To the account manager or distributor: an order to collect the money of, and how to confirm it.
+    """Make the mail that asks the account manager or distributor to collect and confirm a payment.
 
     Raises:
-        MailNotSent: the account manager's address, or the sender's, is none.
-        ValueError: ``message_id`` has not the form ``<id@host>``.
+        MailNotSent: the account manager's or the sender's address is invalid.
+        ValueError: ``message_id`` does not have the form ``<id@host>``.
     """
     return _mail(
         "offline_order",
@@ -95,11 +95,11 @@ def offline_order_mail(
 
 
 def credit_note_mail(issued: CreditNoteIssued, *, pdf: bytes, message_id: str, at: datetime) -> EmailMessage:
-    """To the billing contact: what was refunded, with the credit note attached. Its link could be used once only.
+    """Make the mail to the billing contact about a refund. The credit note is attached, as a link would work only once.
 
     Raises:
-        MailNotSent: the contact's address, or the seller's, is none.
-        ValueError: ``message_id`` has not the form ``<id@host>``.
+        MailNotSent: the contact's or the seller's address is invalid.
+        ValueError: ``message_id`` does not have the form ``<id@host>``.
     """
     mail = _mail(
         "credit_note",
@@ -125,7 +125,7 @@ def _mail(
         f"Subject: {_encoded(subject, _ASCII)}",
         f"Date: {format_datetime(at.astimezone(UTC))}",
         f"Message-ID: {_identified(message_id)}",
-        "Auto-Submitted: auto-generated",  # RFC 3834: nobody's out-of-office notice need answer
+        "Auto-Submitted: auto-generated",  # RFC 3834: no out-of-office reply is wanted
     ]
     mail = message_from_string("\r\n".join([*headers, "", ""]), policy=_POLICY)
     mail.set_content(_TEXTS.get_template(f"{template}.txt").render(values), cte="quoted-printable")
@@ -139,31 +139,31 @@ def _address(name: str, email: str) -> str:
     try:
         address = Address(addr_spec=email).addr_spec
     except (ValueError, HeaderParseError) as error:
-        raise MailNotSent("An address is none by RFC 5322; correct the contact's.", permanent=True) from error
+        raise MailNotSent("An address is not valid by RFC 5322; correct the contact's.", permanent=True) from error
     return f"{_encoded(name, _WORDS)} <{address}>" if name else address
 
 
 def _encoded(text: str, simple: re.Pattern[str]) -> str:
-    """The text for a header, as encoded words (RFC 2047) where it is not simple, so that none of it is syntax."""
+    """Encode a text for a header: as encoded words (RFC 2047) unless it is simple, so none of it can be syntax."""
     line = _line(text)
     return line if simple.fullmatch(line) else Header(line, "utf-8", maxlinelen=66).encode(linesep="\r\n")
 
 
 def _identified(message_id: str) -> str:
-    """The Message-ID, with ``%3A`` for a colon and so on: ids may have what RFC 5322 (3.6.4) does not permit there."""
+    """Percent-encode the Message-ID: ids may have characters, such as a colon, that RFC 5322 (3.6.4) forbids."""
     parts = _MESSAGE_ID.fullmatch(message_id)
     if parts is None:
-        raise ValueError(f"{message_id!r} is no Message-ID; give one such as <id@host.example>.")
+        raise ValueError(f"{message_id!r} is not a valid Message-ID; give one such as <id@host.example>.")
     return f"<{quote(parts[1], safe=_ATOM).replace('.', '%2E')}@{parts[2]}>"
 
 
 def _boundary(message_id: str, part: str) -> str:
-    """The same for the same message, sent again. Encoded text never has ``=_`` in it (RFC 2045, 6.7)."""
+    """Return a boundary that is the same if the message is sent again. Encoded text has no ``=_`` (RFC 2045, 6.7)."""
     return f"=_{hashlib.sha256(f'{part} {message_id}'.encode()).hexdigest()[:32]}"
 
 
 def _validity(expires_at: datetime, at: datetime) -> str:
-    """What the link is good for, told at the moment of sending: a mail server may have been down for a while."""
+    """Describe the link's validity as of sending, because a mail may be delayed while the server is down."""
     hours = -((at - expires_at) // timedelta(hours=1))
     if hours <= 0:
         return f"expired at {_utc(expires_at)}; ask us for a new one"
@@ -175,7 +175,7 @@ def _utc(moment: datetime) -> str:
 
 
 def _line(text: str) -> str:
-    """The text in one line: whatever breaks a line, or is a control character, is a space."""
+    """Return the text as one line: line breaks and control characters become spaces."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(" " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character for character in text)
@@ -193,10 +193,10 @@ def _texts() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda value: _line(value) if type(value) is str else value,  # not what is HTML already
+        finalize=lambda value: _line(value) if type(value) is str else value,  # leaves Markup alone
     )
     texts.filters |= {"money": format_money, "minor": _money, "rate": format_rate, "utc": _utc}
-    texts.globals["one_day"] = timedelta(days=1)  # a term ends before its ``ends_on``; people name its last day
+    texts.globals["one_day"] = timedelta(days=1)  # ``ends_on`` is exclusive, but people name the last day
     return texts
 
 

@@ -1,4 +1,4 @@
-"""Mail, handed to a mail server by SMTP (RFC 5321)."""
+"""Send mail by SMTP (RFC 5321)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from infra.settings import Security
 
 _OK: Final = 250
 _PERMANENT: Final = 500
-"""From here on, a reply to a message means: do not send this again as it is (RFC 5321, 4.2.1)."""
+"""Replies from this code on mean: do not send this message again unchanged (RFC 5321, 4.2.1)."""
 
 KEPT_S: Final = 30.0
-"""A connection that was idle for longer is not used: what is on the way there may have forgotten it in silence."""
+"""Connections idle for longer are not reused: a firewall or NAT on the way may have dropped them silently."""
 
 _ADDRESS: Final = re.compile(r"[^\s<>]+@[^\s<>:,;]+")
 
 
 class MailNotSent(Exception):
-    """No server took the message. ``permanent`` says that none will, so that sending it again is of no use."""
+    """The message was not accepted. ``permanent`` says that sending it again will not help."""
 
     def __init__(self, sentence: str, *, permanent: bool) -> None:
         super().__init__(sentence)
@@ -34,21 +34,21 @@ class MailNotSent(Exception):
 
 
 class Mailer(Protocol):
-    """Whatever sends mail."""
+    """Sends mail."""
 
     def send(self, message: EmailMessage) -> None:
-        """Send a message to the one recipient that it names.
+        """Send a message to its one recipient.
 
         Raises:
-            MailNotSent: nobody took it.
+            MailNotSent: it was not accepted.
         """
 
 
 @dataclass(frozen=True)
 class SmtpMailer:
-    """A mail server, and how to get at it. Connections are kept for messages to come, until the context ends.
+    """Sends mail through one server. Idle connections are kept for further messages until the context ends.
 
-    Threads may share it: a message on its way has its connection to itself. ``timeout_s`` holds for each step, in
+    Thread-safe: each message has a connection of its own while it is sent. ``timeout_s`` applies to each step, in
     seconds; ``context`` says whose certificates are trusted.
     """
 
@@ -65,19 +65,19 @@ class SmtpMailer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take leave of the server."""
+        """Close the idle connections."""
         while self._idle:
             server = self._idle.pop()[1]
-            with suppress(OSError):  # smtplib's errors are of this kind, too; a clumsy goodbye changes nothing
+            with suppress(OSError):  # includes smtplib's errors; a failed QUIT changes nothing
                 server.quit()
             server.close()
 
     def send(self, message: EmailMessage) -> None:
-        """Hand the message over. An address that is not all ASCII needs a server with SMTPUTF8 (RFC 6531).
+        """Send a message. An address that is not all ASCII needs a server with SMTPUTF8 (RFC 6531).
 
         Raises:
-            MailNotSent: the server refused it, or could not be reached. Where the connection broke in the last moment,
-                the server may have taken it: sending it again, with the same Message-ID, is right.
+            MailNotSent: the server refused it, or could not be reached. If the connection broke at the end, the server
+                may have accepted it: send it again with the same Message-ID.
         """
         with tracing.calling("send mail", {"server.address": self.host, "server.port": self.port}):
             self._send(message)
@@ -86,18 +86,20 @@ class SmtpMailer:
         try:
             server = self._kept() or self._connect()
         except OSError as error:  # none of these is about the message
-            raise MailNotSent(f"{self._name} cannot be used: {_said(error)}.", permanent=False) from error
+            raise MailNotSent(f"{self._name} cannot be used: {_describe(error)}.", permanent=False) from error
         with ExitStack() as stack:
             stack.callback(server.close)
             try:
                 server.send_message(message)
             except OSError as error:
-                raise MailNotSent(f"{self._name} did not take it: {_said(error)}.", permanent=_final(error)) from error
+                raise MailNotSent(
+                    f"{self._name} did not accept the message: {_describe(error)}.", permanent=_final(error)
+                ) from error
             stack.pop_all()
             self._idle.append((time.monotonic(), server))
 
     def _kept(self) -> smtplib.SMTP | None:
-        """An idle connection that the server still answers on. Those that are of no use any longer are closed."""
+        """Return an idle connection that the server still answers on, or None. Closes those that it finds stale."""
         with suppress(IndexError):
             while True:
                 since, server = self._idle.pop()
@@ -139,13 +141,13 @@ def _reply(error: OSError) -> tuple[int, bytes | str] | None:
 
 
 def _final(error: OSError) -> bool:
-    """Whether the server would say the same again: it refused for good, or lacks what the address needs."""
+    """Whether the failure is permanent: the server refused for good, or lacks what the address needs."""
     reply = _reply(error)
     return reply[0] >= _PERMANENT if reply else isinstance(error, smtplib.SMTPNotSupportedError)
 
 
-def _said(error: OSError) -> str:
-    """The error in one line, without a full stop, and without addresses: they are personal, and errors are logged."""
+def _describe(error: OSError) -> str:
+    """Return the error as one line, without a full stop and without addresses, which are personal, for the log."""
     reply = _reply(error)
     if reply is None:
         said = str(error) or type(error).__name__

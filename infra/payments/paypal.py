@@ -1,9 +1,9 @@
-"""PayPal, by its REST API: OAuth 2.0 client credentials, Orders v2, and the captures and refunds of Payments v2.
+"""PayPal's REST API: OAuth 2.0 client credentials, Orders v2, and the captures and refunds of Payments v2.
 
-Both ways to pay are PayPal orders. `Method.PAYPAL` has the customer log in at PayPal, `Method.CARD` sends the customer
-to PayPal's own page of card fields (``landing_page: GUEST_CHECKOUT``): no card number ever reaches us.
+Both payment methods are PayPal orders. `Method.PAYPAL` has the customer log in at PayPal; `Method.CARD` sends the
+customer to PayPal's own card form (``landing_page: GUEST_CHECKOUT``), so no card number ever reaches us.
 
-The names in capitals are PayPal's, of its pages "Orders v2", "Payments v2", "Orders v2 errors", "Idempotency" and
+Names in capitals are PayPal's, from its pages "Orders v2", "Payments v2", "Orders v2 errors", "Idempotency" and
 "Currency codes".
 """
 
@@ -40,14 +40,14 @@ from infra.payments.provider import (
 CONNECT_TIMEOUT_S: Final = 5.0
 ATTEMPTS: Final = 4
 TOKEN_MARGIN_S: Final = 60
-MAX_WEBHOOK_BYTES: Final = 64 * 1024
+WEBHOOK_BYTES_MAX: Final = 64 * 1024
 
 LANDING_PAGES: Final = {Method.PAYPAL: "LOGIN", Method.CARD: "GUEST_CHECKOUT"}
 WITHOUT_DECIMALS: Final = frozenset({"HUF", "TWD"})
-"""ISO 4217 gives these two decimals; PayPal takes none ("Currency codes")."""
+"""ISO 4217 gives these two decimals; PayPal accepts none ("Currency codes")."""
 
 TAKEN: Final = frozenset({"COMPLETED", "PARTIALLY_REFUNDED", "REFUNDED"})
-"""The states of a capture in which the money came in."""
+"""The states of a capture whose money was received."""
 FAILED: Final = frozenset({"DECLINED", "FAILED", "CANCELLED"})
 
 UNAPPROVED_ISSUES: Final = frozenset({"ORDER_NOT_APPROVED", "PAYER_ACTION_REQUIRED"})
@@ -68,21 +68,21 @@ DECLINING_ISSUES: Final = frozenset(
         "TRANSACTION_REFUSED",
     }
 )
-"""Issues of a capture that another card or account may get past."""
+"""Issues of a capture that another card or account may resolve."""
 DECLINE_REASON: Final = "The payment was declined; try again with another card or account, or choose another method."
 
 OUR_REQUESTS: Final = UUID("6f9b6f0e-6c2f-4d5a-9d0b-9a4e1c0f7a35")
 OUR_REFERENCE: Final = re.compile(r"(paypal|card)/([A-Za-z0-9][A-Za-z0-9._:-]{0,99})")
-"""The ``custom_id`` of an order of ours, which PayPal repeats in its captures: method and order id."""
+"""The ``custom_id`` of our orders, which PayPal repeats in their captures: method and order id."""
 PAYPAL_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 
 
 class _TryAgain(PaymentProviderUnavailable):
-    """The attempt failed in a way that passes."""
+    """The attempt failed in a transient way."""
 
 
 class _Answer(BaseModel):
-    """Something that PayPal says: fields that we do not know are PayPal's to add, and what it says is not logged."""
+    """An answer of PayPal. It may add fields that we do not know; its content is not logged."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -95,21 +95,21 @@ def _read_money(value: object) -> Money:
             except (UnknownCurrency, AmountNotExact) as error:
                 raise ValueError(str(error)) from error
         case _:
-            raise ValueError("an amount has a currency_code and a value")
+            raise ValueError("an amount needs a currency_code and a value")
 
 
 def _written(amount: Money) -> dict[str, JsonValue]:
-    """An amount in PayPal's form, such as ``{"currency_code": "KWD", "value": "12.345"}``.
+    """Convert an amount to PayPal's form, such as ``{"currency_code": "KWD", "value": "12.345"}``.
 
     Raises:
-        PaymentProviderRefused: the currency is none that PayPal could know.
+        PaymentProviderRefused: the currency is not in ISO 4217, so PayPal cannot know it either.
     """
     try:
         value = decimal_string(amount)
     except UnknownCurrency as error:
         raise PaymentProviderRefused(str(error), code="INVALID_CURRENCY_CODE") from error
     if amount.currency in WITHOUT_DECIMALS:
-        value = value.removesuffix(".00")  # another fraction is PayPal's to refuse
+        value = value.removesuffix(".00")  # any other fraction is for PayPal to refuse
     return {"currency_code": amount.currency, "value": value}
 
 
@@ -155,7 +155,7 @@ class _OrderAnswer(_Answer):
 
     @property
     def spent(self) -> bool:
-        """Whether no payment can come of it any more."""
+        """Whether the order can no longer be paid."""
         captures = self.captures
         return self.status == "VOIDED" or (captures != [] and all(capture.status in FAILED for capture in captures))
 
@@ -176,7 +176,7 @@ class _Detail(_Answer):
 
 
 class _Problem(_Answer):
-    """An error as the API tells it (name to details) or as its OAuth 2.0 side does (error, RFC 6749 section 5.2)."""
+    """An error of the API (name to details) or of its OAuth 2.0 endpoint (error; RFC 6749, section 5.2)."""
 
     name: str = ""
     message: str = ""
@@ -199,22 +199,22 @@ A = TypeVar("A", bound=_Answer)
 
 
 def hinted_capture(body: bytes) -> str | None:
-    """The id of the capture that a webhook says is completed; none where it speaks of anything else.
+    """Return the id of the capture that a webhook reports as completed, or None for any other webhook.
 
-    A webhook is a hint, never evidence. Whoever knows our URL can post one, so nothing of it is believed: not the
-    amount, not the order, not even that there was a payment. The caller takes the id, asks `PayPal.find_capture` over
+    A webhook is a hint, never evidence. Anyone who knows our URL can post one, so nothing in it is trusted: not the
+    amount, not the order, not even that there was a payment. The caller passes the id to `PayPal.find_capture`, over
     our own authenticated connection, and acts on that answer alone. So a forged, repeated, late or reordered webhook
-    can do nothing but cost one look-up, and no certificate has to be checked (PayPal's "Webhooks": verify message
-    signatures) for it to be safe.
+    costs one look-up and has no other effect, and no signature has to be verified (PayPal's "Webhooks": verify message
+    signatures).
 
     Args:
-        body: what was posted, as it came, at most `MAX_WEBHOOK_BYTES`.
+        body: the body as received, at most `WEBHOOK_BYTES_MAX`.
 
     Raises:
-        UnreadableWebhook: it is too long, no JSON, or not of the form that PayPal sends.
+        UnreadableWebhook: it is too long, not JSON, or not in PayPal's form.
     """
-    if len(body) > MAX_WEBHOOK_BYTES:
-        raise UnreadableWebhook(f"The webhook has {len(body)} bytes; PayPal's have at most {MAX_WEBHOOK_BYTES}.")
+    if len(body) > WEBHOOK_BYTES_MAX:
+        raise UnreadableWebhook(f"The webhook has {len(body)} bytes; PayPal's have at most {WEBHOOK_BYTES_MAX}.")
     try:
         webhook = _Webhook.model_validate_json(body, strict=True)
         if webhook.event_type != "PAYMENT.CAPTURE.COMPLETED":
@@ -222,22 +222,22 @@ def hinted_capture(body: bytes) -> str | None:
         return _HintedResource.model_validate(webhook.resource, strict=True).id
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, problem["loc"])) or "the body" for problem in error.errors())
-        raise UnreadableWebhook(f"This is no webhook of PayPal: {fields} cannot be read.") from error
+        raise UnreadableWebhook(f"This is not a PayPal webhook: {fields} cannot be read.") from error
 
 
 class PayPal:
-    """The `PaymentProvider` that is PayPal. Threads may share one; close it at the end, or use it in a ``with``.
+    """PayPal as a `PaymentProvider`. Thread-safe. Close it at the end, or use it in a ``with``.
 
-    Connections that fail, 409 (the call before is still under way), 429 and 5xx are tried again, `ATTEMPTS` times in
-    all, with the same ``PayPal-Request-Id``, which makes PayPal do the work once. A slow answer is not: the customer
-    waits, and the caller may repeat the call.
+    Failed connections, 409 (the previous call is still in progress), 429 and 5xx are retried, `ATTEMPTS` times in all,
+    with the same ``PayPal-Request-Id``, which makes the call idempotent. A timeout is not retried: the customer is
+    waiting, and the caller may repeat the call.
 
     Args:
         base_url: ``https://api-m.paypal.com``, ``https://api-m.sandbox.paypal.com``, or a simulator's.
         client_id: of the REST app, from PayPal's developer dashboard.
         client_secret: likewise.
         timeout_s: how long to wait for an answer, in seconds.
-        retry_wait_s: the longest pause before the second attempt, in seconds; it doubles each time.
+        retry_wait_s: the longest pause before the second attempt, in seconds; it doubles with each attempt.
     """
 
     name: ClassVar[str] = "paypal"
@@ -277,13 +277,13 @@ class PayPal:
         self._http.close()
 
     def open_checkout(self, *, order_id: str, method: Method, amount: Money, return_url: str) -> Checkout:
-        """See `PaymentProvider.open_checkout`. PayPal remembers what it was asked for six hours.
+        """See `PaymentProvider.open_checkout`. PayPal remembers request ids for six hours.
 
-        A checkout that came to nothing (a card declined for good) is replaced by a new one. Where the customer has
-        approved already, ``approve_url`` is ``return_url`` itself, so that the capture is made up for.
+        A failed checkout (a card declined for good) is replaced by a new one. If the customer has already approved,
+        ``approve_url`` is ``return_url`` itself, so that the missing capture is made.
         """
         if method is Method.OFFLINE:
-            raise ValueError("PayPal takes no offline payments; a person confirms those.")
+            raise ValueError("PayPal does not take offline payments; a person confirms those.")
         experience: dict[str, JsonValue] = {
             "return_url": return_url,
             "cancel_url": return_url,
@@ -306,8 +306,8 @@ class PayPal:
     def capture(self, checkout_id: str) -> Capture | Decline:
         """See `PaymentProvider.capture`.
 
-        Each call has a ``PayPal-Request-Id`` of its own: a decline must not be repeated to a customer who has chosen
-        another card since. That money is taken once is the order's own rule (``ORDER_ALREADY_CAPTURED``).
+        Each call has its own ``PayPal-Request-Id``: a customer who has since chosen another card must not get the old
+        decline again. Even so, an order is captured only once (``ORDER_ALREADY_CAPTURED``).
         """
         path = f"/v2/checkout/orders/{_segment(checkout_id)}"
         try:
@@ -333,19 +333,19 @@ class PayPal:
             if refused.code in ("RESOURCE_NOT_FOUND", "INVALID_RESOURCE_ID"):
                 return None
             raise
-        return _taken(answer, answer.supplementary_data.related_ids.order_id)
+        return _received_capture(answer, answer.supplementary_data.related_ids.order_id)
 
     def refund(self, capture_id: str, *, refund_id: str, amount: Money) -> None:
         """See `PaymentProvider.refund`. PayPal remembers a ``refund_id`` for 45 days.
 
         Raises:
-            PaymentProviderRefused: as everywhere; also where PayPal had to give the refund up. It wants a new id then.
+            PaymentProviderRefused: also if the refund failed at PayPal; retrying it needs a new ``refund_id``.
         """
         path = f"/v2/payments/captures/{_segment(capture_id)}/refund"
         body: dict[str, JsonValue] = {"amount": _written(amount), "custom_id": refund_id}
         refund = self._call(_RefundAnswer, "POST", path, _request_id("refund", capture_id, refund_id), body)
         if refund.status in FAILED:
-            sentence = f"PayPal gave up the refund {refund_id}, of which it says {refund.status}."
+            sentence = f"The refund {refund_id} failed at PayPal, with status {refund.status}."
             raise PaymentProviderRefused(sentence, code=refund.status, reference=refund.id)
 
     def _call(
@@ -356,7 +356,7 @@ class PayPal:
         request_id: str | None = None,
         body: dict[str, JsonValue] | None = None,
     ) -> A:
-        """Call the API, with a token of ours and, should PayPal have revoked it, once more with a new one."""
+        """Call the API; if PayPal has revoked our token, retry once with a new one."""
         request = self._http.build_request(verb, path, json=body, headers={"Prefer": "return=representation"})
         if request_id is not None:
             request.headers["PayPal-Request-Id"] = request_id
@@ -371,10 +371,10 @@ class PayPal:
         return _parsed(answer, response)
 
     def _access_token(self, refused: str | None = None) -> str:
-        """The token in use, or a new one where it is about to expire or was ``refused``.
+        """Return the current token, or a new one if it is about to expire or was ``refused``.
 
         Raises:
-            CredentialsRefused: PayPal does not know our client id and secret.
+            CredentialsRefused: PayPal does not accept our client id and secret.
         """
         with self._token_lock:
             if self._token == refused or time.monotonic() >= self._token_until_s:
@@ -391,31 +391,31 @@ class PayPal:
             return self._token
 
     def _send(self, request: httpx.Request, auth: httpx.Auth | None = None) -> httpx.Response:
-        """One attempt. The library's errors become ours here."""
+        """Make one attempt, and convert the library's errors to ours."""
         try:
             response = self._http.send(request, auth=auth)
         except (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError) as error:
             raise _TryAgain(f"PayPal cannot be reached: {str(error) or type(error).__name__}.") from error
         except httpx.RequestError as error:
-            raise PaymentProviderUnavailable(f"PayPal gave no answer in time: {type(error).__name__}.") from error
+            raise PaymentProviderUnavailable(f"PayPal did not answer in time: {type(error).__name__}.") from error
         if response.is_server_error or response.status_code in (httpx.codes.CONFLICT, httpx.codes.TOO_MANY_REQUESTS):
             raise _TryAgain(f"PayPal answered {response.status_code}; try again later.")
         return response
 
 
 def _request_id(*parts: str) -> str:
-    """A ``PayPal-Request-Id`` that is the same wherever and whenever the same is asked for."""
+    """Return a ``PayPal-Request-Id`` that depends only on what is requested."""
     return str(uuid5(OUR_REQUESTS, "\n".join(parts)))
 
 
 def _segment(paypal_id: str) -> str:
-    """An id that may stand in a path; it came through the customer's browser.
+    """Check that an id is safe in a path; it came through the customer's browser.
 
     Raises:
-        PaymentProviderRefused: PayPal gives no ids of this form.
+        PaymentProviderRefused: it does not have the form of PayPal's ids.
     """
     if not PAYPAL_ID.fullmatch(paypal_id):
-        raise PaymentProviderRefused("This is no id of PayPal's.", code="INVALID_RESOURCE_ID")
+        raise PaymentProviderRefused("This is not a PayPal id.", code="INVALID_RESOURCE_ID")
     return paypal_id
 
 
@@ -427,8 +427,8 @@ def _approve_url(order: _OrderAnswer, return_url: str) -> str:
     return str(httpx.URL(return_url).copy_merge_params({"token": order.id}))
 
 
-def _taken(answer: _CaptureAnswer, checkout_id: str | None) -> Capture | None:
-    """The capture, where the money came in and is for an order of ours."""
+def _received_capture(answer: _CaptureAnswer, checkout_id: str | None) -> Capture | None:
+    """Return the capture if the money was received and is for one of our orders."""
     ours = OUR_REFERENCE.fullmatch(answer.custom_id)
     if answer.status not in TAKEN or ours is None:
         return None
@@ -445,36 +445,36 @@ def _taken(answer: _CaptureAnswer, checkout_id: str | None) -> Capture | None:
 
 
 def _outcome(order: _OrderAnswer) -> Capture | Decline:
-    """What came of a captured order. ``COMPLETED`` alone says little: a declined order is complete as well."""
+    """Return the result of a capture. ``COMPLETED`` alone is not enough: a declined order is completed, too."""
     if not order.captures:
-        raise PaymentProviderUnavailable(f"PayPal says nothing of a payment for the checkout {order.id}.")
+        raise PaymentProviderUnavailable(f"PayPal reports no payment for the checkout {order.id}.")
     answer = order.captures[-1]
     if answer.status in FAILED:
         return Decline(attempt_id=answer.id, reason=DECLINE_REASON, code=answer.status)
     if answer.status not in TAKEN:
-        raise PaymentPending(f"PayPal holds the payment {answer.id} back, of which it says {answer.status}.")
-    capture = _taken(answer, order.id)
+        raise PaymentPending(f"PayPal is holding the payment {answer.id}, with status {answer.status}.")
+    capture = _received_capture(answer, order.id)
     if capture is None:
-        raise PaymentProviderRefused(f"The checkout {order.id} is for no order of ours.", code="CUSTOM_ID_UNKNOWN")
+        raise PaymentProviderRefused(f"The checkout {order.id} is not for an order of ours.", code="CUSTOM_ID_UNKNOWN")
     return capture
 
 
 def _parsed(answer: type[A], response: httpx.Response) -> A:
-    """PayPal's answer.
+    """Parse PayPal's answer.
 
     Raises:
-        PaymentProviderUnavailable: somebody else answered (a redirect, a page of a proxy): the outcome is unknown.
+        PaymentProviderUnavailable: something else answered (a redirect, a proxy's page), so the outcome is unknown.
     """
     try:
         if response.is_success:
             return answer.model_validate_json(response.content)
     except ValidationError as error:
-        raise PaymentProviderUnavailable("What came back is no answer of PayPal's that can be read.") from error
-    raise PaymentProviderUnavailable(f"PayPal answered {response.status_code}, which it never does; is its URL right?")
+        raise PaymentProviderUnavailable("The answer is not one of PayPal's, or cannot be read.") from error
+    raise PaymentProviderUnavailable(f"PayPal answered {response.status_code}, which it never does; check its URL.")
 
 
 def _refusal(response: httpx.Response, kind: type[PaymentProviderRefused]) -> PaymentProviderRefused:
-    """PayPal's error as ours, in PayPal's own words."""
+    """Convert PayPal's error to ours, in PayPal's own words."""
     try:
         problem = _Problem.model_validate_json(response.content)
     except ValidationError:

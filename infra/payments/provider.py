@@ -1,4 +1,4 @@
-"""What is asked of whoever takes our customers' money: `PaymentProvider`, its values and its errors."""
+"""The interface to a payment provider: `PaymentProvider`, its values and its errors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from domain.order import Method
 
 
 class Checkout(Message):
-    """A payment that waits for the customer, who is to open ``approve_url`` in a browser."""
+    """A payment that waits for the customer to open ``approve_url`` in a browser."""
 
     checkout_id: Identifier
     approve_url: str
 
 
 class Capture(Message):
-    """Money that the provider took for an order of ours, as the provider itself tells it.
+    """Money that the provider took for an order of ours, as reported by the provider itself.
 
-    ``captured_at`` is in UTC. Later refunds change nothing here: ``amount`` is what was taken.
+    ``captured_at`` is in UTC. ``amount`` is the amount captured; later refunds do not change it.
     """
 
     capture_id: Identifier
@@ -33,9 +33,9 @@ class Capture(Message):
 
 
 class Decline(Message):
-    """The provider said no to this attempt; the customer may try again.
+    """The provider declined this attempt; the customer may try again.
 
-    ``reason`` is a sentence fit for the customer, ``code`` the provider's own word for it.
+    ``reason`` is a sentence to show to the customer, ``code`` the provider's code for it.
     """
 
     attempt_id: Identifier
@@ -44,11 +44,11 @@ class Decline(Message):
 
 
 class PaymentProviderError(Exception):
-    """Anything that kept a provider from doing what it was asked."""
+    """Anything that kept a provider from fulfilling a request."""
 
 
 class PaymentProviderUnavailable(PaymentProviderError):
-    """No answer, or none that can be read: whether it was done is unknown. The same call again is safe, and tells."""
+    """No readable answer, so the outcome is unknown. Repeating the call is safe and reveals it."""
 
 
 class PaymentNotApproved(PaymentProviderError):
@@ -56,15 +56,15 @@ class PaymentNotApproved(PaymentProviderError):
 
 
 class PaymentPending(PaymentProviderError):
-    """The provider holds the payment back for a review of its own. The money is not ours; a webhook tells if it is."""
+    """The provider holds the payment for a review. The money is not ours yet; a webhook reports when it is."""
 
 
 class PaymentProviderRefused(PaymentProviderError):
-    """The provider will not do this, however often it is asked.
+    """The provider refuses for good; a retry will not help.
 
     Attributes:
-        code: the provider's word for the reason.
-        reference: what the provider's support asks for; empty where it gave none.
+        code: the provider's code for the reason.
+        reference: what the provider's support asks for; empty if it gave none.
     """
 
     def __init__(self, message: str, *, code: str, reference: str = "") -> None:
@@ -74,44 +74,44 @@ class PaymentProviderRefused(PaymentProviderError):
 
 
 class CredentialsRefused(PaymentProviderRefused):
-    """The provider does not know us by the configured credentials."""
+    """The provider does not accept the configured credentials."""
 
 
 class UnreadableWebhook(PaymentProviderError):
-    """What arrived is no webhook of the provider: too long, no JSON, or without what it must have."""
+    """A request is not a webhook of the provider: it is too long, not JSON, or lacks required fields."""
 
 
 class PaymentProvider(Protocol):
-    """Whoever takes the money for the methods that are not `Method.OFFLINE`.
+    """Takes payments for all methods but `Method.OFFLINE`.
 
-    Every call may be repeated with the same arguments, and does its work once. Every call raises
-    `PaymentProviderUnavailable` where its outcome is unknown and `PaymentProviderRefused` where the provider said no.
+    Every call is idempotent: repeated with the same arguments, it takes effect once. Every call raises
+    `PaymentProviderUnavailable` if its outcome is unknown, and `PaymentProviderRefused` if the provider refused.
     """
 
     @property
     def name(self) -> str:
-        """What the provider is called, in small letters."""
+        """The provider's name, in lower case."""
 
     def open_checkout(self, *, order_id: str, method: Method, amount: Money, return_url: str) -> Checkout:
-        """Open a payment of ``amount`` for an order: one per order, method and amount, however often it is asked for.
+        """Open a payment of ``amount`` for an order: one per order, method and amount, however often it is called.
 
-        The customer comes back to ``return_url``, with ``token=<checkout_id>`` added to its query, whether the payment
-        was approved or given up; `capture` tells which.
+        The customer returns to ``return_url``, with ``token=<checkout_id>`` added to its query, whether they approved
+        the payment or gave up; `capture` tells which.
 
         Raises:
             ValueError: the method is offline, which no provider takes.
         """
 
     def capture(self, checkout_id: str) -> Capture | Decline:
-        """Take the money of an approved checkout. Captured twice, a checkout gives the same capture.
+        """Take the money of an approved checkout. Capturing it again returns the same capture.
 
         Raises:
             PaymentNotApproved: the customer has not approved it, or has to approve it again after a decline.
-            PaymentPending: the provider holds the payment back.
+            PaymentPending: the provider holds the payment for a review.
         """
 
     def find_capture(self, capture_id: str) -> Capture | None:
-        """What the provider itself says of a capture; none where it took no money for us under this id."""
+        """Ask the provider about a capture. Returns None if it took no money for us under this id."""
 
     def refund(self, capture_id: str, *, refund_id: str, amount: Money) -> None:
-        """Give ``amount`` of a capture back: once for each ``refund_id`` of the capture."""
+        """Refund ``amount`` of a capture, once per ``refund_id`` of the capture."""

@@ -1,8 +1,8 @@
-"""A personal value as it is stored: AES-256-GCM under the person's key, bound to its one place in the log.
+"""Encryption of personal values: AES-256-GCM under the person's key, bound to one place in the log.
 
-``{"sealed": "A256GCM", "person": "acme/wonka", "nonce": "...", "ciphertext": "..."}``, both in base64. The nonce has 96
-random bits; the ciphertext ends with its tag of 16 bytes. What is authenticated beside it is the JSON list of person,
-stream, version, topic and field: moved to any other place, a ciphertext does not open.
+Stored as ``{"sealed": "A256GCM", "person": "acme/wonka", "nonce": "...", "ciphertext": "..."}``, both in base64. The
+nonce has 96 random bits; the ciphertext ends with its 16-byte tag. The associated data is the JSON list of person,
+stream, version, topic and field, so a ciphertext that was moved to another place cannot be decrypted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic_core import to_json
 
 ALGORITHM: Final = "A256GCM"
-"""The name of AES-256-GCM in RFC 7518. Another way to seal will have another name."""
+"""The name of AES-256-GCM in RFC 7518. Another algorithm will have another name."""
 NONCE_BYTES: Final = 12
 _STORED: Final = re.compile(
     rb'"\w+":(\{"sealed":"([^"]*+)","person":"([\w.:/-]*+)","nonce":"([^"]*+)","ciphertext":"([^"]*+)"\})'
@@ -26,11 +26,11 @@ _STORED: Final = re.compile(
 
 
 class DoesNotOpen(Exception):
-    """A sealed value was altered, moved from another place, or sealed with another key. The text says no more."""
+    """An encrypted value was altered, moved, or encrypted with another key. The message repeats nothing of it."""
 
 
 class Place(NamedTuple):
-    """Where a value stands, and whose it is."""
+    """Where a value is stored, and whose it is."""
 
     person: str
     stream: str
@@ -39,12 +39,12 @@ class Place(NamedTuple):
     field: str
 
     def bound(self) -> bytes:
-        """The place in bytes, such that no two places have the same."""
-        return to_json([*self])  # of a named tuple it takes three times as long to find out that it is one
+        """Return the place as bytes that no other place has."""
+        return to_json([*self])  # a list takes a third of the time of a named tuple
 
 
 class Sealed(NamedTuple):
-    """A sealed value in JSON, from ``begins`` to ``ends``: whose it is, and what that person's key opens."""
+    """An encrypted value in JSON, from ``begins`` to ``ends``: whose it is, and what that person's key decrypts."""
 
     person: str
     nonce: bytes
@@ -54,22 +54,22 @@ class Sealed(NamedTuple):
 
     @classmethod
     def at(cls, place: int, json: bytes) -> Sealed:
-        """The value of the sealed field that stands there, in bytes that `to_json` made.
+        """Parse the encrypted field at an offset of bytes that `to_json` made.
 
         Raises:
             DoesNotOpen: there is none.
         """
         found = _STORED.match(json, place)
         if found is None:
-            raise DoesNotOpen("it is not sealed as a value has to be")
+            raise DoesNotOpen("it is not in the form of an encrypted value")
         _, algorithm, person, nonce, ciphertext = found.groups()
         if algorithm != ALGORITHM.encode():
-            raise DoesNotOpen("it is sealed in a way that this version of Trunkline does not know")
+            raise DoesNotOpen("its encryption algorithm is unknown to this version of Trunkline")
         return cls(person.decode(), nonce, ciphertext, found.start(1), found.end(1))
 
 
 def seal(plain: bytes, key: bytes, place: Place) -> dict[str, str]:
-    """The value to be stored."""
+    """Encrypt a value, in the form in which it is stored."""
     nonce = secrets.token_bytes(NONCE_BYTES)
     ciphertext = AESGCM(key).encrypt(nonce, plain, place.bound())
     return {
@@ -81,10 +81,10 @@ def seal(plain: bytes, key: bytes, place: Place) -> dict[str, str]:
 
 
 def unseal(sealed: Sealed, key: bytes, place: Place) -> bytes:
-    """What was sealed.
+    """Decrypt a value.
 
     Raises:
-        DoesNotOpen: it is not what was sealed there.
+        DoesNotOpen: it is not what was encrypted with this key at this place.
     """
     try:
         nonce, ciphertext = (
@@ -93,4 +93,4 @@ def unseal(sealed: Sealed, key: bytes, place: Place) -> bytes:
         )
         return AESGCM(key).decrypt(nonce, ciphertext, place.bound())
     except (ValueError, InvalidTag) as error:
-        raise DoesNotOpen("what is sealed was altered, moved here from another place, or is another key's") from error
+        raise DoesNotOpen("it was altered, moved here from another place, or encrypted with another key") from error

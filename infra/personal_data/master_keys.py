@@ -1,6 +1,6 @@
-"""The master key: what wraps the keys of persons. There may be several for a while, so that one takes another's place.
+"""The master key wraps the keys of persons. There may be several during a rotation.
 
-A wrapped key is a nonce (12 bytes) and the key (32 bytes) under AES-256-GCM, with the person's name authenticated.
+A wrapped key is a nonce (12 bytes) and the key (32 bytes) under AES-256-GCM, with the person's id as associated data.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from psycopg.rows import DictRow
 from infra.personal_data.encryption import NONCE_BYTES
 from infra.settings import MASTER_KEY_BYTES, WrongSetting
 
-PAGE = 1000
+KEYS_PER_PAGE = 1000
 _COUNT: Final = "SELECT count(*) FROM log.person_keys WHERE wrapped IS NOT NULL"
 _STANDING: Final = """
     SELECT person, wrapped FROM log.person_keys
      WHERE wrapped IS NOT NULL AND person > %(after)s ORDER BY person LIMIT %(page)s
 """
 _REPLACE: Final = """
-    UPDATE log.person_keys SET wrapped = %(anew)s WHERE person = %(person)s AND wrapped = %(wrapped)s
+    UPDATE log.person_keys SET wrapped = %(rewrapped)s WHERE person = %(person)s AND wrapped = %(wrapped)s
 """
 
 
 class MasterKeys:
-    """One or more master keys: the first wraps, and each opens.
+    """One or more master keys: the first wraps, and all of them unwrap.
 
     Args:
-        keys: 32 bytes each, one behind another; none, where nothing can be wrapped or opened.
+        keys: 32 bytes each, concatenated; without any, nothing can be wrapped or unwrapped.
     """
 
     def __init__(self, keys: bytes | None) -> None:
@@ -43,42 +43,42 @@ class MasterKeys:
         return bool(self._keys)
 
     def wrapped(self, person: str, key: bytes) -> bytes:
-        """A person's key under the first.
+        """Wrap a person's key with the first master key.
 
         Raises:
-            WrongSetting: there is none.
+            WrongSetting: there is no master key.
         """
-        self._must_be_there()
+        self._require_one()
         nonce = secrets.token_bytes(NONCE_BYTES)
         return nonce + self._keys[0].encrypt(nonce, key, person.encode())
 
     def unwrapped(self, person: str, wrapped: bytes) -> bytes:
-        """A person's key.
+        """Unwrap a person's key.
 
         Raises:
-            WrongSetting: there is no master key, or none of them opens it.
+            WrongSetting: there is no master key, or none of them unwraps it.
         """
-        self._must_be_there()
+        self._require_one()
         for master in self._keys:
             if key := _opened(master, person, wrapped):
                 return key
         raise WrongSetting(
             f"TRUNKLINE_MASTER_KEY is not the one that the key of {person} was wrapped with; set the one that was "
-            "used before. Nothing is lost, and nobody was erased."
+            "used before. No data is lost, and nobody was erased."
         )
 
     def rewrapped(self, person: str, wrapped: bytes) -> bytes | None:
-        """A person's key under the first; none where it is that already.
+        """Wrap a person's key with the first master key; None if it already is.
 
         Raises:
             WrongSetting: as for `unwrapped`.
         """
-        self._must_be_there()
+        self._require_one()
         if _opened(self._keys[0], person, wrapped):
             return None
         return self.wrapped(person, self.unwrapped(person, wrapped))
 
-    def _must_be_there(self) -> None:
+    def _require_one(self) -> None:
         if not self._keys:
             raise WrongSetting(
                 "TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes, the same for every process; personal data cannot "
@@ -93,26 +93,26 @@ def _opened(master: AESGCM, person: str, wrapped: bytes) -> bytes | None:
         return None
 
 
-def rewrap(owner: Connection[DictRow], keys: MasterKeys, told: Callable[[int, int], object]) -> int:
-    """Wrap every person's key by the first master key. Gives how many were not before.
+def rewrap(owner: Connection[DictRow], keys: MasterKeys, on_progress: Callable[[int, int], object]) -> int:
+    """Wrap every person's key with the first master key. Returns the number of keys that were not.
 
-    Each page is a commit, so what was interrupted goes on when it is asked for again. Who is erased meanwhile stays so.
+    Each page is one commit, so an interrupted run resumes when repeated. A person erased meanwhile stays erased.
 
     Args:
         owner: a connection of the database's owner, in autocommit.
-        keys: the new master key, and those before it.
-        told: is told after each page how many were looked at, and how many there are.
+        keys: the new master key, then the old ones.
+        on_progress: called after each page with the number of keys done and the total.
 
     Raises:
-        WrongSetting: a key is wrapped by none of them.
+        WrongSetting: a key is wrapped with none of them.
     """
     (standing,) = owner.execute(_COUNT).fetchall()
     looked_at, count, after = 0, 0, ""
-    while rows := owner.execute(_STANDING, {"after": after, "page": PAGE}).fetchall():
-        anew = [row | {"anew": keys.rewrapped(row["person"], row["wrapped"])} for row in rows]
-        changes = [row for row in anew if row["anew"]]
+    while rows := owner.execute(_STANDING, {"after": after, "page": KEYS_PER_PAGE}).fetchall():
+        rewrapped = [row | {"rewrapped": keys.rewrapped(row["person"], row["wrapped"])} for row in rows]
+        changes = [row for row in rewrapped if row["rewrapped"]]
         with owner.transaction(), owner.cursor() as cursor:
             cursor.executemany(_REPLACE, changes)
         looked_at, count, after = looked_at + len(rows), count + len(changes), rows[-1]["person"]
-        told(looked_at, standing["count"])
+        on_progress(looked_at, standing["count"])
     return count

@@ -1,4 +1,4 @@
-"""The keys of personal data: one a person, made before the first event that needs it, destroyed with the erasure."""
+"""The keys of personal data: one per person, made before the first event that needs it, destroyed at erasure."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ KEY_BYTES: Final = 32
 
 
 class PersonKeys(ABC):
-    """Where keys are kept. An erased person has none, and is never given one again.
+    """Stores keys. An erased person has none, and never gets one again.
 
     Raises:
-        infra.settings.WrongSetting: as do all methods: a key stands there, and the master key does not open it. That
-            is never taken for an erasure.
+        infra.settings.WrongSetting: from all methods: a key exists, but the master key does not unwrap it. This is
+            never mistaken for an erasure.
     """
 
     @abstractmethod
     def standing(self, persons: Iterable[str]) -> Mapping[str, bytes]:
-        """The keys of these persons. Those who were erased, or never had one, are left out."""
+        """Return the keys of these persons, without those who were erased or never had one."""
 
     @abstractmethod
     def made(self, person: str) -> bytes | None:
-        """The key of a person, durable before anything is stored under it; none where the person was erased.
+        """Return a person's key, or None if the person was erased. Makes it durably if there is none yet.
 
-        Of any number of processes that ask at once, each is given the same.
+        Concurrent callers, in any number of processes, all get the same key.
         """
 
     @abstractmethod
     def destroy(self, person: str) -> bool:
-        """Destroy a key for good. False where there was none."""
+        """Destroy a key for good. Returns False if there was none."""
 
 
 class MemoryPersonKeys(PersonKeys):
-    """Keys in this process's memory, beside a log that is there, too."""
+    """Keys in this process's memory, for an in-memory log."""
 
     def __init__(self, keys: Mapping[str, bytes] | None = None) -> None:
         self._keys: dict[str, bytes | None] = dict(keys or {})
         self._lock = threading.Lock()
 
     def standing(self, persons: Iterable[str]) -> Mapping[str, bytes]:
-        """The keys of these persons."""
+        """See `PersonKeys.standing`."""
         with self._lock:
             return {person: key for person in persons if (key := self._keys.get(person))}
 
     def made(self, person: str) -> bytes | None:
-        """The key of a person."""
+        """See `PersonKeys.made`."""
         with self._lock:
             return self._keys.setdefault(person, secrets.token_bytes(KEY_BYTES))
 
     def destroy(self, person: str) -> bool:
-        """Destroy a key for good."""
+        """See `PersonKeys.destroy`."""
         with self._lock:
-            stood = self._keys.get(person) is not None
+            existed = self._keys.get(person) is not None
             self._keys[person] = None
-        return stood
+        return existed

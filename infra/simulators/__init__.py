@@ -1,1 +1,1 @@
-"""Simulated outside parties that speak the real protocol on a socket: payment provider, mail server."""
+"""Simulators of external services that speak the real protocol on a socket: payment provider, mail server."""

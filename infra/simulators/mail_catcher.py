@@ -1,4 +1,4 @@
-"""A mail server that delivers nothing: it keeps what it gets, for whoever wants to look. For demos and tests."""
+"""A mail server for demos and tests: it keeps messages for inspection, and delivers none."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from threading import Condition
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-BANNER = "a mail catcher: what it takes is delivered to nobody"
+BANNER = "a mail catcher: it delivers nothing"
 HOST = "127.0.0.1"
 _START_TIMEOUT_S = 10.0
 _AS_IT_CAME = email.policy.SMTP.clone(refold_source="none")
 
 
 class Catcher:
-    """Where to send mail to, and what came. ``refusal``, while it is set, is the answer to every recipient."""
+    """A running catcher: its address, and what it received. ``refusal``, if set, is the reply to each recipient."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
         self.refusal: str | None = None
         self.sessions: list[SMTP] = []
-        """One for each connection that was made to it."""
+        """One per connection."""
         self._came: list[bytes] = []
         self._arrived = Condition()
 
     @property
     def messages(self) -> list[EmailMessage]:
-        """What came, first to last."""
+        """The messages received, first to last."""
         return [email.message_from_bytes(message, policy=_AS_IT_CAME) for message in list(self._came)]
 
     def wait_for(self, count: int, timeout_s: float) -> list[EmailMessage]:
-        """The messages, once there are at least ``count`` of them.
+        """Wait for at least ``count`` messages, and return all.
 
         Raises:
             TimeoutError: there are fewer after ``timeout_s`` seconds.
@@ -51,14 +51,14 @@ class Catcher:
         return self.messages
 
     def keep(self, message: bytes) -> None:
-        """Take a message."""
+        """Store a message."""
         with self._arrived:
             self._came.append(message)
             self._arrived.notify_all()
 
 
 class _Hooks:
-    """What aiosmtpd asks: names and arguments are its. It looks through everything that this has, at each session."""
+    """The handler of aiosmtpd, which sets names and arguments, and inspects all attributes at each session."""
 
     def __init__(self, catcher: Catcher) -> None:
         self._catcher = catcher
@@ -66,14 +66,14 @@ class _Hooks:
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        """Take a recipient, or give the refusal."""
+        """Accept a recipient, or reply with the refusal."""
         del server, session, options
         if self._catcher.refusal is None:
             envelope.rcpt_tos.append(address)
         return self._catcher.refusal or "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        """Take a message."""
+        """Accept a message."""
         del server, session
         assert isinstance(envelope.content, bytes)
         self._catcher.keep(envelope.content)
@@ -87,12 +87,12 @@ def mail_catcher(
     starttls: ssl.SSLContext | None = None,
     login: tuple[str, str] | None = None,
 ) -> Iterator[Catcher]:
-    """Run a catcher on a free port of this machine, until the context ends.
+    """Run a catcher on a free port of 127.0.0.1 until the context ends.
 
-    ``tls`` speaks TLS from the start, ``starttls`` on request; ``login`` is the one user and password that it knows.
+    ``tls`` enables TLS from the start, ``starttls`` on request; ``login`` is the only accepted user and password.
     """
     with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor(1, "mail-catcher") as thread:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each greeting waits 40 ms for the next line
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each greeting waits 40 ms for an ACK
         catcher = Catcher(HOST, listener.getsockname()[1])
         stopper: Future[Callable[[], object]] = Future()
 
@@ -129,7 +129,7 @@ async def _serve(
     tls: ssl.SSLContext | None,
     stopper: Future[Callable[[], object]],
 ) -> None:
-    """Serve until whoever got the stopper calls it; then close what is open, so that nothing is left to warn of."""
+    """Serve until the function that ``stopper`` receives is called; then close open sessions, to avoid warnings."""
 
     def accept() -> SMTP:
         sessions.append(session())

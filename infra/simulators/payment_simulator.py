@@ -1,16 +1,15 @@
-"""The Trunkline payment simulator: PayPal's API as `infra.payments.paypal` uses it, and the buyer's pages.
+"""The Trunkline payment simulator: the part of PayPal's API that `infra.payments.paypal` uses, and the buyer's pages.
 
-No money moves here.
+No money moves here. Every page says so in its title, and every response in the header ``X-Simulator``. Differences from
+PayPal:
 
-It says so in the title of every page and in the header ``X-Simulator`` of every answer. It differs from PayPal in this:
+- Only cards are declined, always with the 422 ``INSTRUMENT_DECLINED``; no payment is held for a review.
+- Checkouts, tokens and request ids never expire, and responses are always complete (``Prefer`` is ignored).
+- It accepts every currency of ISO 4217, so also KWD, which PayPal does not.
+- A webhook is sent once, not repeated until acknowledged: `SimulatorEndpoint.redeliver` repeats it on demand.
 
-- A decline is always of a card, and always the 422 ``INSTRUMENT_DECLINED``; no payment is held back for a review.
-- Checkouts, tokens and request ids never expire, and answers are always whole (``Prefer`` is not read).
-- It takes every currency of ISO 4217, so KWD too, which PayPal does not.
-- A webhook is sent once, not repeated until it is taken: `SimulatorEndpoint.redeliver` repeats it on demand.
-
-Under ``/simulator`` it can be told to fail. What it knows is in memory, one state for each application: every handler
-runs on the application's one event loop and awaits nothing between reading and writing, so none sees another's half.
+Requests under ``/simulator`` inject faults. The state of an application is in memory. Every handler runs on the
+application's one event loop and awaits nothing between reading and writing, so none sees a partial change.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ TEST_CARDS: Final = {
     "3782 822463 10005": "American Express, pays",
     DECLINED_CARD: "Visa, declined",
 }
-"""The only numbers that are taken, as the page shows them: nobody is to type a card of their own here."""
+"""The only accepted numbers, as the page shows them, so that nobody enters a real card."""
 
 TOKEN_LIFETIME_S: Final = 32400
 WEBHOOK_TIMEOUT_S: Final = 10.0
 
 logger = logging.getLogger(__name__)
 
-PAGE: Final = Environment(autoescape=True).from_string("""\
+CHECKOUT_PAGE: Final = Environment(autoescape=True).from_string("""\
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -137,14 +136,14 @@ class _WebhookAddress(BaseModel):
 
 
 class Faults(BaseModel):
-    """What is to go wrong next."""
+    """The faults to inject next."""
 
     capture_timeouts: Annotated[int, Field(ge=0)] = 0
-    """So many captures take the money and then give no answer."""
+    """The number of captures that take the money and then do not answer."""
     unavailable: Annotated[int, Field(ge=0)] = 0
-    """So many calls of the API are answered with 503."""
+    """The number of API calls that are answered with 503."""
     revoke_tokens: bool = False
-    """Whether the access tokens given so far stop working."""
+    """Whether to revoke all access tokens issued so far."""
 
 
 @dataclass
@@ -172,7 +171,7 @@ class _Capture:
 
 @dataclass
 class _Card:
-    """What is kept of a card: never its number."""
+    """The stored data of a card: never its number."""
 
     last_digits: str
     declined: bool
@@ -196,7 +195,7 @@ class _Order:
 
 
 class _ProblemError(Exception):
-    """An answer that says no, in PayPal's form."""
+    """An error response in PayPal's form."""
 
     def __init__(self, status: int, issue: str, description: str, redirect: str | None = None) -> None:
         super().__init__(issue)
@@ -207,7 +206,7 @@ class _ProblemError(Exception):
 
 
 class _Named:
-    """Middleware that has every answer say what it comes from."""
+    """Middleware that adds the header ``X-Simulator`` to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -222,7 +221,7 @@ class _Named:
 
 
 class _Simulator:
-    """The state, and the handlers of the routes that `payment_simulator` gives them."""
+    """The state, and the handlers that `payment_simulator` routes to."""
 
     def __init__(self, client_id: str, client_secret: str, webhook_url: str | None, clock: Clock) -> None:
         self._client = (client_id, client_secret)
@@ -246,13 +245,13 @@ class _Simulator:
             await asyncio.gather(*self._deliveries, return_exceptions=True)
 
     async def available(self) -> None:
-        """Answer 503 where that is asked for."""
+        """Answer 503 while that fault is injected."""
         if self._faults.unavailable:
             self._faults.unavailable -= 1
             raise _ProblemError(503, "SERVICE_UNAVAILABLE", "The simulator was told to be unavailable.")
 
     async def authorised(self, authorization: Annotated[str, Header()] = "") -> None:
-        """Let only bearers of a token in."""
+        """Require a valid access token."""
         if authorization.removeprefix("Bearer ") not in self._tokens:
             raise _ProblemError(401, "AUTHENTICATION_FAILURE", "The access token is missing or unknown.")
 
@@ -358,7 +357,7 @@ class _Simulator:
         return _page(200, order=order, message="This checkout is paid." if order.capture else "")
 
     async def approve(self, token: Annotated[str, Form()], number: Annotated[str, Form()] = "") -> Response:
-        """POST /checkoutnow: the buyer approves, or enters a card of which all but four digits are forgotten here."""
+        """POST /checkoutnow: the buyer approves, or enters a card, of which only the last four digits are kept."""
         order = self._orders.get(token)
         if order is None:
             return _page(404, message="There is no such checkout.")
@@ -368,26 +367,26 @@ class _Simulator:
             digits = re.sub(r"[ -]", "", number)
             declined = {_digits(card): card == DECLINED_CARD for card in TEST_CARDS}.get(digits)
             if declined is None:
-                return _page(422, order=order, message="This is none of the test cards; a real card has no place here.")
+                return _page(422, order=order, message="This is not one of the test cards; do not enter a real card.")
             order.card = _Card(digits[-4:], declined)
         order.status = "APPROVED"
         query = {"token": order.id, "PayerID": "SIMULATEDBUYER"}
         return RedirectResponse(str(httpx.URL(order.experience.return_url).copy_merge_params(query)), 303)
 
     async def set_webhook(self, address: _WebhookAddress) -> Response:
-        """PUT /simulator/webhook: where webhooks go from now on."""
+        """PUT /simulator/webhook: set the URL for webhooks."""
         self._webhook_url = address.url
         return Response(status_code=204)
 
     async def set_faults(self, faults: Faults) -> Response:
-        """POST /simulator/faults: what is to go wrong next, in place of what was to."""
+        """POST /simulator/faults: replace the faults to inject."""
         self._faults = faults
         if faults.revoke_tokens:
             self._tokens.clear()
         return Response(status_code=204)
 
     async def redeliver(self, capture_id: str, redelivery: _Redelivery, request: Request) -> Response:
-        """POST /simulator/captures/{capture_id}/webhooks: all at once, and told how they were answered; or later."""
+        """POST /simulator/captures/{capture_id}/webhooks: deliver now and return the statuses, or deliver later."""
         webhook = _webhook_json(self._known_capture(capture_id), request)
         delivery = self._start(self._deliver(webhook, redelivery.times, redelivery.after_s))
         return JSONResponse({"statuses": [] if redelivery.after_s else await delivery}, 202)
@@ -409,7 +408,7 @@ class _Simulator:
         return task
 
     async def _deliver(self, webhook: dict[str, Any], times: int, after_s: float = 0) -> list[int]:
-        """Post a webhook so many times at once; the statuses that came back, 0 where there was no answer."""
+        """Post a webhook ``times`` times at once. Returns the statuses, 0 for each without an answer."""
         await asyncio.sleep(after_s)
         return list(await asyncio.gather(*[self._post(webhook) for _ in range(times)]))
 
@@ -419,13 +418,13 @@ class _Simulator:
         try:
             answer = await self._http.post(self._webhook_url, json=webhook, headers={"X-Simulator": NAME})
         except httpx.RequestError as error:
-            logger.warning("The webhook %s was not taken: %s", webhook["id"], type(error).__name__)
+            logger.warning("the webhook %s was not delivered: %s", webhook["id"], type(error).__name__)
             return 0
         return answer.status_code
 
 
 def _new_id() -> str:
-    """17 capital letters and digits, as PayPal's ids; 87 bits, so nobody guesses one."""
+    """Return an id like PayPal's: 17 capital letters and digits, 87 bits, so it cannot be guessed."""
     return "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(17))
 
 
@@ -532,7 +531,7 @@ def _page(status: int, *, order: _Order | None = None, message: str = "") -> Res
     context: dict[str, Any] = {"title": TITLE, "order": order, "message": message, "cards": TEST_CARDS}
     if order is not None:
         context["cancel_url"] = str(httpx.URL(order.experience.cancel_url).copy_merge_params({"token": order.id}))
-    return HTMLResponse(PAGE.render(context), status, headers={"Cache-Control": "no-store"})
+    return HTMLResponse(CHECKOUT_PAGE.render(context), status, headers={"Cache-Control": "no-store"})
 
 
 async def _until_hung_up(request: Request) -> None:
@@ -555,7 +554,7 @@ async def _problem(_: Request, error: Exception) -> Response:
 
 
 async def _malformed(request: Request, error: Exception) -> Response:
-    """Name the fields, and never repeat what stood in them: one may be a card number."""
+    """Name the malformed fields, but never repeat their values: one may be a card number."""
     assert isinstance(error, RequestValidationError)
     fields = ", ".join("/".join(map(str, problem["loc"])) for problem in error.errors())
     return await _problem(request, _ProblemError(400, "INVALID_REQUEST", f"Missing or malformed: {fields}"))
@@ -564,13 +563,13 @@ async def _malformed(request: Request, error: Exception) -> Response:
 def payment_simulator(
     *, client_id: str, client_secret: str, webhook_url: str | None = None, clock: Clock | None = None
 ) -> FastAPI:
-    """The simulator as an application of its own.
+    """Make the simulator's application.
 
     Args:
-        client_id: the only one that is let in.
+        client_id: the only client that is admitted.
         client_secret: its secret.
-        webhook_url: where captures are told of; nowhere where none. ``PUT /simulator/webhook`` changes it.
-        clock: the time of what is captured; the machine's where none is given.
+        webhook_url: where captures are reported, if anywhere. ``PUT /simulator/webhook`` changes it.
+        clock: the source of timestamps; by default the system's.
     """
     simulator = _Simulator(client_id, client_secret, webhook_url, clock or SystemClock())
     app = FastAPI(title=TITLE, lifespan=simulator.lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -599,9 +598,9 @@ def payment_simulator(
 
 @dataclass(frozen=True)
 class SimulatorEndpoint:
-    """A running simulator: what an adapter needs to call it, and what a buyer or a demonstration does to it.
+    """A running simulator: what an adapter needs to call it, and the actions of a buyer or a demonstration.
 
-    Each of its methods is one HTTP request, and raises `ValueError`, with what the simulator said, where it said no.
+    Each method is one HTTP request, and raises `ValueError` with the simulator's answer if it is an error.
     """
 
     url: str
@@ -610,30 +609,30 @@ class SimulatorEndpoint:
     http: httpx.Client = field(repr=False)
 
     def approve(self, checkout: Checkout) -> str:
-        """The buyer approves at the provider. The URL that the buyer's browser is sent back to."""
+        """Approve as the buyer. Returns the URL that the browser is redirected to."""
         return self._ask("POST", "/checkoutnow", data={"token": checkout.checkout_id}).headers["Location"]
 
     def enter_card(self, checkout: Checkout, number: str) -> str:
-        """The buyer fills the card fields in, with one of `TEST_CARDS`. The URL that the browser is sent back to."""
+        """Enter one of `TEST_CARDS` as the buyer. Returns the URL that the browser is redirected to."""
         form = {"token": checkout.checkout_id, "number": number}
         return self._ask("POST", "/checkoutnow", data=form).headers["Location"]
 
     def redeliver(self, capture_id: str, times: int = 1, *, after_s: float = 0) -> list[int]:
-        """Deliver the webhook of a capture again, so many times at once.
+        """Deliver the webhook of a capture again, ``times`` times at once.
 
         Returns:
-            The HTTP status of each delivery, 0 where nobody answered; nothing where they follow in ``after_s`` seconds.
+            The HTTP status of each delivery, 0 without an answer; empty if they follow after ``after_s`` seconds.
         """
-        wish = {"times": times, "after_s": after_s}
-        answer = self._ask("POST", f"/simulator/captures/{capture_id}/webhooks", json=wish)
+        request = {"times": times, "after_s": after_s}
+        answer = self._ask("POST", f"/simulator/captures/{capture_id}/webhooks", json=request)
         return [int(status) for status in answer.json()["statuses"]]
 
     def send_webhooks_to(self, url: str | None) -> None:
-        """Deliver webhooks there from now on; nowhere where none."""
+        """Set the URL for webhooks; None stops them."""
         self._ask("PUT", "/simulator/webhook", json={"url": url})
 
     def inject(self, faults: Faults) -> None:
-        """Let these things go wrong next."""
+        """Inject these faults next."""
         self._ask("POST", "/simulator/faults", json=faults.model_dump())
 
     def _ask(
@@ -647,7 +646,7 @@ class SimulatorEndpoint:
 
 @contextmanager
 def running_simulator(*, webhook_url: str | None = None, clock: Clock | None = None) -> Iterator[SimulatorEndpoint]:
-    """Run a simulator on a free port of 127.0.0.1, with credentials of its own."""
+    """Run a simulator on a free port of 127.0.0.1, with its own credentials."""
     client_id, client_secret = f"simulator-{secrets.token_hex(8)}", secrets.token_urlsafe(32)
     app = payment_simulator(client_id=client_id, client_secret=client_secret, webhook_url=webhook_url, clock=clock)
     with (

@@ -217,7 +217,7 @@ def test_a_tail_that_was_written_anew_is_found_by_what_was_published(
     status, _, errors = run_at(database_url, "verify", "--published")
     assert status == 1
     assert "Position 2 is the first that is wrong: the signed checkpoint of" in errors
-    assert "somewhere behind position 0" in errors
+    assert "somewhere after position 0" in errors
 
     status, _, errors = run_at(database_url, "checkpoint")
     assert status == 1
@@ -260,12 +260,12 @@ def test_what_a_verification_goes_on_from_is_checked_itself(
     again = ("verify", "--from-checkpoint", "--state", str(state))
 
     state.write_text(json.dumps({**kept, "checkpoint": {**kept["checkpoint"], "position": 2}}))
-    assert "was not signed as it stands" in run_at(database_url, *again)[2]
+    assert "does not match its signature" in run_at(database_url, *again)[2]
     state.write_text(json.dumps({**kept, "peaks": kept["peaks"][:1]}))
-    assert "A tree of 3 entries has 2 peaks, and not 1" in run_at(database_url, *again)[2]
+    assert "A tree of 3 entries has 2 peaks, not 1" in run_at(database_url, *again)[2]
     assert not run_at(database_url, *again)[2].rstrip("\n").endswith("..")
     state.write_text("golden ticket")
-    assert "holds no verification to go on from" in run_at(database_url, *again)[2]
+    assert "holds no verification to resume" in run_at(database_url, *again)[2]
 
     state.write_text(json.dumps(kept))
     tamper(owner_url, "UPDATE log.events SET hash = sha256('forged') WHERE position = 3")
@@ -283,7 +283,7 @@ def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
     append(postgres, opened, wonka_added)
     run_at(database_url, "checkpoint")
     append(postgres, wonka_default, wonka_added, wonka_default)
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 1)
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 1)
     pages = Auditor.pages
 
     def until_somebody_has_enough(auditor: Auditor, after: int, upto: int) -> Iterator[Any]:
@@ -454,7 +454,7 @@ def test_embedded_data_have_a_key_and_a_file_of_their_own_and_others_need_settin
     assert signer_of(elsewhere, tmp_path) is None
     assert checkpoint_file(elsewhere, tmp_path) is None
     (tmp_path / "rsa.pem").write_text("golden ticket")
-    with pytest.raises(WrongSetting, match=r"TRUNKLINE_SIGNING_KEY is wrong: .* is no Ed25519 private key"):
+    with pytest.raises(WrongSetting, match=r"TRUNKLINE_SIGNING_KEY is wrong: .* is not an Ed25519 private key"):
         signer_of(settings(signing_key=tmp_path / "rsa.pem"), None)
     with pytest.raises(WrongSetting, match=r"TRUNKLINE_SIGNING_KEY is wrong: .* cannot be read: No such file"):
         signer_of(settings(signing_key=tmp_path / "absent.pem"), None)
@@ -512,7 +512,7 @@ def test_a_line_has_everything_that_stands_in_the_log(run: Run, history: tuple[s
 
 def test_events_come_as_tables_too_and_in_pages_of_any_size(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = picked(run)
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 3)
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 3)
     monkeypatch.setattr("handlers.cli.audit.LINES", 4)
     assert picked(run) == everything
     assert picked(run, "--limit", "7") == everything[:7]
@@ -640,7 +640,7 @@ def test_an_export_proves_itself_where_there_is_neither_database_nor_network(
     text = file.read_text()
     file.write_text(text.replace("{", '{"events": [], ', 1))
     twice = run_at(history[0], "verify-export", str(file), "--key", str(key))
-    assert twice == (1, "", f"{file} says events twice in one place; readers would differ in which they take.\n")
+    assert twice == (1, "", f"{file} repeats the field events in one object; readers differ in which they use.\n")
     file.write_text(text.replace("acme", "acne"))
     assert run_at(history[0], "verify-export", str(file), "--key", str(key))[0] == 1
     status, output, _ = run_at(history[0], "verify-export", str(file), "--key", str(key), "--json")
@@ -684,7 +684,7 @@ def test_a_log_in_which_a_row_has_no_position_is_not_exported(
         "INSERT INTO log.events SELECT * FROM forged",
     )
     status, _, errors = run_at(database_url, "export", "acme", str(tmp_path / "acme.json"))
-    assert (status, "a row stands in the log that has no position" in errors) == (1, True)
+    assert (status, "the log has a row without a position" in errors) == (1, True)
     assert in_file(signing) == []
 
 
@@ -724,17 +724,17 @@ REFUSED = [
         ("verify", "--checkpoints", "/nowhere/at/all", "--key", "KEY"),
         "The checkpoints in /nowhere/at/all cannot be read",
     ),
-    (("verify", "--checkpoints", "GARBAGE", "--key", "KEY"), "is no checkpoint"),
+    (("verify", "--checkpoints", "GARBAGE", "--key", "KEY"), "is not a checkpoint"),
     (("verify", "--checkpoints", "GARBAGE"), "Give --key PUBLIC.pem"),
-    (("verify", "--key", "GARBAGE"), "is no public Ed25519 key in PEM"),
+    (("verify", "--key", "GARBAGE"), "is not a public Ed25519 key in PEM"),
     (("verify", "--key", "/nowhere/at/all"), "The public key /nowhere/at/all cannot be read"),
     (
         ("verify", "--from-checkpoint", "--state", "/nowhere/at/all", "--key", "KEY"),
-        "There is no verification to go on",
+        "There is no verification to resume",
     ),
     (("verify", "--published", "--key", "KEY"), "TRUNKLINE_NATS_URL is missing"),
     (("verify-export", "/nowhere/at/all", "--key", "KEY"), "/nowhere/at/all cannot be read"),
-    (("verify-export", "GARBAGE", "--key", "KEY"), "is no export of an account"),
+    (("verify-export", "GARBAGE", "--key", "KEY"), "is not an account export"),
     (("verify-export", "GARBAGE"), "Give --key PUBLIC.pem"),
     (("verify", "--checkpoints", ".", "--key", "KEY"), "The checkpoints in . cannot be read: Is a directory"),
     (("verify-export", ".", "--key", "KEY"), ". cannot be read: Is a directory"),

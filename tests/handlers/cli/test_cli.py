@@ -205,7 +205,7 @@ def test_a_port_that_is_taken_names_its_setting(run: Run, monkeypatch: pytest.Mo
         status, _, errors = run("up", "--data", str(tmp_path))
 
     assert (status, errors.count("\n")) == (1, 1)
-    assert "address already in use; set TRUNKLINE_HTTP_PORT to another one" in errors
+    assert "address already in use; set TRUNKLINE_HTTP_PORT to another port" in errors
 
 
 def test_whom_the_system_has_no_name_for_is_asked_for_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from domain.order import PaymentCaptured
 from handlers.http.problems import SAFE_HEADERS
 from handlers.requests import RenewInvoiceLink
 from infra.event_log.log import LogUnavailable
-from infra.payments.paypal import MAX_WEBHOOK_BYTES
+from infra.payments.paypal import WEBHOOK_BYTES_MAX
 from infra.simulators.payment_simulator import Faults
 from tests.support.at_work import AtWork, eventually, link_in
 from tests.support.databases import ServerPlaces, as_owner
@@ -334,13 +334,13 @@ def test_what_is_no_webhook_is_refused_and_writes_nothing(shop: AtWork, http: ht
 
 
 def test_a_webhook_that_is_too_large_is_refused_before_it_is_read(http: httpx.Client) -> None:
-    whole = http.post("/webhooks/paypal", content=b" " * (MAX_WEBHOOK_BYTES + 1))
+    whole = http.post("/webhooks/paypal", content=b" " * (WEBHOOK_BYTES_MAX + 1))
     piecemeal = http.post("/webhooks/paypal", content=iter([b" " * 1024] * 65))
 
     for answer in (whole, piecemeal):
         assert answer.status_code == 413
         assert answer.json()["type"] == "urn:trunkline:problem:too_large"
-    assert http.post("/webhooks/paypal", content=b" " * MAX_WEBHOOK_BYTES).status_code == 400
+    assert http.post("/webhooks/paypal", content=b" " * WEBHOOK_BYTES_MAX).status_code == 400
 
 
 def test_while_the_provider_does_not_answer_a_webhook_is_to_come_again(shop: AtWork, http: httpx.Client) -> None:

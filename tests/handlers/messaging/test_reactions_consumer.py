@@ -169,7 +169,7 @@ def test_what_was_published_before_a_crash_and_not_noted_is_not_doubled(
 def test_more_than_a_page_is_published_in_order(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infra.broker.relay, "PAGE", 3)
+    monkeypatch.setattr(infra.broker.relay, "EVENTS_PER_PAGE", 3)
     on_postgres.settled()
     relayed(database_url, on_postgres.dependencies.log, broker)
 

@@ -149,7 +149,7 @@ def test_a_message_of_somebody_else_in_between_neither_hides_nor_reorders_an_eve
             intruded.wait(20)
         return encoded(recorded)
 
-    monkeypatch.setattr(infra.broker.relay, "PAGE", 5)
+    monkeypatch.setattr(infra.broker.relay, "EVENTS_PER_PAGE", 5)
     with relaying(acme, database_url, broker, slowly):
         encoding.wait(20)
         for number in range(3):
@@ -319,7 +319,7 @@ from infra.broker.nats import connected, provision
 from infra.event_log.postgres_recorder import postgres_log
 from infra.broker.relay import Relay
 import infra.broker.relay
-infra.broker.relay.PAGE = 20
+infra.broker.relay.EVENTS_PER_PAGE = 20
 
 async def run(database_url, nats_url):
     with postgres_log(database_url, master_key=bytes(range(32))) as log:
@@ -365,8 +365,8 @@ def test_two_that_relay_at_once_against_all_rules_do_not_mix_up_the_order(
     """One that lost its lock does not know so yet, and goes on with what it has under way."""
     monkeypatch.setattr(infra.broker.relay, "only_one", lambda _conn, _name: True)
     monkeypatch.setattr(infra.broker.relay, "TRIES", 10_000)
-    monkeypatch.setattr(infra.broker.relay, "AGAIN_S", 0.01)
-    monkeypatch.setattr(infra.broker.relay, "PAGE", 10)
+    monkeypatch.setattr(infra.broker.relay, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(infra.broker.relay, "EVENTS_PER_PAGE", 10)
     many(acme, 400)
     with relaying(acme, database_url, broker), relaying(acme, database_url, broker):
         eventually(lambda: broker.count() >= acme.head, "all of it")

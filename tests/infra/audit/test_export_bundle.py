@@ -1,4 +1,4 @@
-"""A bundle proves itself: whatever is changed in it, left out or put in, is noticed, with no database."""
+"""A bundle proves itself: any change, omission or addition is detected, without a database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def auditor(places: ServerPlaces, template: str) -> Iterator[Auditor]:
-    """A log of two accounts, which share the series of invoice numbers; and of what belongs to none, as prices."""
+    """A log of two accounts that share the series of invoice numbers, and of prices, which belong to no account."""
     with fresh_database(places, template) as url:
         with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=150)
@@ -92,8 +92,8 @@ def test_nothing_of_another_account_is_in_it(text: bytes) -> None:
     assert b"slugworth" not in text
 
 
-def test_a_bundle_that_is_written_anew_by_others_still_proves_itself(bundle: Json) -> None:
-    """Spaces and the order of fields say nothing; what is signed does not depend on them."""
+def test_a_bundle_that_others_reformatted_still_proves_itself(bundle: Json) -> None:
+    """Whitespace and the order of fields do not matter: the signature does not cover them."""
     assert checked(json.dumps(bundle, sort_keys=True, indent=7).encode()).events
 
 
@@ -113,7 +113,7 @@ def test_a_broken_log_is_not_exported(places: ServerPlaces, template: str) -> No
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - any JSON
-    """The way to each value of a JSON document that holds no others."""
+    """Yield the path to each scalar of a JSON document."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(inner, (*path, name))
@@ -122,7 +122,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def other(value: Any) -> list[Any]:  # noqa: ANN401 - any JSON
-    """What somebody might have put there instead."""
+    """Return values that a forger might put in its place."""
     match value:
         case bool():
             return [not value]
@@ -145,17 +145,17 @@ def changed(bundle: Json, path: tuple[Any, ...], value: object) -> Json:
     return forged
 
 
-def test_whatever_field_is_changed_it_is_noticed(bundle: Json) -> None:
-    """Every value of the first events, of the last, of each stream, and of the checkpoint; one after another."""
+def test_a_change_of_any_field_is_detected(bundle: Json) -> None:
+    """Every value of the first two events, the last, each stream, and the checkpoint, one at a time."""
     bundle_events = {0, 1, len(bundle["events"]) - 1}
     paths = [path for path in leaves(bundle) if path[0] != "events" or path[1] in bundle_events]
-    kept = [
+    undetected = [
         (path, value)
         for path in paths
         for value in other(_at(bundle, path))
-        if value != _at(bundle, path) and not _is_noticed(changed(bundle, path, value))
+        if value != _at(bundle, path) and not _is_detected(changed(bundle, path, value))
     ]
-    assert kept == []
+    assert undetected == []
     assert len(paths) > 100
 
 
@@ -166,7 +166,7 @@ def _at(bundle: Json, path: tuple[Any, ...]) -> Any:  # noqa: ANN401 - any JSON
     return inner
 
 
-def _is_noticed(bundle: Json) -> bool:
+def _is_detected(bundle: Json) -> bool:
     try:
         checked(bundle)
     except (NotProven, WrongKey):
@@ -174,62 +174,62 @@ def _is_noticed(bundle: Json) -> bool:
     return False
 
 
-def test_an_event_that_was_dropped_is_missed(bundle: Json) -> None:
+def test_a_dropped_event_is_detected(bundle: Json) -> None:
     for index in range(len(bundle["events"])):
         forged = copy.deepcopy(bundle)
         dropped = forged["events"].pop(index)
         assert f"The stream {dropped['stream']} is not complete" in refused(forged)
 
 
-def test_an_event_that_was_dropped_from_the_end_of_a_stream_is_missed_however_it_is_covered_up(bundle: Json) -> None:
+def test_a_truncated_stream_is_detected_however_it_is_covered_up(bundle: Json) -> None:
     share = bundle["streams"][0]
     last = max(index for index, event in enumerate(bundle["events"]) if event["stream"] == share["stream"])
     bundle["events"].pop(last)
     assert "is not complete" in refused(bundle)
     share["last"] -= 1
     share["count"] -= 1
-    assert "are not those under the signed checkpoint" in refused(bundle)
+    assert "do not match the signed checkpoint" in refused(bundle)
 
 
-def test_a_stream_that_was_dropped_with_all_its_events_is_missed(bundle: Json) -> None:
+def test_a_stream_dropped_with_all_its_events_is_detected(bundle: Json) -> None:
     share = bundle["streams"].pop()
     bundle["events"] = [event for event in bundle["events"] if event["stream"] != share["stream"]]
-    assert "are not those under the signed checkpoint" in refused(bundle)
+    assert "do not match the signed checkpoint" in refused(bundle)
 
 
-def test_an_event_that_stands_twice_does_not_stand_in_for_another(bundle: Json) -> None:
+def test_a_repeated_event_does_not_replace_another(bundle: Json) -> None:
     stream = max(bundle["streams"], key=lambda share: share["count"])["stream"]
-    places = [index for index, event in enumerate(bundle["events"]) if event["stream"] == stream]
-    bundle["events"][places[1]] = bundle["events"][places[0]]
-    assert "is out of order, or stands twice" in refused(bundle)
+    indexes = [index for index, event in enumerate(bundle["events"]) if event["stream"] == stream]
+    bundle["events"][indexes[1]] = bundle["events"][indexes[0]]
+    assert "is out of order or repeated" in refused(bundle)
 
 
-def test_events_in_another_order_are_noticed(bundle: Json) -> None:
+def test_reordered_events_are_detected(bundle: Json) -> None:
     bundle["events"].reverse()
     assert "is out of order" in refused(bundle)
 
 
-def test_proofs_that_changed_places_prove_nothing(bundle: Json) -> None:
+def test_swapped_proofs_prove_nothing(bundle: Json) -> None:
     one, two = bundle["events"][2], bundle["events"][9]
     one["proof"], two["proof"] = two["proof"], one["proof"]
     assert f"The event at position {one['position']}" in refused(bundle)
 
 
-def test_a_proof_of_the_account_that_is_anothers_proves_nothing(auditor: Auditor, bundle: Json) -> None:
+def test_the_proof_of_another_account_proves_nothing(auditor: Auditor, bundle: Json) -> None:
     theirs = json.loads(text_of(auditor, "slugworth"))
-    assert _is_noticed({**bundle, "account_proof": theirs["account_proof"]})
-    assert _is_noticed({**bundle, "account_proof": theirs["account_proof"], "account_index": theirs["account_index"]})
-    assert _is_noticed({**bundle, "streams": theirs["streams"]})
-    assert _is_noticed({**bundle, "account": "slugworth"})
+    assert _is_detected({**bundle, "account_proof": theirs["account_proof"]})
+    assert _is_detected({**bundle, "account_proof": theirs["account_proof"], "account_index": theirs["account_index"]})
+    assert _is_detected({**bundle, "streams": theirs["streams"]})
+    assert _is_detected({**bundle, "account": "slugworth"})
 
 
-def test_an_event_that_nobody_recorded_does_not_stand_in_the_log(bundle: Json) -> None:
-    """It has a hash of its own that fits; what it has not is a way to the signed root."""
+def test_a_made_up_event_is_not_in_the_log(bundle: Json) -> None:
+    """Its hash can be made to fit, but no proof leads from it to the signed root."""
     made_up = bundle["events"][3]
     made_up["actor"] = "admin:ada"
     assert "was altered" in refused(bundle)
     made_up["hash"] = _hash_of(made_up)
-    assert "does not stand in the log" in refused(bundle)
+    assert "is not in the log" in refused(bundle)
 
 
 def _hash_of(event: Json) -> str:
@@ -237,9 +237,9 @@ def _hash_of(event: Json) -> str:
     return linked(bytes.fromhex(event["previous_hash"]), parsed.row()).hex()
 
 
-def test_a_checkpoint_that_was_forged_proves_nothing(bundle: Json) -> None:
+def test_a_forged_checkpoint_proves_nothing(bundle: Json) -> None:
     bundle["checkpoint"]["trees"]["log_root"] = 64 * "0"
-    assert "was not signed as it stands" in refused(bundle)
+    assert "does not match its signature" in refused(bundle)
 
 
 def test_a_checkpoint_without_its_trees_proves_nothing(bundle: Json) -> None:
@@ -251,7 +251,7 @@ def test_a_checkpoint_without_its_trees_proves_nothing(bundle: Json) -> None:
 
 def test_a_bundle_of_an_earlier_log_proves_nothing_under_a_later_checkpoint(auditor: Auditor, bundle: Json) -> None:
     later = {**bundle["checkpoint"], "position": bundle["checkpoint"]["position"] + 1}
-    assert "was not signed as it stands" in refused({**bundle, "checkpoint": later})
+    assert "does not match its signature" in refused({**bundle, "checkpoint": later})
 
 
 def test_a_wrong_key_is_named(text: bytes) -> None:
@@ -260,23 +260,23 @@ def test_a_wrong_key_is_named(text: bytes) -> None:
         checked(text, stranger)
 
 
-def test_a_forger_with_a_key_of_his_own_is_not_taken_for_us(auditor: Auditor) -> None:
+def test_a_bundle_signed_with_a_forgers_key_is_refused(auditor: Auditor) -> None:
     stranger = SigningKey(Ed25519PrivateKey.generate())
     forged = json.loads(text_of(auditor, "acme", stranger))
     with pytest.raises(WrongKey):
         checked(forged)
     forged["checkpoint"]["key"] = KEY.public.fingerprint
-    assert "was not signed as it stands" in refused(forged)
+    assert "does not match its signature" in refused(forged)
 
 
 @pytest.mark.parametrize(
     "text", [b"", b"golden ticket", b"{}", b"[]", b'{"format": "trunkline export v2"}', b"\xff\xfe"]
 )
-def test_what_is_no_bundle_is_said_to_be_none(text: bytes) -> None:
-    assert refused(text).startswith("acme.json is no export of an account: ")
+def test_anything_but_a_bundle_is_refused(text: bytes) -> None:
+    assert refused(text).startswith("acme.json is not an account export: ")
 
 
-def test_a_state_that_is_no_text_is_carried_all_the_same(places: ServerPlaces, template: str) -> None:
+def test_a_state_that_is_not_text_is_exported_in_base64(places: ServerPlaces, template: str) -> None:
     with fresh_database(places, template) as url:
         with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             columns: dict[str, Any] = {
@@ -298,4 +298,4 @@ def test_a_state_that_is_no_text_is_carried_all_the_same(places: ServerPlaces, t
             text = text_of(auditor, "acme")
     assert checked(text).events == 1
     assert b'"state_base64":"AP8="' in text
-    assert _is_noticed(json.loads(text.replace(b"AP8=", b"AP4=")))
+    assert _is_detected(json.loads(text.replace(b"AP8=", b"AP4=")))

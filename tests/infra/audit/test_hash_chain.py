@@ -1,4 +1,4 @@
-"""Whoever tampers with the log by SQL is found out: the verifier names the first position that is wrong."""
+"""Tampering with the log by SQL is detected: the verifier names the first wrong position."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from tests.support.examples import (
 from tests.support.given_domain import but
 
 KEY = SigningKey(Ed25519PrivateKey.generate())
-DORA = Cause("distributor:dora", "wish-1", "click-1")
+DORA = Cause("distributor:dora", "request-1", "click-1")
 LAST = 10
 SIGNED = (4, 9)
 
 
 def write(log: Log) -> None:
-    """Ten events of four streams; those of the library's own tools begin with version 0."""
+    """Write ten events of four streams; the library's own aggregates begin with version 0."""
 
     def append(account: str, *changes: Change) -> None:
         log.append(changes, account_id=account, cause=DORA, at=NOW)
@@ -77,7 +77,7 @@ def auditor(owner_url: str) -> Iterator[Auditor]:
 
 @pytest.fixture
 def signed(auditor: Auditor) -> list[Checkpoint]:
-    """Checkpoints from before anybody tampers."""
+    """Checkpoints made before any tampering."""
     found = {position: auditor.hash_at(position) for position in SIGNED}
     return [Checkpoint.signed(KEY, position, hash_, NOW) for position, hash_ in found.items() if hash_]
 
@@ -87,7 +87,7 @@ Tamper = Callable[..., None]
 
 @pytest.fixture
 def tamper(owner_url: str) -> Tamper:
-    """Do something to the log as its owner, with the trigger switched off."""
+    """Run statements on the log as its owner, with the trigger disabled."""
 
     def do(*statements: str) -> None:
         with psycopg.connect(owner_url) as conn:
@@ -107,17 +107,19 @@ def broken(auditor: Auditor, checkpoints: Sequence[Checkpoint] = ()) -> ChainBro
 
 
 def whole(auditor: Auditor, checkpoints: Sequence[Checkpoint] = ()) -> list[int]:
-    """Verify, and give the positions of the checkpoints that agreed."""
+    """Verify, and return the positions of the checkpoints that agreed."""
     passed: list[int] = []
-    walk = Verifier(auditor, checkpoints, [KEY.public], passed=lambda one, _: passed.append(one.position)).verify()
+    walk = Verifier(
+        auditor, checkpoints, [KEY.public], on_checkpoint=lambda one, _: passed.append(one.position)
+    ).verify()
     assert walk.hash == auditor.end().hash
     return passed
 
 
-# --- a log that nobody has touched ---------------------------------------------------------------------------------
+# --- an untouched log ----------------------------------------------------------------------------------------------
 
 
-def test_a_log_that_nobody_has_touched_is_whole(auditor: Auditor, signed: list[Checkpoint]) -> None:
+def test_an_untouched_log_is_whole(auditor: Auditor, signed: list[Checkpoint]) -> None:
     assert whole(auditor, signed) == list(SIGNED)
 
 
@@ -128,12 +130,12 @@ def test_an_empty_log_is_whole(database_url: str) -> None:
 
 def test_a_log_is_whole_in_pages_of_any_size(auditor: Auditor, monkeypatch: pytest.MonkeyPatch) -> None:
     for page in (1, 3, 10):
-        monkeypatch.setattr("infra.audit.auditor.PAGE", page)
+        monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", page)
         assert whole(auditor) == []
 
 
-def test_what_is_appended_while_somebody_verifies_is_in_nobodys_way(auditor: Auditor, postgres: Log) -> None:
-    """The walk goes to where the log ended when it began; a checkpoint that was made since is walked to as well."""
+def test_appending_during_a_verification_does_not_disturb_it(auditor: Auditor, postgres: Log) -> None:
+    """The walk ends where the log ended when it began, or at a checkpoint that was made since."""
     verifier = Verifier(auditor, [], [KEY.public])
 
     def append(_position: int, _end: int) -> None:
@@ -141,7 +143,7 @@ def test_what_is_appended_while_somebody_verifies_is_in_nobodys_way(auditor: Aud
             count = len(postgres.load("account-other"))
             postgres.append([Change("account-other", count, [wonka_added])], account_id="x", cause=DORA, at=NOW)
 
-    verifier.at = append
+    verifier.on_progress = append
     assert verifier.verify().position == LAST
 
     def later() -> Iterator[Checkpoint]:
@@ -166,7 +168,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 def test_the_hash_of_any_row_is_the_one_that_the_database_computes(
     postgres: Log, texts: dict[str, str], others: dict[str, str | None], state: bytes, name: str, recorded_at: datetime
 ) -> None:
-    """Two implementations that share nothing: SQL at the append, Python here."""
+    """Two implementations that share no code: SQL at the append, Python here."""
     head = postgres.head()
     stream = f"{name}-{head}"
     columns = {**texts, **others, "recorded_at": recorded_at}
@@ -186,9 +188,7 @@ def test_the_hash_of_any_row_is_the_one_that_the_database_computes(
     assert found[0] == linked(found[1] or GENESIS, expected)
 
 
-def test_the_example_of_the_documentation_recomputes_the_chain_by_itself(
-    auditor: Auditor, owner_url: str, tamper: Tamper
-) -> None:
+def test_the_documented_script_recomputes_the_chain(auditor: Auditor, owner_url: str, tamper: Tamper) -> None:
     def recomputed() -> str:
         with psycopg.connect(owner_url) as conn, conn.cursor() as cursor, cursor.copy(query) as copy:
             copied = b"".join(copy)
@@ -221,7 +221,7 @@ def test_the_example_of_the_documentation_recomputes_the_chain_by_itself(
         "account_id = 'slugworth'",
         "account_id = NULL",
         "event_id = gen_random_uuid()",
-        "correlation_id = 'wish-2'",
+        "correlation_id = 'request-2'",
         "causation_id = 'click-2'",
         "causation_id = NULL",
         "actor = 'admin:ada'",
@@ -229,14 +229,14 @@ def test_the_example_of_the_documentation_recomputes_the_chain_by_itself(
         "hash = sha256('forged')",
     ],
 )
-def test_a_column_that_was_changed_is_found_where_it_stands(auditor: Auditor, tamper: Tamper, change: str) -> None:
+def test_a_changed_column_is_found_at_its_position(auditor: Auditor, tamper: Tamper, change: str) -> None:
     tamper(f"UPDATE log.events SET {change} WHERE position = 5")
     assert "has a hash that does not follow" in broken(auditor).reason
     assert broken(auditor).position == 5
 
 
 @pytest.mark.parametrize("column", ["stream", "version", "topic", "state", "recorded_at", "event_id", "actor", "hash"])
-def test_a_column_that_was_emptied_is_found_too(auditor: Auditor, tamper: Tamper, column: str) -> None:
+def test_a_column_set_to_null_is_found(auditor: Auditor, tamper: Tamper, column: str) -> None:
     tamper(
         f"ALTER TABLE log.events ALTER COLUMN {column} DROP NOT NULL",
         f"UPDATE log.events SET {column} = NULL WHERE position = 5",
@@ -250,34 +250,34 @@ def test_the_first_and_the_last_row_are_no_exception(auditor: Auditor, tamper: T
     assert broken(auditor).position == position
 
 
-def test_of_several_the_first_is_named(auditor: Auditor, tamper: Tamper) -> None:
+def test_of_several_wrong_positions_the_first_is_named(auditor: Auditor, tamper: Tamper) -> None:
     tamper("UPDATE log.events SET actor = 'admin:ada' WHERE position IN (8, 6, 9)")
     assert broken(auditor).position == 6
 
 
 def test_a_text_that_moves_from_one_column_to_the_next_is_found(auditor: Auditor, tamper: Tamper) -> None:
-    """Lengths are part of the canonical form: the same letters in other columns are another row."""
+    """Lengths are part of the canonical form: the same characters, split differently over columns, are another row."""
     tamper("UPDATE log.events SET correlation_id = correlation_id || 'c', causation_id = 'lick-1' WHERE position = 5")
     assert broken(auditor).position == 5
 
 
-# --- rows that go, come, or change places --------------------------------------------------------------------------
+# --- rows deleted, inserted, or swapped ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("position", [1, 5, 9])
-def test_a_row_that_was_deleted_is_missed(auditor: Auditor, tamper: Tamper, position: int) -> None:
+def test_a_deleted_row_is_found(auditor: Auditor, tamper: Tamper, position: int) -> None:
     tamper(f"DELETE FROM log.events WHERE position = {position}")
     assert broken(auditor).position == position
-    assert f"its row is missing; the next one stands at position {position + 1}" in broken(auditor).reason
+    assert f"its row is missing; the next one is at position {position + 1}" in broken(auditor).reason
 
 
-def test_a_row_that_was_deleted_and_the_others_moved_up_is_found_at_its_place(auditor: Auditor, tamper: Tamper) -> None:
+def test_a_deleted_row_is_found_though_the_others_moved_up(auditor: Auditor, tamper: Tamper) -> None:
     tamper("DELETE FROM log.events WHERE position = 5", *moved(6, -1), "UPDATE log.head SET position = 9")
     assert broken(auditor).position == 5
 
 
 def moved(first: int, by: int) -> tuple[str, str]:
-    """Statements that move the tail; by way of positions that nobody has."""
+    """Return statements that move the tail, by way of unused positions."""
     return (
         f"UPDATE log.events SET position = position + 1000 WHERE position >= {first}",
         f"UPDATE log.events SET position = position - 1000 + {by} WHERE position >= 1000",
@@ -291,40 +291,38 @@ INSERT = """
 """
 
 
-def test_a_row_that_was_put_in_is_found(auditor: Auditor, tamper: Tamper) -> None:
+def test_an_inserted_row_is_found(auditor: Auditor, tamper: Tamper) -> None:
     tamper(*moved(5, 1), INSERT.format(position=5, hash="hash"), "UPDATE log.head SET position = 11")
     assert broken(auditor).position == 5
 
 
-def test_a_row_that_was_put_in_with_a_fitting_hash_does_not_fit_its_stream(auditor: Auditor, tamper: Tamper) -> None:
+def test_an_inserted_row_with_a_fitting_hash_does_not_fit_its_stream(auditor: Auditor, tamper: Tamper) -> None:
     tamper(*moved(5, 1), INSERT.format(position=5, hash="hash"), "UPDATE log.head SET position = 11")
     fit(auditor, tamper, 5, upto=5)
     assert broken(auditor).position == 5
     assert "version 3 comes later, at position 6" in broken(auditor).reason
 
 
-def test_a_row_of_a_stream_of_its_own_that_was_put_in_with_a_fitting_hash_breaks_the_next(
-    auditor: Auditor, tamper: Tamper
-) -> None:
-    """The row that was put in is as good as any: what the chain says is that the next one did not follow it."""
+def test_an_inserted_row_of_a_new_stream_with_a_fitting_hash_breaks_the_next(auditor: Auditor, tamper: Tamper) -> None:
+    """The inserted row itself looks valid; the chain shows only that the next one did not follow it."""
     own = INSERT.format(position=5, hash="hash").replace("'order-order-1', 4", "'order-order-9', 1")
     tamper(*moved(5, 1), own, "UPDATE log.head SET position = 11")
     fit(auditor, tamper, 5, upto=5)
     assert broken(auditor).position == 6
-    assert "or another row stood here" in broken(auditor).reason
+    assert "or the row was replaced" in broken(auditor).reason
 
 
 @pytest.mark.parametrize("position", [11, 12])
-def test_a_row_behind_the_end_is_found(auditor: Auditor, tamper: Tamper, position: int) -> None:
+def test_a_row_after_the_end_is_found(auditor: Auditor, tamper: Tamper, position: int) -> None:
     tamper(INSERT.format(position=position, hash="hash"))
     assert broken(auditor).position == 11
 
 
-def test_a_row_behind_the_end_that_fits_is_found_by_the_head(auditor: Auditor, tamper: Tamper) -> None:
+def test_a_fitting_row_after_the_end_is_found_by_the_head(auditor: Auditor, tamper: Tamper) -> None:
     tamper(INSERT.format(position=11, hash="hash"))
     fit(auditor, tamper, 11, upto=11)
     assert broken(auditor).position == 11
-    assert "log.head says that the log ends at 10, and this row follows" in broken(auditor).reason
+    assert "log.head says that the log ends at 10, but this row follows" in broken(auditor).reason
 
 
 @pytest.mark.parametrize("position", [0, -5, -(2**63)])
@@ -335,9 +333,7 @@ def test_a_row_before_the_first_is_found(auditor: Auditor, tamper: Tamper, posit
 
 
 @pytest.mark.parametrize(("one", "other"), [(5, 7), (1, 10), (7, 8)])
-def test_two_rows_that_changed_places_are_found_at_the_first(
-    auditor: Auditor, tamper: Tamper, one: int, other: int
-) -> None:
+def test_two_swapped_rows_are_found_at_the_first(auditor: Auditor, tamper: Tamper, one: int, other: int) -> None:
     tamper(
         f"UPDATE log.events SET position = -1 WHERE position = {one}",
         f"UPDATE log.events SET position = {one} WHERE position = {other}",
@@ -351,24 +347,22 @@ def test_two_rows_that_changed_places_are_found_at_the_first(
 HEAD_OF_8 = "UPDATE log.head SET (position, hash) = (SELECT position, hash FROM log.events WHERE position = 8)"
 
 
-def test_a_tail_that_was_cut_off_is_missed_by_the_head(auditor: Auditor, tamper: Tamper) -> None:
+def test_a_truncated_log_is_found_by_the_head(auditor: Auditor, tamper: Tamper) -> None:
     tamper("DELETE FROM log.events WHERE position > 8")
     assert broken(auditor).position == 9
-    assert "log.head says that the log goes on to 10, and it ends at 8" in broken(auditor).reason
+    assert "log.head says that the log goes on to 10, but it ends at 8" in broken(auditor).reason
 
 
-def test_a_tail_that_was_cut_off_with_the_head_adjusted_is_missed_by_a_checkpoint_alone(
+def test_a_truncated_log_with_an_adjusted_head_is_found_only_by_a_checkpoint(
     auditor: Auditor, tamper: Tamper, signed: list[Checkpoint]
 ) -> None:
     tamper("DELETE FROM log.events WHERE position > 8", HEAD_OF_8)
     assert whole(auditor) == []
     assert broken(auditor, signed).position == 9
-    assert "a signed checkpoint says that the log came to position 9" in broken(auditor, signed).reason
+    assert "a signed checkpoint says that the log reached position 9" in broken(auditor, signed).reason
 
 
-def test_a_log_that_was_emptied_is_missed_by_a_checkpoint(
-    auditor: Auditor, tamper: Tamper, signed: list[Checkpoint]
-) -> None:
+def test_an_emptied_log_is_found_by_a_checkpoint(auditor: Auditor, tamper: Tamper, signed: list[Checkpoint]) -> None:
     tamper("TRUNCATE log.events")
     assert broken(auditor).position == 1
     tamper(f"UPDATE log.head SET position = 0, hash = '\\x{GENESIS.hex()}'")
@@ -377,7 +371,7 @@ def test_a_log_that_was_emptied_is_missed_by_a_checkpoint(
 
 
 def fit(auditor: Auditor, tamper: Tamper, first: int, upto: int | None = None) -> None:
-    """Compute the hashes anew from a position on, as the log's own function would have; and the head's with them."""
+    """Recompute the hashes from a position on, and that of the head, as the log's own function would."""
     rows = [row for page in auditor.pages(0, 2**62) for row in page]
     previous = rows[first - 2][11] if first > 1 else GENESIS
     for position, row in enumerate(rows[first - 1 : upto], start=first):
@@ -391,7 +385,7 @@ def fit(auditor: Auditor, tamper: Tamper, first: int, upto: int | None = None) -
         )
 
 
-def test_a_tail_that_was_written_anew_with_its_chain_is_found_by_a_checkpoint_alone(
+def test_a_rewritten_tail_is_found_only_by_a_checkpoint(
     auditor: Auditor, tamper: Tamper, signed: list[Checkpoint]
 ) -> None:
     tamper("UPDATE log.events SET actor = 'admin:ada' WHERE position = 6")
@@ -399,10 +393,10 @@ def test_a_tail_that_was_written_anew_with_its_chain_is_found_by_a_checkpoint_al
     assert whole(auditor) == []
     found = broken(auditor, signed)
     assert found.position == 9
-    assert "has another hash of it, so the log was written anew, somewhere behind position 4" in found.reason
+    assert "has another hash for it, so the log was rewritten somewhere after position 4" in found.reason
 
 
-def test_a_whole_log_that_was_written_anew_is_found_by_the_first_checkpoint(
+def test_a_rewritten_log_is_found_by_the_first_checkpoint(
     auditor: Auditor, tamper: Tamper, signed: list[Checkpoint]
 ) -> None:
     tamper("UPDATE log.events SET actor = 'admin:ada' WHERE position = 1")
@@ -415,14 +409,12 @@ def test_a_whole_log_that_was_written_anew_is_found_by_the_first_checkpoint(
     ("statement", "position", "reason"),
     [
         ("DELETE FROM log.head", 11, "log.head, which says where the log ends, is empty"),
-        ("UPDATE log.head SET hash = sha256('forged')", 10, "log.head has another hash of it"),
+        ("UPDATE log.head SET hash = sha256('forged')", 10, "log.head has another hash for it"),
         ("UPDATE log.head SET position = 12", 11, "log.head says that the log goes on to 12"),
         ("UPDATE log.head SET position = 7", 8, "log.head says that the log ends at 7"),
     ],
 )
-def test_a_head_that_was_tampered_with_is_found(
-    auditor: Auditor, tamper: Tamper, statement: str, position: int, reason: str
-) -> None:
+def test_a_tampered_head_is_found(auditor: Auditor, tamper: Tamper, statement: str, position: int, reason: str) -> None:
     tamper(statement)
     assert (broken(auditor).position, reason in broken(auditor).reason) == (position, True)
 
@@ -443,7 +435,7 @@ def test_a_head_that_was_tampered_with_is_found(
         ("version = 4 - version WHERE stream = 'order-order-1'", 3, "version 2 comes later, at position 4"),
     ],
 )
-def test_versions_that_do_not_run_are_found_though_the_chain_fits(
+def test_inconsistent_versions_are_found_though_the_chain_fits(
     auditor: Auditor, tamper: Tamper, change: str, position: int, reason: str
 ) -> None:
     tamper(
@@ -456,29 +448,27 @@ def test_versions_that_do_not_run_are_found_though_the_chain_fits(
     assert reason in broken(auditor).reason
 
 
-def test_a_version_that_stands_twice_is_found_though_the_chain_fits(auditor: Auditor, tamper: Tamper) -> None:
+def test_a_repeated_version_is_found_though_the_chain_fits(auditor: Auditor, tamper: Tamper) -> None:
     tamper(
         "ALTER TABLE log.events DROP CONSTRAINT events_stream_version_key",
         "UPDATE log.events SET version = 2 WHERE position = 5",
     )
     fit(auditor, tamper, 5)
     assert broken(auditor).position == 5
-    assert "its version of its stream, stands twice" in broken(auditor).reason
+    assert "its version in its stream, is not unique" in broken(auditor).reason
 
 
-def test_a_position_that_stands_twice_is_found(
-    auditor: Auditor, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 5)
+def test_a_repeated_position_is_found(auditor: Auditor, tamper: Tamper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 5)
     tamper("ALTER TABLE log.events DROP CONSTRAINT events_pkey", INSERT.format(position=5, hash="hash"))
     assert broken(auditor).position == 5
 
 
-def test_a_row_of_a_table_that_inherits_the_logs_is_found_also_between_two_pages(
+def test_a_row_of_an_inheriting_table_is_found_even_between_two_pages(
     auditor: Auditor, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever loads its stream would take it for the newest."""
-    monkeypatch.setattr("infra.audit.auditor.PAGE", 5)
+    """A reader of its stream would take it for the newest event."""
+    monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 5)
     inserted = INSERT.format(position=5, hash="hash").replace("log.events\n", "log.more\n", 1)
     tamper("CREATE TABLE log.more () INHERITS (log.events)", inserted)
     assert broken(auditor).position == 5
@@ -489,17 +479,17 @@ def test_a_row_without_a_position_is_found(auditor: Auditor, tamper: Tamper) -> 
         "ALTER TABLE log.events DROP CONSTRAINT events_pkey, ALTER position DROP NOT NULL",
         INSERT.format(position="NULL", hash="hash"),
     )
-    assert "a row stands in the log that has no position" in broken(auditor).reason
+    assert "the log has a row without a position" in broken(auditor).reason
 
 
-def test_a_row_without_a_position_is_found_also_where_none_may_come_any_more(auditor: Auditor, tamper: Tamper) -> None:
+def test_a_row_without_a_position_is_found_even_if_new_ones_are_forbidden(auditor: Auditor, tamper: Tamper) -> None:
     tamper(
         "ALTER TABLE log.events DROP CONSTRAINT events_pkey, ALTER position DROP NOT NULL",
         "ALTER TABLE log.events ADD CONSTRAINT events_pkey UNIQUE (position)",
         INSERT.format(position="NULL", hash="hash"),
         "ALTER TABLE log.events ADD CONSTRAINT from_now_on NOT NULL position NOT VALID",
     )
-    assert "a row stands in the log that has no position" in broken(auditor).reason
+    assert "the log has a row without a position" in broken(auditor).reason
 
 
 @pytest.mark.parametrize(
@@ -509,14 +499,14 @@ def test_a_row_without_a_position_is_found_also_where_none_may_come_any_more(aud
         ("CREATE RULE more AS ON UPDATE TO log.events DO ALSO NOTHING",),
     ],
 )
-def test_a_log_of_which_others_may_read_other_rows_is_none(
+def test_a_log_in_which_others_may_read_other_rows_is_refused(
     auditor: Auditor, tamper: Tamper, statements: tuple[str, ...]
 ) -> None:
     tamper(*statements)
-    assert broken(auditor).reason == "log.events is no plain table, so that others may read other rows in it"
+    assert broken(auditor).reason == "log.events is not a plain table, so others may read other rows in it"
 
 
-def test_without_its_indexes_a_log_that_nobody_has_touched_is_whole(auditor: Auditor, tamper: Tamper) -> None:
+def test_an_untouched_log_without_its_indexes_is_whole(auditor: Auditor, tamper: Tamper) -> None:
     tamper("ALTER TABLE log.events DROP CONSTRAINT events_pkey, DROP CONSTRAINT events_stream_version_key")
     assert whole(auditor) == []
 
@@ -537,10 +527,10 @@ def test_without_its_indexes_a_log_that_nobody_has_touched_is_whole(auditor: Aud
 def test_a_forged_checkpoint_is_named(auditor: Auditor, signed: list[Checkpoint], change: dict[str, object]) -> None:
     forged = signed[0].model_copy(update=change)
     assert broken(auditor, [forged, signed[1]]).position == forged.position
-    assert "was not signed as it stands" in broken(auditor, [forged, signed[1]]).reason
+    assert "does not match its signature" in broken(auditor, [forged, signed[1]]).reason
 
 
-def test_a_checkpoint_of_another_key_is_refused_by_both_names(auditor: Auditor) -> None:
+def test_a_checkpoint_signed_with_another_key_is_refused(auditor: Auditor) -> None:
     stranger = SigningKey(Ed25519PrivateKey.generate())
     hash_ = auditor.hash_at(4)
     assert hash_
@@ -548,19 +538,19 @@ def test_a_checkpoint_of_another_key_is_refused_by_both_names(auditor: Auditor) 
         whole(auditor, [Checkpoint.signed(stranger, 4, hash_, NOW)])
 
 
-def test_a_checkpoint_that_was_signed_for_another_log_is_found(auditor: Auditor) -> None:
+def test_a_checkpoint_of_another_log_is_found(auditor: Auditor) -> None:
     assert broken(auditor, [Checkpoint.signed(KEY, 4, bytes(32), NOW)]).position == 4
     assert broken(auditor, [Checkpoint.signed(KEY, 14, bytes(32), NOW)]).position == 11
 
 
-def test_the_trees_of_a_full_checkpoint_are_computed_again(auditor: Auditor) -> None:
+def test_the_trees_of_a_full_checkpoint_are_recomputed(auditor: Auditor) -> None:
     walk = Walk()
     for page in auditor.pages(0, 9):
         for row in page:
             walk.step(row)
     accounts, root = auditor.accounts_root(9)
     right = Trees(log_root=walk.tree.root().hex(), accounts=accounts, accounts_root=root.hex())
-    assert accounts == 3  # acme, slugworth, and nobody's
+    assert accounts == 3  # acme, slugworth, and no account
 
     def full(**changes: object) -> Checkpoint:
         return Checkpoint.signed(KEY, 9, walk.hash, NOW, right.model_copy(update=changes))
@@ -575,14 +565,14 @@ def test_the_trees_of_a_full_checkpoint_are_computed_again(auditor: Auditor) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auditor, "accounts_root", once)
         assert whole(auditor, [full(), full()]) == [9, 9]
-    assert asked == [9], "it sorts all of the log"
+    assert asked == [9], "it sorts the whole log"
     assert "tree over the log" in broken(auditor, [full(log_root=64 * "0")]).reason
     assert "tree over the accounts" in broken(auditor, [full(accounts_root=64 * "0")]).reason
     assert "tree over the accounts" in broken(auditor, [full(accounts=2)]).reason
     assert broken(auditor, [full(accounts=2)]).position == 9
 
 
-def test_checkpoints_of_a_file_are_read_in_order_and_half_a_line_is_none(
+def test_checkpoints_in_a_file_are_read_in_order_and_an_incomplete_line_is_ignored(
     tmp_path: Path, signed: list[Checkpoint]
 ) -> None:
     file = tmp_path / "checkpoints.jsonl"
@@ -594,18 +584,18 @@ def test_checkpoints_of_a_file_are_read_in_order_and_half_a_line_is_none(
     assert list(checkpoints_in(file)) == signed
 
     append_to(file, signed[0])
-    with pytest.raises(NoCheckpoint, match=r"Line 3 of .* stands at position 4, behind one at 9"):
+    with pytest.raises(NoCheckpoint, match=r"Line 3 of .* is at position 4, after one at 9"):
         list(checkpoints_in(file))
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"golden ticket\n", "Line 1 of .* is no checkpoint"),
+        (b"golden ticket\n", "Line 1 of .* is not a checkpoint"),
         (b'{"position": 0}\n', "position: input should be greater"),
     ],
 )
-def test_a_file_that_holds_no_checkpoints_is_named(tmp_path: Path, text: bytes, sentence: str) -> None:
+def test_a_file_without_checkpoints_is_named(tmp_path: Path, text: bytes, sentence: str) -> None:
     (tmp_path / "file").write_bytes(text)
     with pytest.raises(NoCheckpoint, match=sentence):
         list(checkpoints_in(tmp_path / "file"))
@@ -617,7 +607,7 @@ def test_a_file_that_holds_no_checkpoints_is_named(tmp_path: Path, text: bytes, 
 
 
 class MadeUp:
-    """A log of any length, made up anew each time that it is read."""
+    """A log of any length, generated each time that it is read."""
 
     def __init__(self, length: int) -> None:
         self._end = End(length, None, length)
@@ -651,7 +641,7 @@ class MadeUp:
                 recorded_at=position,
                 account_id=None,
                 event_id=UUID(int=position),
-                correlation_id="wish",
+                correlation_id="request",
                 causation_id=None,
                 actor="system:story",
             )
@@ -678,7 +668,7 @@ def test_a_walk_holds_a_page_whatever_the_length_of_the_log() -> None:
         finally:
             tracemalloc.stop()
 
-    peak(2_000)  # what is made at the first time only
+    peak(2_000)  # warm up: some memory is allocated only once
     assert peak(20_000) < 1.2 * peak(4_000)
 
 
@@ -702,7 +692,7 @@ def test_texts_are_utf_8_and_times_utc_whatever_the_environment_says(
 
 
 def test_a_session_in_another_encoding_does_not_break_the_chain(owner_url: str) -> None:
-    """Such a session is none of ours; what it says is misread, but the row that it leaves is whole."""
+    """No session of ours does this. Its text is misread, but the hash of its row is right."""
     with connect(as_program(owner_url), WRITER) as conn:
         conn.execute("SET client_encoding TO latin1")
         appended(conn, [Append([StoredEvent("ticket-f\u00fcr-5", 1, "ticket.Found.v1", b"golden")])])

@@ -52,7 +52,7 @@ def entries(size: int) -> list[bytes]:
 
 
 def root_by_the_book(of: Sequence[bytes]) -> bytes:
-    """``MTH`` of section 2.1.1, as it is written there."""
+    """Compute ``MTH`` literally as section 2.1.1 defines it."""
     if len(of) < 2:
         return leaf(of[0]) if of else hashlib.sha256().digest()
     half = 1
@@ -68,7 +68,7 @@ def grown(tree: MerkleTree, of: Sequence[bytes]) -> MerkleTree:
 
 
 @pytest.mark.parametrize("size", range(9))
-def test_the_published_roots_come_out(size: int) -> None:
+def test_the_published_roots_are_reproduced(size: int) -> None:
     assert grown(MerkleTree(), ENTRIES[:size]).root().hex() == ROOTS[size]
 
 
@@ -116,20 +116,20 @@ def _root(entry: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes 
 
 
 @given(SIZES, st.data())
-def test_a_tree_goes_on_from_its_peaks(size: int, data: st.DataObject) -> None:
+def test_a_tree_resumes_from_its_peaks(size: int, data: st.DataObject) -> None:
     middle = data.draw(st.integers(0, size))
     before = grown(MerkleTree(), entries(size)[:middle])
     after = grown(MerkleTree(size=middle, peaks=before.peaks), entries(size)[middle:])
     assert (after.size, after.root()) == (size, root_by_the_book(entries(size)))
 
 
-def test_peaks_that_are_none_of_a_size_are_refused() -> None:
-    with pytest.raises(NotProven, match="A tree of 3 entries has 2 peaks, and not 1"):
+def test_peaks_that_do_not_match_the_size_are_refused() -> None:
+    with pytest.raises(NotProven, match="A tree of 3 entries has 2 peaks, not 1"):
         MerkleTree(size=3, peaks=[leaf(b"")])
 
 
-def test_many_proofs_hold_a_small_part_of_a_large_tree() -> None:
-    """Ten of 100,000 entries: at most 17 nodes each, and of 200,000 nodes nothing else is held."""
+def test_many_proofs_need_a_small_part_of_a_large_tree() -> None:
+    """Ten of 100,000 entries: at most 17 nodes each, and none of the other 200,000 nodes is held."""
     size, wanted = 100_000, range(0, 100_000, 10_000)
     tree = grown(MerkleTree.proving(wanted, size), entries(size))
 

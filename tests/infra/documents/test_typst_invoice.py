@@ -1,4 +1,4 @@
-"""Invoices and credit notes as PDF: every figure on paper, hostile texts as they are, the same bytes each time."""
+"""Invoices and credit notes as PDF: every figure is shown, hostile text is printed verbatim, output is reproducible."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def pages(pdf: bytes) -> list[str]:
 
 
 def text(pdf: bytes) -> str:
-    """The text of all pages in one line, since a reader does not care where a line breaks."""
+    """Return the text of all pages as one line, so that line breaks do not matter."""
     return " ".join("\n".join(pages(pdf)).split())
 
 
@@ -247,7 +247,7 @@ def test_the_document_can_be_archived_and_read_aloud() -> None:
     assert catalogue["/Lang"] == "en"
 
 
-def test_a_draft_says_all_that_its_command_says_but_the_document() -> None:
+def test_a_draft_is_its_command_without_the_document() -> None:
     pdf = b"%PDF"
     issue = IssueInvoice(**dict(invoice()), document=kept(pdf))
     credit = IssueCreditNote(**dict(credit_note()), document=kept(pdf))
@@ -308,9 +308,7 @@ def test_text_that_the_compiler_panics_at_is_boxed(monkeypatch: pytest.MonkeyPat
     assert "3A9 mega" in shown
 
 
-def test_a_document_that_cannot_be_set_at_all_is_an_error_of_ours(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_document_that_cannot_be_typeset_raises_our_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "invoice.typ"
     broken.write_text('#panic("out of ink")')
     monkeypatch.setattr(typst_invoice, "_TEMPLATE", broken)
@@ -319,7 +317,7 @@ def test_a_document_that_cannot_be_set_at_all_is_an_error_of_ours(
         render_invoice(invoice(buyer=ADA.model_copy(update={"company": "Ωmega"})))
 
 
-def test_a_word_that_no_line_can_hold_is_broken_and_nothing_is_lost() -> None:
+def test_a_word_longer_than_a_line_is_broken_without_loss() -> None:
     long = "X" * 200
     buyer = ADA.model_copy(update={"company": long, "email": f"{'a' * 64}@{'b' * 60}.example"})
 
@@ -330,7 +328,7 @@ def test_a_word_that_no_line_can_hold_is_broken_and_nothing_is_lost() -> None:
     assert f"{'a' * 64}@{'b' * 60}.example" in shown.replace("\n", "")
 
 
-def test_a_long_invoice_goes_on_with_its_header_and_its_number_on_each_page() -> None:
+def test_a_long_invoice_repeats_its_header_and_number_on_each_page() -> None:
     buyer = ADA.model_copy(update={"address": tuple(f"address line {number}" for number in range(200))})
     lines = [line("\n".join(f"title line {number}" for number in range(200)))]
     lines += [line(f"Service {number}") for number in range(100)]

@@ -1,4 +1,4 @@
-"""The mails: what they say in both alternatives, and that nothing in them can be taken for a header or for markup."""
+"""The mails: their content in both alternatives, and that no text in them can become a header or markup."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def the_offline_order(
 ) -> EmailMessage:
     account = AccountOpened(
         account_id="acme",
-        name="to be overwritten, past the validation",
+        name="replaced below, to bypass validation",
         seller="YT",
         currency="EUR",
         country="GB",
@@ -173,7 +173,7 @@ def the_credit_note(
 
 
 def hostile(written: str) -> list[EmailMessage]:
-    """Each mail with the text in every place where a person writes; made past the validation, which refuses most."""
+    """Make each mail with the text in every field that people write, bypassing validation, which refuses most of it."""
     buyer = ADA.model_copy(update={"name": written, "company": written, "address": (written,)})
     seller = SELLER.model_copy(update={"name": written})
     order = quote(line(written, unit=written))
@@ -181,7 +181,7 @@ def hostile(written: str) -> list[EmailMessage]:
 
 
 def decoded(raw: str) -> str:
-    """A header by the library's older reader; the newer one sees blanks between the encoded words of a name."""
+    """Decode a header by the library's older parser; the newer one adds blanks between the encoded words of a name."""
     return str(make_header(decode_header(raw)))
 
 
@@ -190,7 +190,7 @@ def in_one_line(written: str) -> str:
 
 
 def received(mail: EmailMessage) -> EmailMessage:
-    """The mail as its recipient parses it."""
+    """Parse the mail as its recipient does."""
     return email.message_from_bytes(mail.as_bytes(), policy=SMTP)
 
 
@@ -207,7 +207,7 @@ def html(mail: EmailMessage) -> str:
 
 
 def readable(mail: EmailMessage) -> str:
-    """The words of the HTML alternative, in one line."""
+    """Return the words of the HTML alternative as one line."""
     return " ".join(unescape(re.sub(r"<[^>]*>", "", html(mail))).split())
 
 
@@ -251,7 +251,7 @@ def test_the_order_summary_has_every_line_the_tax_and_the_total(mail: EmailMessa
         assert "pkg-hamburg" in words
 
 
-def test_the_headers_are_those_of_a_mail_that_a_machine_wrote() -> None:
+def test_the_headers_mark_the_mail_as_automatic() -> None:
     mail = received(the_invoice())
 
     assert mail["From"] == "Yonder Telecom GmbH <billing@yonder.example>"
@@ -298,7 +298,7 @@ def test_a_credit_note_comes_attached() -> None:
         assert "YT-2026-000043" in words
 
 
-def test_the_attachment_s_name_is_a_name_and_no_path() -> None:
+def test_the_name_of_the_attachment_is_not_a_path() -> None:
     (attachment,) = received(the_credit_note(number='../../etc/"passwd"\r\nX: y')).iter_attachments()
 
     assert attachment.get_filename() == ".._.._etc__passwd___X__y.pdf"
@@ -329,7 +329,7 @@ def test_hostile_text_is_shown_as_it_is_stored_in_one_line(written: str) -> None
 @example('"Eve" <eve@evil.example>, ' * 8)
 @example("=?utf-8?q?x?= " * 14)
 @example("\\ ( ) : ; @ , . [ ] é " * 8)
-def test_any_name_comes_back_from_a_header(name: str) -> None:
+def test_any_name_survives_a_header(name: str) -> None:
     mail = the_invoice(ADA.model_copy(update={"name": name}), SELLER.model_copy(update={"name": name}))
     raw = email.message_from_bytes(mail.as_bytes())
 
@@ -346,7 +346,7 @@ def test_the_mail_loads_nothing() -> None:
 
 
 @pytest.mark.parametrize("address", ["a..b@analytical.example", ".a@analytical.example", "a\r\nb@analytical.example"])
-def test_an_address_that_is_none_is_not_sent_to(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(MailNotSent, match="RFC 5322") as refused:
         the_invoice(ADA.model_copy(update={"email": address}))
 
@@ -356,11 +356,11 @@ def test_an_address_that_is_none_is_not_sent_to(address: str) -> None:
 
 @pytest.mark.parametrize("message_id", ["", "link-1", "<link-1>", "<@b>", "<a@b>\r\nX: y", "<a@b c>"])
 def test_a_message_id_of_another_form_is_refused(message_id: str) -> None:
-    with pytest.raises(ValueError, match="is no Message-ID"):
+    with pytest.raises(ValueError, match="is not a valid Message-ID"):
         the_invoice(message_id=message_id)
 
 
-def test_each_mail_survives_the_way_over_smtp() -> None:
+def test_each_mail_arrives_unchanged_over_smtp() -> None:
     sent = [the_invoice(), the_offline_order(), the_credit_note(), *hostile("株式会社 <b>\u2028\r\n.\r\nMAIL FROM:<e>")]
     with mail_catcher() as catcher, SmtpMailer(catcher.host, catcher.port) as mailer:
         for mail in sent:

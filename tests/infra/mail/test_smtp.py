@@ -1,4 +1,4 @@
-"""Mail to a real server on this machine: taken, refused for now, refused for good, out of reach."""
+"""Mail to a real server on this machine: accepted, refused for now or for good, and unreachable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mail(subject: str = "The invoice", to: str = "ada@analytical.example") -> Em
 
 
 def without_certificate(side: int) -> ssl.SSLContext:
-    """A context for TLS that needs no certificate, so that the repository needs no key."""
+    """Return a TLS context that needs no certificate, so that the repository needs no key."""
     context = ssl.SSLContext(side)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -65,17 +65,19 @@ def test_one_mailer_serves_many_threads(catcher: Catcher, mailer: SmtpMailer) ->
     assert {int(message["Subject"]) for message in catcher.wait_for(12, timeout_s=30)} == set(range(12))
 
 
-def test_a_recipient_refused_for_good_is_not_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
+def test_a_recipient_refused_for_good_is_a_permanent_failure(catcher: Catcher, mailer: SmtpMailer) -> None:
     catcher.refusal = "550 5.1.1 <ada@analytical.example>: no such user"
 
-    with pytest.raises(MailNotSent, match=r"did not take it: 550 5\.1\.1 <\[address\]>: no such user\.$") as refused:
+    with pytest.raises(
+        MailNotSent, match=r"did not accept the message: 550 5\.1\.1 <\[address\]>: no such user\.$"
+    ) as refused:
         mailer.send(mail())
 
     assert refused.value.permanent
     assert catcher.messages == []
 
 
-def test_a_recipient_refused_for_now_may_be_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
+def test_a_recipient_refused_for_now_is_a_temporary_failure(catcher: Catcher, mailer: SmtpMailer) -> None:
     catcher.refusal = "451 4.3.0 greylisted, come back later"
     with pytest.raises(MailNotSent, match="451") as refused:
         mailer.send(mail())
@@ -86,7 +88,7 @@ def test_a_recipient_refused_for_now_may_be_tried_again(catcher: Catcher, mailer
     assert len(catcher.wait_for(1, timeout_s=30)) == 1
 
 
-def test_a_message_refused_for_good_is_not_tried_again(catcher: Catcher, mailer: SmtpMailer) -> None:
+def test_a_message_refused_for_good_is_a_permanent_failure(catcher: Catcher, mailer: SmtpMailer) -> None:
     message = mail()
     message.set_payload("x" * 2000)  # RFC 5322 permits lines of 998
 
@@ -104,7 +106,7 @@ def test_an_address_beyond_ascii_goes_by_smtputf8(catcher: Catcher, mailer: Smtp
     assert received["To"] == "łukasz@żółć.example"
 
 
-# --- connections that are kept --------------------------------------------------------------------------------------
+# --- kept connections -----------------------------------------------------------------------------------------------
 
 
 def test_messages_one_after_another_go_over_one_connection(catcher: Catcher, mailer: SmtpMailer) -> None:
@@ -118,7 +120,7 @@ def test_messages_one_after_another_go_over_one_connection(catcher: Catcher, mai
 def test_after_the_server_has_hung_up_a_message_goes_over_a_new_connection(
     catcher: Catcher, mailer: SmtpMailer
 ) -> None:
-    """As servers do that were restarted, or have waited for long enough."""
+    """Servers hang up when they restart, or after an idle time."""
     mailer.send(mail("before"))
     (session,) = catcher.sessions
     assert session.transport
@@ -129,7 +131,7 @@ def test_after_the_server_has_hung_up_a_message_goes_over_a_new_connection(
     assert len(catcher.sessions) == 2
 
 
-def test_a_connection_that_was_idle_for_long_is_not_tried(
+def test_a_connection_that_was_idle_for_long_is_not_reused(
     catcher: Catcher, mailer: SmtpMailer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailer.send(mail())
@@ -149,10 +151,10 @@ def test_after_a_refusal_the_connection_is_not_kept(catcher: Catcher, mailer: Sm
     assert len(catcher.sessions) == 2
 
 
-# --- servers that are of no use -------------------------------------------------------------------------------------
+# --- unusable servers -----------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_not_there_may_come_back() -> None:
+def test_an_unreachable_server_is_a_temporary_failure() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -162,7 +164,7 @@ def test_a_server_that_is_not_there_may_come_back() -> None:
     assert not failed.value.permanent
 
 
-def test_a_server_that_says_nothing_is_not_waited_for() -> None:
+def test_a_silent_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         mailer = SmtpMailer("127.0.0.1", listener.getsockname()[1], timeout_s=0.1)
         with pytest.raises(MailNotSent, match="timed out") as failed:
@@ -185,7 +187,7 @@ def test_a_message_goes_over_tls_with_a_login(security: Security) -> None:
 
 
 @pytest.mark.parametrize("security", [Security.STARTTLS, Security.TLS])
-def test_a_server_that_cannot_prove_who_it_is_gets_nothing(security: Security) -> None:
+def test_a_server_without_a_trusted_certificate_gets_nothing(security: Security) -> None:
     server = without_certificate(ssl.PROTOCOL_TLS_SERVER)
     tls, starttls = (server, None) if security is Security.TLS else (None, server)
     with mail_catcher(tls=tls, starttls=starttls) as catcher:
@@ -196,14 +198,14 @@ def test_a_server_that_cannot_prove_who_it_is_gets_nothing(security: Security) -
         assert catcher.messages == []
 
 
-def test_without_starttls_nothing_is_said_in_the_clear(catcher: Catcher) -> None:
+def test_without_starttls_nothing_is_sent_in_the_clear(catcher: Catcher) -> None:
     with pytest.raises(MailNotSent, match="STARTTLS") as failed:
         SmtpMailer(catcher.host, catcher.port, Security.STARTTLS).send(mail())
 
     assert not failed.value.permanent
 
 
-def test_a_wrong_password_says_nothing_about_the_message() -> None:
+def test_a_wrong_password_is_a_temporary_failure() -> None:
     with mail_catcher(login=("trunkline", PASSWORD)) as catcher:
         with pytest.raises(MailNotSent, match="535") as failed:
             SmtpMailer(catcher.host, catcher.port, Security.NONE, "trunkline", "battery staple").send(mail())
@@ -216,13 +218,13 @@ def test_the_catcher_says_what_it_is(catcher: Catcher) -> None:
         assert BANNER in lines.readline()
 
 
-def test_the_catcher_stops_although_somebody_is_still_connected() -> None:
+def test_the_catcher_stops_while_a_client_is_still_connected() -> None:
     with mail_catcher() as catcher:
         client = socket.create_connection((catcher.host, catcher.port), timeout=30)
         with client, client.makefile() as lines:
             assert lines.readline().startswith("220 ")
 
 
-def test_waiting_for_mail_that_does_not_come_ends(catcher: Catcher) -> None:
+def test_waiting_for_mail_times_out(catcher: Catcher) -> None:
     with pytest.raises(TimeoutError, match="0 of 1 messages"):
         catcher.wait_for(1, timeout_s=0.01)

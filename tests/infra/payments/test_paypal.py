@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from domain.money import Money
 from domain.order import Method
 from infra.clock import Clock
-from infra.payments.paypal import ATTEMPTS, MAX_WEBHOOK_BYTES, PayPal, hinted_capture
+from infra.payments.paypal import ATTEMPTS, WEBHOOK_BYTES_MAX, PayPal, hinted_capture
 from infra.payments.provider import (
     Capture,
     Checkout,
@@ -63,7 +63,7 @@ def open_checkout(
 
 @dataclass(frozen=True)
 class Shop:
-    """An order of ours, and the provider where it is paid."""
+    """One of our orders, and the provider that takes its payment."""
 
     simulator: SimulatorEndpoint
     paypal: PayPal
@@ -116,7 +116,7 @@ def test_an_approved_checkout_is_captured(shop: Shop) -> None:
         amount=AMOUNT,
         captured_at=NOON,
     )
-    # and says the same when it is asked
+    # and reports the same when asked
     assert shop.paypal.find_capture(capture.capture_id) == capture
 
 
@@ -138,15 +138,17 @@ def test_a_checkout_opened_twice_is_one_checkout(shop: Shop) -> None:
 
 
 def test_a_checkout_that_is_approved_already_leads_back_to_us(shop: Shop) -> None:
-    # given a customer who approved, and never came back
+    # given a customer who approved but never came back
     checkout = shop.open_checkout()
     shop.simulator.approve(checkout)
     # when the checkout is opened again
-    again = shop.open_checkout()
-    # then it needs no approval, only our capture; and captured, it still leads to what came of it
-    assert again == Checkout(checkout_id=checkout.checkout_id, approve_url=f"{RETURN_URL}&token={checkout.checkout_id}")
+    reopened = shop.open_checkout()
+    # then it needs no approval, only our capture; once captured, it still leads back to us
+    assert reopened == Checkout(
+        checkout_id=checkout.checkout_id, approve_url=f"{RETURN_URL}&token={checkout.checkout_id}"
+    )
     shop.paypal.capture(checkout.checkout_id)
-    assert shop.open_checkout() == again
+    assert shop.open_checkout() == reopened
 
 
 def test_a_checkout_captured_twice_is_one_capture(shop: Shop) -> None:
@@ -200,12 +202,12 @@ def test_a_declined_card_gives_way_to_a_good_one(shop: Shop) -> None:
     assert declines[0].reason.startswith("The payment was declined; try again")
 
 
-def test_a_refund_repeated_goes_back_once(shop: Shop) -> None:
+def test_a_repeated_refund_is_made_once(shop: Shop) -> None:
     capture = shop.is_paid()
     part = Money(amount_minor=100_000, currency="EUR")
     for _ in range(3):
         shop.paypal.refund(capture.capture_id, refund_id="R-1", amount=part)
-    # then what is left can go back, and the capture is still what it was
+    # then the rest can be refunded, and the capture is unchanged
     shop.paypal.refund(capture.capture_id, refund_id="R-2", amount=AMOUNT - part)
     assert shop.paypal.find_capture(capture.capture_id) == capture
     with pytest.raises(PaymentProviderRefused) as refused:
@@ -213,7 +215,7 @@ def test_a_refund_repeated_goes_back_once(shop: Shop) -> None:
     assert refused.value.code == "CAPTURE_FULLY_REFUNDED"
 
 
-def test_refund_ids_are_of_their_capture(shop: Shop) -> None:
+def test_refund_ids_are_scoped_to_their_capture(shop: Shop) -> None:
     dear, cheap = shop.is_paid(), shop.is_paid(Money(amount_minor=100, currency="EUR"))
     shop.paypal.refund(dear.capture_id, refund_id="R-1", amount=dear.amount)
     shop.paypal.refund(cheap.capture_id, refund_id="R-1", amount=cheap.amount)
@@ -221,7 +223,7 @@ def test_refund_ids_are_of_their_capture(shop: Shop) -> None:
         shop.paypal.refund(cheap.capture_id, refund_id="R-2", amount=cheap.amount)
 
 
-def test_more_than_was_captured_never_goes_back(shop: Shop) -> None:
+def test_more_than_was_captured_is_never_refunded(shop: Shop) -> None:
     capture = shop.is_paid()
     too_much = Money(amount_minor=AMOUNT.amount_minor + 1, currency="EUR")
     with pytest.raises(PaymentProviderRefused, match="less than or equal") as refused:
@@ -237,17 +239,17 @@ def test_a_capture_whose_answer_is_lost_is_found_by_capturing_again(shop: Shop) 
     shop.simulator.inject(Faults(capture_timeouts=1))
     checkout = shop.open_checkout()
     shop.simulator.approve(checkout)
-    # when we capture, then we do not know
+    # when we capture, then the outcome is unknown
     with adapter(shop.simulator, timeout_s=0.2) as impatient:
-        with pytest.raises(PaymentProviderUnavailable, match="no answer in time: ReadTimeout"):
+        with pytest.raises(PaymentProviderUnavailable, match="did not answer in time: ReadTimeout"):
             impatient.capture(checkout.checkout_id)
-        # and capturing again tells
+        # and capturing again reveals it
         capture = impatient.capture(checkout.checkout_id)
     assert isinstance(capture, Capture)
     assert shop.paypal.find_capture(capture.capture_id) == shop.paypal.capture(checkout.checkout_id) == capture
 
 
-def test_a_provider_that_is_unavailable_for_a_moment_is_tried_again(shop: Shop) -> None:
+def test_a_call_to_a_briefly_unavailable_provider_is_retried(shop: Shop) -> None:
     shop.simulator.inject(Faults(unavailable=ATTEMPTS - 1, revoke_tokens=True))
     checkout = shop.open_checkout()
     shop.simulator.approve(checkout)
@@ -258,7 +260,7 @@ def test_a_provider_that_is_unavailable_for_a_moment_is_tried_again(shop: Shop) 
     shop.paypal.refund(capture.capture_id, refund_id="R-1", amount=AMOUNT)
 
 
-def test_a_provider_that_stays_unavailable_is_given_up(shop: Shop) -> None:
+def test_retries_end_if_the_provider_stays_unavailable(shop: Shop) -> None:
     capture = shop.is_paid()
     shop.simulator.inject(Faults(unavailable=ATTEMPTS))
     with pytest.raises(PaymentProviderUnavailable, match="503"):
@@ -266,14 +268,14 @@ def test_a_provider_that_stays_unavailable_is_given_up(shop: Shop) -> None:
     assert shop.paypal.find_capture(capture.capture_id) == capture
 
 
-def test_a_provider_that_is_not_there_is_unavailable() -> None:
+def test_an_unreachable_provider_is_unavailable() -> None:
     with running_simulator() as simulator:
         pass
     with adapter(simulator) as paypal, pytest.raises(PaymentProviderUnavailable, match="cannot be reached"):
         open_checkout(paypal)
 
 
-def test_wrong_credentials_are_said_to_be_wrong(simulator: SimulatorEndpoint) -> None:
+def test_wrong_credentials_are_reported(simulator: SimulatorEndpoint) -> None:
     stranger = replace(simulator, client_secret="wrong")  # noqa: S106 - as it says
     with adapter(stranger) as paypal, pytest.raises(CredentialsRefused) as refused:
         open_checkout(paypal)
@@ -312,7 +314,7 @@ def test_an_amount_of_nothing_is_refused(shop: Shop) -> None:
     assert refused.value.code == "CANNOT_BE_ZERO_OR_NEGATIVE"
 
 
-def test_offline_payments_are_not_the_providers(shop: Shop) -> None:
+def test_the_provider_takes_no_offline_payments(shop: Shop) -> None:
     with pytest.raises(ValueError, match="offline"):
         shop.open_checkout(Method.OFFLINE)
 
@@ -322,13 +324,12 @@ def test_a_forged_capture_id_is_no_capture(shop: Shop, capture_id: str) -> None:
     assert shop.paypal.find_capture(capture_id) is None
 
 
-# What PayPal does and the simulator does not: answers as PayPal's documentation gives them, from a server that is told
-# what to say.
+# --- behaviour of PayPal that the simulator lacks: a server gives answers from PayPal's documentation ---------------
 
 
 @dataclass
 class Canned:
-    """Answers to be given, one for each call that is not for a token, and the requests that came."""
+    """The answers to give, one per call that is not for a token, and the requests received."""
 
     token_lifetime_s: int = 32400
     answers: list[tuple[int, object]] = field(default_factory=list)
@@ -415,20 +416,20 @@ CAPTURE = Capture(
 )
 
 
-def test_a_checkout_is_asked_for_as_orders_v2_says(canned: Canned, paypal: PayPal) -> None:
-    # given the page where PayPal wants the customer
+def test_a_checkout_is_requested_in_the_form_of_orders_v2(canned: Canned, paypal: PayPal) -> None:
+    # given the page to which PayPal sends the customer
     page = {"rel": "payer-action", "href": "https://www.paypal.com/checkoutnow?token=5O190127TN364715T"}
     created = order_json(status="PAYER_ACTION_REQUIRED", links=[{"rel": "self", "href": "x"}, page])
     canned.answers += [(201, created), (200, created)]
     # when a checkout is opened twice
     for _ in range(2):
         assert open_checkout(paypal, Method.CARD).approve_url == page["href"]
-    # then a token was asked for once, with our credentials
+    # then a token was requested once, with our credentials
     assert canned.paths == ["POST /v1/oauth2/token", *["POST /v2/checkout/orders"] * 2]
     (_, _, headers, form), (_, _, first, body), (_, _, second, _) = canned.requests
     assert (headers["authorization"], form) == ("Basic dXM6cw==", b"grant_type=client_credentials")
     assert first["authorization"] == second["authorization"] == "Bearer T1"
-    # and both calls are the same one to PayPal
+    # and PayPal sees both calls as the same
     assert first["paypal-request-id"] == second["paypal-request-id"]
     assert body["intent"] == "CAPTURE"
     assert body["purchase_units"] == [
@@ -457,13 +458,13 @@ def test_currencies_that_paypal_takes_whole_are_sent_whole(
 def test_a_complete_order_may_be_a_declined_one(canned: Canned, paypal: PayPal, status: str) -> None:
     """PayPal, "Order status": check the payment's status before fulfilling; a completed order can be declined."""
     spent = order_json(capture_json(status=status))
-    anew = order_json(status="PAYER_ACTION_REQUIRED", id="NEW", links=[{"rel": "payer-action", "href": "x"}])
-    canned.answers += [(201, spent), (200, spent), (201, anew)]
+    fresh = order_json(status="PAYER_ACTION_REQUIRED", id="NEW", links=[{"rel": "payer-action", "href": "x"}])
+    canned.answers += [(201, spent), (200, spent), (201, fresh)]
     # when such an order is captured, then it is a decline
     decline = paypal.capture("5O190127TN364715T")
     assert isinstance(decline, Decline)
     assert (decline.attempt_id, decline.code) == ("3C679366HH908993F", status)
-    # and when it is asked for again, then PayPal's memory of it gives way to a new checkout
+    # and when the checkout is opened again, then a new one replaces the failed one that PayPal remembers
     assert open_checkout(paypal).checkout_id == "NEW"
     assert len(set(canned.request_ids)) == 3
 
@@ -478,15 +479,15 @@ def test_a_payment_under_review_is_not_ours_yet(canned: Canned, paypal: PayPal) 
     assert paypal.find_capture("3C679366HH908993F") == CAPTURE
 
 
-def test_a_capture_of_somebody_else_is_none_of_ours(canned: Canned, paypal: PayPal) -> None:
+def test_a_foreign_capture_is_not_ours(canned: Canned, paypal: PayPal) -> None:
     foreign = capture_json(custom_id="shop-4711")
     canned.answers += [(200, foreign), (201, order_json(foreign))]
     assert paypal.find_capture("3C679366HH908993F") is None
-    with pytest.raises(PaymentProviderRefused, match="no order of ours"):
+    with pytest.raises(PaymentProviderRefused, match="not for an order of ours"):
         paypal.capture("5O190127TN364715T")
 
 
-def test_a_capture_that_names_no_checkout_is_not_taken_for_none(canned: Canned, paypal: PayPal) -> None:
+def test_a_capture_that_names_no_checkout_is_an_error(canned: Canned, paypal: PayPal) -> None:
     canned.answers += [(200, capture_json(supplementary_data={}))]
     with pytest.raises(PaymentProviderUnavailable, match="which checkout"):
         paypal.find_capture("3C679366HH908993F")
@@ -511,7 +512,7 @@ def test_an_issue_of_ours_is_a_refusal_in_paypals_words(canned: Canned, paypal: 
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 502])
-def test_a_passing_failure_is_tried_again_with_the_same_request_id(canned: Canned, paypal: PayPal, status: int) -> None:
+def test_a_transient_failure_is_retried_with_the_same_request_id(canned: Canned, paypal: PayPal, status: int) -> None:
     canned.answers += [(status, b"busy"), (status, b"busy"), (201, order_json(capture_json()))]
     assert paypal.capture("5O190127TN364715T") == CAPTURE
     assert len(canned.request_ids) == 3
@@ -530,7 +531,7 @@ def test_a_passing_failure_is_tried_again_with_the_same_request_id(canned: Canne
         (200, order_json(capture_json(amount=1234.50))),
     ],
 )
-def test_an_answer_that_is_none_of_paypals_leaves_the_outcome_unknown(
+def test_an_answer_that_is_not_paypals_leaves_the_outcome_unknown(
     canned: Canned, paypal: PayPal, answer: tuple[int, object]
 ) -> None:
     canned.answers += [answer]
@@ -539,7 +540,7 @@ def test_an_answer_that_is_none_of_paypals_leaves_the_outcome_unknown(
     assert len(canned.requests) == 2  # and a redirect is not followed
 
 
-def test_a_refund_that_paypal_gives_up_is_refused(canned: Canned, paypal: PayPal) -> None:
+def test_a_refund_that_fails_at_paypal_is_refused(canned: Canned, paypal: PayPal) -> None:
     canned.answers += [(201, {"id": "1JU08902781691411", "status": "FAILED"})]
     with pytest.raises(PaymentProviderRefused, match="R-1"):
         paypal.refund("3C679366HH908993F", refund_id="R-1", amount=AMOUNT)
@@ -581,7 +582,7 @@ def test_a_webhook_of_anything_else_hints_at_nothing(event_type: str) -> None:
         b'{"event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": "../../v1/oauth2"}}',
         b'{"event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": "3C6793',
         b'{"resource": ' + b"[" * 20_000,
-        b" " * (MAX_WEBHOOK_BYTES + 1),
+        b" " * (WEBHOOK_BYTES_MAX + 1),
     ],
 )
 def test_garbage_is_no_webhook(body: bytes) -> None:

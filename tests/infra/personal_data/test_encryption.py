@@ -1,4 +1,4 @@
-"""A sealed value opens in its own place, with its own key, and nowhere else."""
+"""An encrypted value can be decrypted only at its own place, and only with its own key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STORED = seal(SECRET, KEY, PLACE)
 
 
 def sealed(value: dict[str, str]) -> Sealed:
-    """As it is found in the JSON of an event."""
+    """Parse the value from the JSON of an event."""
     json = to_json({"name": "é", "contact": value, "more": 1})
     found = Sealed.at(json.index(b'"contact"'), json)
     assert json[found.begins : found.ends] == to_json(value)
@@ -27,20 +27,20 @@ SEALED = sealed(STORED)
 
 
 @given(st.binary(max_size=300))
-def test_what_is_sealed_opens_as_it_was(plain: bytes) -> None:
+def test_decryption_returns_what_was_encrypted(plain: bytes) -> None:
     assert unseal(sealed(seal(plain, KEY, PLACE)), KEY, PLACE) == plain
 
 
-def test_a_sealed_value_says_how_and_whose_and_nothing_else() -> None:
+def test_an_encrypted_value_reveals_only_algorithm_and_person() -> None:
     assert STORED.keys() == {"sealed", "person", "nonce", "ciphertext"}
     assert (STORED["sealed"], STORED["person"], SEALED.person) == ("A256GCM", "acme/wonka", "acme/wonka")
     assert "Wonka" not in str(STORED)
 
 
-def test_the_same_value_sealed_twice_looks_different() -> None:
-    again = seal(SECRET, KEY, PLACE)
-    assert again["nonce"] != STORED["nonce"]
-    assert again["ciphertext"] != STORED["ciphertext"]
+def test_encrypting_a_value_twice_gives_different_ciphertexts() -> None:
+    second = seal(SECRET, KEY, PLACE)
+    assert second["nonce"] != STORED["nonce"]
+    assert second["ciphertext"] != STORED["ciphertext"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_same_value_sealed_twice_looks_different() -> None:
     ],
     ids=["another person's", "another stream", "another version", "another topic", "another field"],
 )
-def test_moved_to_another_place_it_does_not_open(elsewhere: Place) -> None:
+def test_a_value_moved_to_another_place_is_not_decrypted(elsewhere: Place) -> None:
     with pytest.raises(DoesNotOpen, match="moved here from another place"):
         unseal(SEALED, KEY, elsewhere)
 
@@ -67,18 +67,18 @@ def test_moved_to_another_place_it_does_not_open(elsewhere: Place) -> None:
         (PLACE._replace(topic='a","b', field="c"), PLACE._replace(topic="a", field='b","c')),
     ],
 )
-def test_two_places_that_read_alike_are_not_bound_alike(here: Place, there: Place) -> None:
+def test_places_that_concatenate_alike_are_bound_differently(here: Place, there: Place) -> None:
     with pytest.raises(DoesNotOpen):
         unseal(sealed(seal(SECRET, KEY, here)), KEY, there)
 
 
-def test_with_another_key_it_does_not_open() -> None:
+def test_another_key_does_not_decrypt() -> None:
     with pytest.raises(DoesNotOpen):
         unseal(SEALED, ANOTHER_KEY, PLACE)
 
 
 @pytest.mark.parametrize("part", ["nonce", "ciphertext"])
-def test_altered_it_does_not_open(part: str) -> None:
+def test_an_altered_value_is_not_decrypted(part: str) -> None:
     text = STORED[part]
     for n in range(0, len(text) - 2, 3):
         altered = text[:n] + ("A" if text[n] != "A" else "B") + text[n + 1 :]
@@ -100,9 +100,9 @@ def test_altered_it_does_not_open(part: str) -> None:
         {"more": "than that"},
     ],
 )
-def test_what_has_not_the_shape_does_not_open_and_nothing_of_it_is_repeated(change: dict[str, str]) -> None:
+def test_a_malformed_value_is_refused_without_repeating_it(change: dict[str, str]) -> None:
     with pytest.raises(DoesNotOpen) as refused:
         unseal(sealed(STORED | change), KEY, PLACE)
     assert STORED["ciphertext"] not in str(refused.value)
-    with pytest.raises(DoesNotOpen, match="not sealed as a value has to be"):
+    with pytest.raises(DoesNotOpen, match="not in the form of an encrypted value"):
         sealed({name: part for name, part in STORED.items() if name != "nonce"})

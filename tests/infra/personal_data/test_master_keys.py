@@ -1,4 +1,4 @@
-"""The master key, and another one that takes its place: nobody's data is ever out of reach, and nobody's comes back."""
+"""Rotation of the master key: no data ever becomes unreadable, and no erased data comes back."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _owner(owner_url: str) -> Iterator[Connection[DictRow]]:
 
 @pytest.fixture(name="made")
 def _made(database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes | None]:
-    """The keys of five persons, wrapped by the old master key; pages have two of them."""
-    monkeypatch.setattr(infra.personal_data.master_keys, "PAGE", 2)
+    """The keys of five persons, wrapped with the old master key, for rotation in pages of two."""
+    monkeypatch.setattr(infra.personal_data.master_keys, "KEYS_PER_PAGE", 2)
     with PostgresRecorder(database_url, master_key=MASTER_KEY) as recorder:
         return {person: recorder.keys.made(person) for person in PERSONS}
 
@@ -42,7 +42,7 @@ def standing(database_url: str, master_key: bytes) -> dict[str, bytes]:
         return dict(recorder.keys.standing(PERSONS))
 
 
-def test_of_several_the_first_wraps_and_each_opens() -> None:
+def test_the_first_master_key_wraps_and_each_unwraps() -> None:
     wrapped = MasterKeys(NEW + MASTER_KEY).wrapped("acme/wonka", b"k" * 32)
 
     assert MasterKeys(NEW).unwrapped("acme/wonka", wrapped) == b"k" * 32
@@ -53,19 +53,19 @@ def test_of_several_the_first_wraps_and_each_opens() -> None:
         MasterKeys(NEW + MASTER_KEY).unwrapped("acme/bucket", wrapped)
 
 
-def test_afterwards_the_new_one_alone_opens_what_it_was_and_the_old_one_opens_nothing(
+def test_after_rotation_only_the_new_key_unwraps(
     database_url: str, owner: Connection[DictRow], made: dict[str, bytes | None]
 ) -> None:
-    told: list[tuple[int, int]] = []
-    assert rewrap(owner, MasterKeys(NEW + MASTER_KEY), lambda *so_far: told.append(so_far)) == 5
+    progress: list[tuple[int, int]] = []
+    assert rewrap(owner, MasterKeys(NEW + MASTER_KEY), lambda *so_far: progress.append(so_far)) == 5
 
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert progress == [(2, 5), (4, 5), (5, 5)]
     assert standing(database_url, NEW) == made
     with pytest.raises(WrongSetting, match="is not the one"):
         standing(database_url, MASTER_KEY)
 
 
-def test_a_log_reads_as_it_did(postgres: Log, database_url: str, owner: Connection[DictRow]) -> None:
+def test_a_log_reads_the_same_after_rotation(postgres: Log, database_url: str, owner: Connection[DictRow]) -> None:
     append(postgres, opened, wonka_added)
     rewrap(owner, MasterKeys(NEW + MASTER_KEY), lambda *_: None)
 
@@ -74,10 +74,10 @@ def test_a_log_reads_as_it_did(postgres: Log, database_url: str, owner: Connecti
         append(afterwards, bucket_added, after=2)
 
 
-def test_while_it_is_done_processes_go_on_with_both(
+def test_during_rotation_processes_work_with_both_keys(
     database_url: str, owner: Connection[DictRow], made: dict[str, bytes | None]
 ) -> None:
-    """Those that are not turned round yet, too: they have the old one first."""
+    """Also processes that still have the old key first."""
     for master_key in (MASTER_KEY + NEW, NEW + MASTER_KEY):
         with PostgresRecorder(database_url, master_key=master_key) as recorder:
             seen: list[dict[str, bytes]] = []
@@ -90,7 +90,7 @@ def test_while_it_is_done_processes_go_on_with_both(
             assert seen == [made] * 3
 
 
-def test_interrupted_it_leaves_nobody_out_of_reach_and_goes_on_when_asked_again(
+def test_an_interrupted_rotation_loses_nothing_and_resumes(
     database_url: str, owner: Connection[DictRow], made: dict[str, bytes | None]
 ) -> None:
     def interrupt(looked_at: int, _: int) -> None:
@@ -106,10 +106,10 @@ def test_interrupted_it_leaves_nobody_out_of_reach_and_goes_on_when_asked_again(
     assert standing(database_url, NEW) == made
 
 
-def test_who_is_erased_while_it_is_done_stays_erased(
+def test_a_person_erased_during_rotation_stays_erased(
     database_url: str, owner_url: str, made: dict[str, bytes | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the moment that a key was read and the one that it would be written."""
+    """The erasure happens between the read and the write of the key."""
     rewrapped = MasterKeys.rewrapped
 
     def erase_first(keys: MasterKeys, person: str, wrapped: bytes) -> bytes | None:
@@ -127,7 +127,7 @@ def test_who_is_erased_while_it_is_done_stays_erased(
         assert recorder.keys.made(PERSONS[3]) is None
 
 
-def test_who_was_erased_before_is_passed_over(postgres: Log, database_url: str, owner: Connection[DictRow]) -> None:
+def test_an_erased_person_is_skipped(postgres: Log, database_url: str, owner: Connection[DictRow]) -> None:
     append(postgres, opened, wonka_added)
     postgres.destroy_key("acme/wonka")
     assert rewrap(owner, MasterKeys(NEW + MASTER_KEY), lambda *_: None) == 0
@@ -136,7 +136,7 @@ def test_who_was_erased_before_is_passed_over(postgres: Log, database_url: str, 
         assert contact(afterwards) == ERASED_CONTACT
 
 
-def test_where_the_old_one_is_not_given_nothing_changes(
+def test_without_the_old_key_nothing_changes(
     database_url: str, owner: Connection[DictRow], made: dict[str, bytes | None]
 ) -> None:
     with pytest.raises(WrongSetting, match="is not the one that the key of acme/person-0 was wrapped with"):

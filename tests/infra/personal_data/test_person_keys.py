@@ -39,7 +39,7 @@ def recorder(database_url: str) -> Iterator[PostgresRecorder]:
 
 @pytest.fixture(params=["memory", "postgres"])
 def keys(request: pytest.FixtureRequest) -> PersonKeys:
-    """Keys, both ways."""
+    """Keys in memory, and on PostgreSQL."""
     if request.param == "memory":
         return MemoryPersonKeys()
     found: PostgresRecorder = request.getfixturevalue("recorder")
@@ -56,7 +56,7 @@ def contact(log: Log, place: int = 1) -> object:
     return event.contact
 
 
-# --- both ways -----------------------------------------------------------------------------------------------------
+# --- in memory and on PostgreSQL -----------------------------------------------------------------------------------
 
 
 def test_a_key_is_made_once_and_each_person_has_another(keys: PersonKeys) -> None:
@@ -77,12 +77,12 @@ def test_a_destroyed_key_is_gone_and_no_other_is_ever_made(keys: PersonKeys) -> 
     assert keys.standing([WILLY, CHARLIE]) == {CHARLIE: kept}
 
 
-def test_who_is_erased_before_there_was_a_key_is_never_given_one(keys: PersonKeys) -> None:
+def test_a_person_erased_before_having_a_key_never_gets_one(keys: PersonKeys) -> None:
     assert not keys.destroy(WILLY)
     assert keys.made(WILLY) is None
 
 
-def test_of_many_who_need_a_key_at_once_all_are_given_the_same(keys: PersonKeys) -> None:
+def test_concurrent_callers_get_the_same_key(keys: PersonKeys) -> None:
     begin = Barrier(8)
 
     def one(_: int) -> bytes | None:
@@ -93,7 +93,7 @@ def test_of_many_who_need_a_key_at_once_all_are_given_the_same(keys: PersonKeys)
         assert len(set(pool.map(one, range(8)))) == 1
 
 
-def test_a_log_whose_key_is_destroyed_shows_who_was_erased_and_all_else_as_it_was(log: Log) -> None:
+def test_after_a_key_is_destroyed_only_its_persons_data_reads_as_erased(log: Log) -> None:
     append(log, opened, wonka_added, bucket_added, wonka_default)
     before = log.load("account-acme")
     assert log.has_key(WILLY)
@@ -107,8 +107,8 @@ def test_a_log_whose_key_is_destroyed_shows_who_was_erased_and_all_else_as_it_wa
     assert log.read(0, limit=10) == list(log.of_account("acme")) == after
 
 
-def test_what_is_appended_of_who_was_erased_meanwhile_is_stored_as_erased(log: Log) -> None:
-    """As by a request that had loaded the account before."""
+def test_data_of_a_person_erased_meanwhile_is_stored_as_erased(log: Log) -> None:
+    """As by a request that loaded the account before the erasure."""
     append(log, opened)
     log.destroy_key(WILLY)
     append(log, wonka_added, after=1)
@@ -121,7 +121,7 @@ def test_what_is_appended_of_who_was_erased_meanwhile_is_stored_as_erased(log: L
 # --- on PostgreSQL -------------------------------------------------------------------------------------------------
 
 
-def test_of_many_processes_that_need_a_key_at_once_all_are_given_the_same(database_url: str) -> None:
+def test_concurrent_processes_get_the_same_key(database_url: str) -> None:
     begin = Barrier(4)
     with ExitStack() as stack:
         logs = [PostgresRecorder(database_url, 2, MASTER_KEY) for _ in range(4)]
@@ -138,7 +138,7 @@ def test_of_many_processes_that_need_a_key_at_once_all_are_given_the_same(databa
     assert len(set(given[0])) == 20
 
 
-def test_a_key_is_there_before_the_event_and_stays_where_the_event_is_refused(postgres: Log, owner_url: str) -> None:
+def test_a_key_exists_before_its_event_and_stays_if_the_event_is_refused(postgres: Log, owner_url: str) -> None:
     append(postgres, opened)
     with pytest.raises(VersionConflict):
         append(postgres, wonka_added)
@@ -148,7 +148,7 @@ def test_a_key_is_there_before_the_event_and_stays_where_the_event_is_refused(po
     assert contact(postgres) == WONKA
 
 
-def test_the_table_has_no_key_as_it_is(recorder: PostgresRecorder, owner_url: str) -> None:
+def test_the_table_has_no_unwrapped_key(recorder: PostgresRecorder, owner_url: str) -> None:
     key = recorder.keys.made(WILLY)
     assert key is not None
     with psycopg.connect(owner_url) as owner:
@@ -159,7 +159,7 @@ def test_the_table_has_no_key_as_it_is(recorder: PostgresRecorder, owner_url: st
     assert MASTER_KEY not in wrapped
 
 
-def test_an_event_of_an_erasure_and_the_end_of_the_key_are_one_commit(
+def test_the_erasure_event_and_the_end_of_the_key_are_one_commit(
     postgres: Log, database_url: str, owner_url: str
 ) -> None:
     """A crash right after the commit, before anything else is done, leaves neither without the other."""
@@ -179,7 +179,7 @@ def test_an_erasure_that_is_refused_leaves_the_key(postgres: Log, database_url: 
         assert contact(elsewhere) == WONKA
 
 
-def test_a_key_whose_row_is_gone_altogether_is_missing_too(postgres: Log, database_url: str, owner_url: str) -> None:
+def test_a_key_whose_row_was_deleted_counts_as_erased(postgres: Log, database_url: str, owner_url: str) -> None:
     append(postgres, opened, wonka_added)
     with psycopg.connect(owner_url) as owner:
         owner.execute("DELETE FROM log.person_keys")
@@ -199,7 +199,7 @@ def test_a_wrong_master_key_is_named_at_once_and_nothing_looks_erased(postgres: 
         pass
 
 
-def test_a_wrong_master_key_that_comes_to_an_empty_table_first_opens_nothing_and_makes_nothing_later(
+def test_a_wrong_master_key_first_used_on_an_empty_table_later_unwraps_and_makes_nothing(
     database_url: str, postgres: Log
 ) -> None:
     with postgres_log(database_url, master_key=ANOTHER_MASTER_KEY) as wrong:
@@ -217,7 +217,7 @@ def test_a_wrong_master_key_that_comes_to_an_empty_table_first_opens_nothing_and
     assert postgres.head() == 2
 
 
-def test_without_a_master_key_only_what_is_personal_cannot_be_read_or_written(postgres: Log, database_url: str) -> None:
+def test_without_a_master_key_only_personal_data_cannot_be_read_or_written(postgres: Log, database_url: str) -> None:
     append(postgres, opened, wonka_added)
     with postgres_log(database_url) as without:
         assert [fact.event for fact in without.read(0, limit=1)] == [opened]
@@ -225,11 +225,11 @@ def test_without_a_master_key_only_what_is_personal_cannot_be_read_or_written(po
         for attempt in (lambda: without.load("account-acme"), lambda: append(without, bucket_added, after=3)):
             with pytest.raises(WrongSetting, match="TRUNKLINE_MASTER_KEY is missing"):
                 attempt()
-        without.destroy_key(WILLY)  # to destroy a key, none is needed
+        without.destroy_key(WILLY)  # needs no master key
         assert contact(without) == ERASED_CONTACT
 
 
-def test_a_wrapped_key_moved_to_another_person_does_not_open(recorder: PostgresRecorder, owner_url: str) -> None:
+def test_a_wrapped_key_moved_to_another_person_is_not_unwrapped(recorder: PostgresRecorder, owner_url: str) -> None:
     recorder.keys.made(WILLY)
     with psycopg.connect(owner_url) as owner:
         owner.execute("UPDATE log.person_keys SET person = %s", (CHARLIE,))
@@ -241,7 +241,7 @@ def test_a_wrapped_key_moved_to_another_person_does_not_open(recorder: PostgresR
 
 
 def counting(recorder: PostgresRecorder) -> tuple[PostgresPersonKeys, list[str]]:
-    """Keys of a process of their own, and what they ask."""
+    """Return keys as another process has them, and the queries that they run."""
     asked: list[str] = []
 
     def ask(query: str, parameters: dict[str, Any]) -> Sequence[Any]:
@@ -252,7 +252,7 @@ def counting(recorder: PostgresRecorder) -> tuple[PostgresPersonKeys, list[str]]
 
 
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A clock of the cache that stands where it is put."""
+    """Return a function that sets the cache's clock."""
 
     def put(seconds: float) -> None:
         monkeypatch.setattr("infra.personal_data.postgres_person_keys.monotonic", lambda: 1_000.0 + seconds)
@@ -261,7 +261,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return put
 
 
-def test_an_erased_key_lives_on_in_another_process_for_five_seconds_at_most(
+def test_another_process_uses_an_erased_key_for_five_seconds_at_most(
     recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = at(monkeypatch)
@@ -276,13 +276,13 @@ def test_an_erased_key_lives_on_in_another_process_for_five_seconds_at_most(
     assert elsewhere.made(WILLY) is None
 
 
-def test_where_it_is_erased_it_is_gone_at_once(recorder: PostgresRecorder) -> None:
+def test_in_the_erasing_process_the_key_is_gone_at_once(recorder: PostgresRecorder) -> None:
     recorder.keys.made(WILLY)
     recorder.keys.destroy(WILLY)
     assert recorder.keys.standing([WILLY]) == {}
 
 
-def test_keys_are_asked_for_once_in_a_while_and_all_at_once(
+def test_keys_are_queried_together_and_once_per_cache_period(
     recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = at(monkeypatch)
@@ -298,17 +298,15 @@ def test_keys_are_asked_for_once_in_a_while_and_all_at_once(
     assert len(asked) == 2
 
 
-def test_who_has_no_key_yet_is_not_remembered_as_erased(recorder: PostgresRecorder) -> None:
-    """Else what another process writes of a new person would look erased here, for a while."""
+def test_a_person_without_a_key_is_not_cached_as_erased(recorder: PostgresRecorder) -> None:
+    """Otherwise data that another process writes about a new person would look erased here for a while."""
     elsewhere, _ = counting(recorder)
     assert elsewhere.standing([WILLY]) == {}
     key = recorder.keys.made(WILLY)
     assert elsewhere.standing([WILLY]) == {WILLY: key}
 
 
-def test_a_key_is_forgotten_when_it_is_believed_in_no_longer(
-    recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_expired_key_is_evicted(recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
     for person in ("acme/wonka", "acme/bucket"):
         recorder.keys.made(person)
     assert set(recorder.keys._cache) == {"acme/wonka", "acme/bucket"}
@@ -319,14 +317,14 @@ def test_a_key_is_forgotten_when_it_is_believed_in_no_longer(
 
 
 def test_the_cache_does_not_grow_without_bounds(recorder: PostgresRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.personal_data.postgres_person_keys.MOST_CACHED", 10)
+    monkeypatch.setattr("infra.personal_data.postgres_person_keys.CACHED_KEYS_MAX", 10)
     for n in range(25):
         recorder.keys.made(f"acme/oompa-{n}")
     assert len(recorder.keys._cache) == 10
     assert "acme/oompa-24" in recorder.keys._cache
 
 
-def test_a_page_of_the_log_asks_for_its_keys_at_once(
+def test_a_page_of_the_log_gets_its_keys_in_one_query(
     postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(postgres, *(but(wonka_added, receiver_id=f"oompa-{n}") for n in range(30)))
@@ -336,7 +334,7 @@ def test_a_page_of_the_log_asks_for_its_keys_at_once(
     assert len(asked) == 1
 
 
-# --- who may what --------------------------------------------------------------------------------------------------
+# --- permissions ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", [PROJECTOR, AUDITOR])
@@ -344,7 +342,7 @@ def test_a_page_of_the_log_asks_for_its_keys_at_once(
     "statement",
     ["SELECT * FROM log.person_keys", "SELECT log.destroy_key('acme/wonka')", "DELETE FROM log.person_keys"],
 )
-def test_projector_and_auditor_have_nothing_to_do_with_keys(database_url: str, role: str, statement: str) -> None:
+def test_projector_and_auditor_have_no_access_to_keys(database_url: str, role: str, statement: str) -> None:
     with connect(database_url, role) as conn, pytest.raises(InsufficientPrivilege):
         conn.execute(statement.encode())
 
@@ -367,7 +365,7 @@ def test_the_writer_reads_and_adds_keys_and_changes_none(
         writer.execute(statement.encode())
 
 
-def test_an_auditor_sees_that_something_is_sealed_and_whose_and_not_what(postgres: Log, database_url: str) -> None:
+def test_an_auditor_sees_whose_data_is_encrypted_but_not_the_data(postgres: Log, database_url: str) -> None:
     append(postgres, opened, wonka_added)
     with connect(database_url, AUDITOR) as auditor:
         row = auditor.execute("SELECT state FROM log.history WHERE position = 2").fetchone()
@@ -379,15 +377,15 @@ def test_an_auditor_sees_that_something_is_sealed_and_whose_and_not_what(postgre
 # --- faults --------------------------------------------------------------------------------------------------------
 
 
-def test_while_keys_cannot_be_asked_for_nothing_looks_erased(
+def test_if_keys_cannot_be_queried_nothing_looks_erased(
     postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(postgres, opened, wonka_added)
     with PostgresRecorder(database_url, master_key=MASTER_KEY) as recorder:
 
         def cut(query: str, parameters: dict[str, Any]) -> Sequence[Any]:
-            raise OperationalError("the line was cut")
+            raise OperationalError("the connection was lost")
 
         recorder.keys = PostgresPersonKeys(cut, MASTER_KEY)
-        with pytest.raises(LogUnavailable, match="the line was cut"):
+        with pytest.raises(LogUnavailable, match="the connection was lost"):
             Log(recorder).load("account-acme")

@@ -63,7 +63,7 @@ print("stopped", flush=True)
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A directory in which both servers have run before: a start there makes no cluster."""
+    """A directory in which both servers have run before, so that a start makes no cluster."""
     with temporary_directory() as path:
         made_on_demand = path / "both" / "made on demand"
         with embedded_postgres(made_on_demand), embedded_nats(made_on_demand):
@@ -110,7 +110,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Whether it ended; whether its new parent has taken notice of that is not ours to answer for."""
+    """Whether it has ended. A zombie counts: reaping it is up to its new parent."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -119,7 +119,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 @pytest.fixture
 def family() -> Family:
-    """What was started since the test began, with its descendants; other tests' servers may be running, too."""
+    """Processes started since the test began, with their descendants; other tests' servers may also be running."""
     ourselves = psutil.Process()
     before = set(ourselves.children())
 
@@ -164,7 +164,7 @@ def test_nats_keeps_its_streams_over_a_restart(fresh_directory: Path) -> None:
         assert asyncio.run(last_message(url)) == b"PAY-1"
 
 
-def test_postgresql_is_set_up_for_a_log_that_must_not_lose_anything(directory: Path) -> None:
+def test_postgresql_is_configured_to_lose_nothing(directory: Path) -> None:
     settings = "fsync, synchronous_commit, max_connections, shared_buffers, server_encoding, data_checksums"
     with embedded_postgres(directory) as url:
         shown = [query(url, f"SHOW {name}")[0][0] for name in settings.split(", ")]
@@ -181,7 +181,7 @@ def test_nobody_gets_in_without_the_password(directory: Path) -> None:
         assert b"Authorization Violation" in b"".join(iter(lambda: raw.recv(4096), b""))
 
 
-def test_only_the_owner_can_read_what_lies_in_the_directory(directory: Path) -> None:
+def test_only_the_owner_can_read_the_files_in_the_directory(directory: Path) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     assert {name for name, mode in modes.items() if mode == 0o700} == {"pgdata", "jetstream"}
     assert all(mode == 0o600 for name, mode in modes.items() if name not in {"pgdata", "jetstream"})
@@ -208,7 +208,7 @@ def test_the_servers_are_gone_after_the_block(directory: Path, family: Family) -
 def test_the_watching_shell_is_gone_after_the_block_too(
     directory: Path, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "KERNEL_TELLS_OF_DEATH", False)
+    monkeypatch.setattr(supervisor, "KERNEL_SIGNALS_ORPHANS", False)
     with embedded_postgres(directory), embedded_nats(directory):
         processes = family()
         names = [process.name() for process in processes]
@@ -216,12 +216,12 @@ def test_the_watching_shell_is_gone_after_the_block_too(
     assert all(is_gone(process) for process in processes)
 
 
-@pytest.mark.parametrize("told_by", ["the kernel", "a watching shell"])
-def test_a_parent_that_is_killed_leaves_no_process_behind(directory: Path, told_by: str) -> None:
-    """The shell is what tells the servers on systems whose kernel does not; it works on every one."""
-    if told_by == "the kernel" and not supervisor.KERNEL_TELLS_OF_DEATH:
-        pytest.skip("only Linux tells a child of its parent's death")
-    before = f"supervisor.KERNEL_TELLS_OF_DEATH = {told_by == 'the kernel'}"
+@pytest.mark.parametrize("signalled_by", ["the kernel", "a watching shell"])
+def test_a_parent_that_is_killed_leaves_no_process_behind(directory: Path, signalled_by: str) -> None:
+    """The shell is for systems whose kernel sends no such signal, but it works on all."""
+    if signalled_by == "the kernel" and not supervisor.KERNEL_SIGNALS_ORPHANS:
+        pytest.skip("only Linux signals a child when its parent dies")
+    before = f"supervisor.KERNEL_SIGNALS_ORPHANS = {signalled_by == 'the kernel'}"
     with another_process(directory, before) as parent:
         assert says(parent) == "serving"
         family = psutil.Process(parent.pid).children(recursive=True)
@@ -230,11 +230,11 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(directory: Path, told_
         assert eventually(lambda: all(is_gone(process) for process in family))
     assert names.count("postgres") > 3
     assert names.count("nats-server") == 1
-    assert names.count("sh") == (2 if told_by == "a watching shell" else 0)
+    assert names.count("sh") == (2 if signalled_by == "a watching shell" else 0)
 
 
 def test_a_killed_parents_directory_can_be_used_at_once(directory: Path) -> None:
-    """The start waits for the servers that are still on their way out, instead of refusing or running beside them."""
+    """The start waits for servers that are still stopping, instead of failing or running next to them."""
     with another_process(directory) as parent:
         assert says(parent) == "serving"
         parent.kill()
@@ -251,7 +251,7 @@ def test_ctrl_c_reaches_the_parent_and_not_the_servers(directory: Path) -> None:
 
 
 def test_the_servers_outlive_the_thread_that_started_them(directory: Path) -> None:
-    """Linux takes the end of a thread for the death of the parent, so this is not a matter of course."""
+    """To Linux, the parent's death is the end of the thread that forked, so this takes special care."""
     postgres, messages = embedded_postgres(directory), embedded_nats(directory)
     urls: list[str] = []
     starter = threading.Thread(target=lambda: urls.extend([postgres.__enter__(), messages.__enter__()]))
@@ -265,13 +265,13 @@ def test_the_servers_outlive_the_thread_that_started_them(directory: Path) -> No
         postgres.__exit__(None, None, None)
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="who is not root is a plain user in every other test")
+@pytest.mark.skipif(not AS_ROOT, reason="all other tests run as a plain user then")
 def test_a_plain_user_runs_both_servers_as_itself(fresh_directory: Path) -> None:
     user = pwd.getpwnam(PLAIN_USER)
     own = fresh_directory / "own"
     own.mkdir(mode=0o700)
     shutil.chown(own, PLAIN_USER)
-    # This Python may lie where only root can read: what it would load later has to be loaded before.
+    # This Python may be readable by root only, so import now what it would load later.
     give_up_root = f"import encodings.idna; os.setgroups([]); os.setgid({user.pw_gid}); os.setuid({user.pw_uid})"
     with another_process(own, give_up_root) as process:
         assert says(process) == "serving"
@@ -282,7 +282,7 @@ def test_a_plain_user_runs_both_servers_as_itself(fresh_directory: Path) -> None
         assert [says(process) for _ in range(2)] == ["served", "stopped"]
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="PostgreSQL runs as nobody only where it would run as root")
+@pytest.mark.skipif(not AS_ROOT, reason="PostgreSQL runs as nobody only if it would run as root")
 def test_root_runs_postgresql_as_nobody_in_nobodys_own_cluster(directory: Path, family: Family) -> None:
     with embedded_postgres(directory):
         owners = {process.uids().effective for process in family()}
@@ -292,19 +292,19 @@ def test_root_runs_postgresql_as_nobody_in_nobodys_own_cluster(directory: Path, 
     assert directory.stat().st_uid == os.geteuid()
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="a plain user's server goes where the user goes")
+@pytest.mark.skipif(not AS_ROOT, reason="a plain user's server has the user's access")
 def test_a_folder_that_nobody_may_not_enter_is_named(fresh_directory: Path) -> None:
     closed = fresh_directory / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(ServerDidNotStart, match=f"may not pass through {closed.resolve()}: allow it"):
+    with pytest.raises(ServerDidNotStart, match=f"cannot pass through {closed.resolve()}: allow it"):
         embedded_postgres(closed / "data").__enter__()
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="a plain user needs no other one")
-def test_a_machine_without_the_user_nobody_is_told_apart(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not AS_ROOT, reason="a plain user's server needs no other user")
+def test_a_machine_without_the_user_nobody_is_reported(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_module, "ROOTS_STAND_IN", "no-such-user")
-    with pytest.raises(ServerDidNotStart, match="there is no user no-such-user here: start as a plain user"):
+    with pytest.raises(ServerDidNotStart, match="there is no user no-such-user: start as a plain user"):
         embedded_postgres(directory).__enter__()
 
 
@@ -316,7 +316,7 @@ def test_a_temporary_directory_can_be_passed_through_and_is_removed() -> None:
     assert not path.exists()
 
 
-def test_a_port_that_was_taken_in_between_is_survived(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_the_port_was_taken_meanwhile_another_is_tried(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         free_port = postgres_module._free_port
         ports = [other.getsockname()[1], free_port()]
@@ -326,7 +326,7 @@ def test_a_port_that_was_taken_in_between_is_survived(directory: Path, monkeypat
     assert ports == []
 
 
-def test_ports_that_are_always_taken_end_in_a_sentence(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_that_stay_taken_are_reported(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setattr(postgres_module, "_free_port", lambda: other.getsockname()[1])
         with pytest.raises(ServerDidNotStart, match="Address already in use"):
@@ -342,7 +342,7 @@ def test_a_second_user_of_the_directory_is_refused(directory: Path, monkeypatch:
         assert query(url, "SELECT 1") == [(1,)]
 
 
-def test_a_first_start_that_was_killed_halfway_is_made_again(fresh_directory: Path) -> None:
+def test_a_first_start_that_was_killed_is_repeated(fresh_directory: Path) -> None:
     with another_process(fresh_directory) as parent:
         assert eventually((fresh_directory / "pgdata.unfinished" / "PG_VERSION").exists)
         parent.kill()
@@ -362,11 +362,11 @@ def test_a_damaged_cluster_is_reported_with_what_postgresql_says(directory: Path
         assert query(url, "SELECT 1") == [(1,)]
 
 
-def test_a_folder_that_is_no_cluster_is_left_alone(fresh_directory: Path) -> None:
+def test_a_folder_that_is_not_a_cluster_is_left_alone(fresh_directory: Path) -> None:
     letter = fresh_directory / "pgdata" / "letter.txt"
     letter.parent.mkdir()
     letter.touch()
-    with pytest.raises(ServerDidNotStart, match="is not a cluster of it; move it away"):
+    with pytest.raises(ServerDidNotStart, match="is not a PostgreSQL cluster; move it away"):
         embedded_postgres(fresh_directory).__enter__()
     assert letter.exists()
 
@@ -379,15 +379,15 @@ def test_a_damaged_store_is_reported_with_what_nats_says(fresh_directory: Path) 
         embedded_nats(fresh_directory).__enter__()
 
 
-def test_a_place_that_is_no_directory_is_reported(fresh_directory: Path) -> None:
-    place = fresh_directory / "file"
-    place.touch()
-    for server in (embedded_postgres(place), embedded_nats(place)):
+def test_a_path_that_is_not_a_directory_is_reported(fresh_directory: Path) -> None:
+    path = fresh_directory / "file"
+    path.touch()
+    for server in (embedded_postgres(path), embedded_nats(path)):
         with pytest.raises(ServerDidNotStart, match=r"did not start: .*Not a directory"):
             server.__enter__()
 
 
-def test_a_server_that_never_gets_ready_is_given_up(fresh_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_becomes_ready_is_stopped(fresh_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "START_TIMEOUT_S", 0.1)
     with exclusive(fresh_directory, "Cat") as lock:
         cat = SupervisedProcess(
@@ -398,7 +398,7 @@ def test_a_server_that_never_gets_ready_is_given_up(fresh_directory: Path, monke
     assert not psutil.pid_exists(cat.pid)
 
 
-def test_a_server_that_does_not_want_to_stop_is_killed(fresh_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_stop_is_killed(fresh_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", 0.1)
     log = fresh_directory / "log"
     stubborn = ["/bin/sh", "-c", "trap '' TERM; echo here to stay; while :; do read -r _; done"]
@@ -410,11 +410,11 @@ def test_a_server_that_does_not_want_to_stop_is_killed(fresh_directory: Path, mo
     assert not psutil.pid_exists(mule.pid)
 
 
-def test_a_child_whose_parent_is_gone_before_it_could_be_told_ends(
+def test_a_child_whose_parent_died_before_its_signal_was_armed_ends(
     fresh_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not supervisor.KERNEL_TELLS_OF_DEATH:
-        pytest.skip("only Linux tells a child of its parent's death")
+    if not supervisor.KERNEL_SIGNALS_ORPHANS:
+        pytest.skip("only Linux signals a child when its parent dies")
     with exclusive(fresh_directory, "Orphan") as lock, monkeypatch.context() as before_the_fork:
         before_the_fork.setattr(os, "getpid", lambda: 0)
         orphan = SupervisedProcess(

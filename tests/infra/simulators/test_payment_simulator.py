@@ -39,7 +39,7 @@ DELIVERY_TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class OurServer:
-    """Where webhooks arrive: what came, and what is answered."""
+    """The URL for webhooks, and the webhooks received."""
 
     url: str
     received: queue.Queue[bytes]
@@ -85,8 +85,8 @@ def paypal(simulator: SimulatorEndpoint) -> Iterator[PayPal]:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A simulator, an adapter to it, and our server, which is told of its captures."""
+class Notified:
+    """A simulator, an adapter to it, and our server, which gets its webhooks."""
 
     simulator: SimulatorEndpoint
     paypal: PayPal
@@ -94,10 +94,10 @@ class Told:
 
 
 @pytest.fixture
-def told(our_server: OurServer) -> Iterator[Told]:
+def notified(our_server: OurServer) -> Iterator[Notified]:
     our_server.received.queue.clear()
     with running_simulator(webhook_url=our_server.url) as simulator, adapter(simulator) as paypal:
-        yield Told(simulator, paypal, our_server)
+        yield Notified(simulator, paypal, our_server)
 
 
 @pytest.fixture(scope="module")
@@ -133,60 +133,60 @@ def paid(simulator: SimulatorEndpoint, paypal: PayPal) -> Capture:
     return capture
 
 
-def test_a_capture_is_told_to_our_server_once(told: Told) -> None:
-    capture = paid(told.simulator, told.paypal)
-    assert told.our_server.next_hint() == capture.capture_id
-    # and capturing again, which takes nothing, tells nothing: only what is asked for follows
-    told.paypal.capture(capture.checkout_id)
-    told.simulator.redeliver(capture.capture_id)
-    assert told.our_server.received.qsize() == 1
+def test_a_capture_sends_one_webhook(notified: Notified) -> None:
+    capture = paid(notified.simulator, notified.paypal)
+    assert notified.our_server.next_hint() == capture.capture_id
+    # and capturing again, which takes no money, sends no webhook: only the requested redelivery arrives
+    notified.paypal.capture(capture.checkout_id)
+    notified.simulator.redeliver(capture.capture_id)
+    assert notified.our_server.received.qsize() == 1
 
 
-def test_a_capture_is_told_again_at_once_and_later(told: Told) -> None:
-    # given a capture that was told
-    capture = paid(told.simulator, told.paypal)
-    first = told.our_server.received.get(timeout=DELIVERY_TIMEOUT_S)
-    # when it is delivered again, then our server gets the very same three times
-    assert told.simulator.redeliver(capture.capture_id, 3) == [204, 204, 204]
-    assert [told.our_server.received.get_nowait() for _ in range(3)] == [first] * 3
+def test_a_webhook_is_redelivered_at_once_and_later(notified: Notified) -> None:
+    # given a webhook that was delivered
+    capture = paid(notified.simulator, notified.paypal)
+    first = notified.our_server.received.get(timeout=DELIVERY_TIMEOUT_S)
+    # when it is redelivered, then our server gets the same webhook three times
+    assert notified.simulator.redeliver(capture.capture_id, 3) == [204, 204, 204]
+    assert [notified.our_server.received.get_nowait() for _ in range(3)] == [first] * 3
     # and once more, later
-    assert told.simulator.redeliver(capture.capture_id, after_s=0.05) == []
-    assert told.our_server.received.get(timeout=DELIVERY_TIMEOUT_S) == first
+    assert notified.simulator.redeliver(capture.capture_id, after_s=0.05) == []
+    assert notified.our_server.received.get(timeout=DELIVERY_TIMEOUT_S) == first
 
 
-def test_a_capture_whose_answer_is_lost_is_told_all_the_same(told: Told) -> None:
+def test_a_capture_whose_answer_is_lost_still_sends_its_webhook(notified: Notified) -> None:
     # given a capture that times out after the money was taken
-    checkout = checkout_of(told.paypal)
-    told.simulator.approve(checkout)
-    told.simulator.inject(Faults(capture_timeouts=1))
-    with adapter(told.simulator, timeout_s=0.2) as impatient, pytest.raises(PaymentProviderUnavailable):
+    checkout = checkout_of(notified.paypal)
+    notified.simulator.approve(checkout)
+    notified.simulator.inject(Faults(capture_timeouts=1))
+    with adapter(notified.simulator, timeout_s=0.2) as impatient, pytest.raises(PaymentProviderUnavailable):
         impatient.capture(checkout.checkout_id)
     # when the webhook arrives, then it leads to the capture
-    hint = told.our_server.next_hint()
+    hint = notified.our_server.next_hint()
     assert hint is not None
-    assert told.paypal.find_capture(hint) == told.paypal.capture(checkout.checkout_id)
+    assert notified.paypal.find_capture(hint) == notified.paypal.capture(checkout.checkout_id)
 
 
 def test_webhooks_go_where_they_are_sent(our_server: OurServer, caplog: pytest.LogCaptureFixture) -> None:
     with running_simulator() as simulator, adapter(simulator) as paypal:
-        # given nowhere to send them
+        # given no URL
         capture = paid(simulator, paypal)
         assert simulator.redeliver(capture.capture_id) == [0]
-        # when our server is named, then they arrive
+        # when our server's URL is set, then they arrive
         simulator.send_webhooks_to(our_server.url)
         assert simulator.redeliver(capture.capture_id) == [204]
         assert our_server.next_hint() == capture.capture_id
-        # and where nobody listens, that is told
+        # and if no server listens there, that is logged
         simulator.send_webhooks_to("http://127.0.0.1:1/nobody")
         with caplog.at_level(logging.WARNING):
             assert simulator.redeliver(capture.capture_id) == [0]
-        assert "was not taken: ConnectError" in caplog.text
-        # and a delivery that is still to come does not outlive the simulator
+        assert "was not delivered: ConnectError" in caplog.text
+        # and a pending delivery does not outlive the simulator
         assert simulator.redeliver(capture.capture_id, after_s=3600) == []
 
 
 @pytest.mark.parametrize("path", ["/checkoutnow", "/v2/checkout/orders/A", "/v1/oauth2/token", "/nothing"])
-def test_every_answer_says_that_it_is_a_simulators(simulator: SimulatorEndpoint, path: str) -> None:
+def test_every_response_says_that_it_is_simulated(simulator: SimulatorEndpoint, path: str) -> None:
     assert httpx.get(f"{simulator.url}{path}").headers["X-Simulator"] == NAME
 
 
@@ -209,36 +209,36 @@ def test_the_page_of_a_checkout_says_that_no_money_moves(simulator: SimulatorEnd
         simulator.approve(checkout)
 
 
-def test_the_card_fields_take_test_cards_only(simulator: SimulatorEndpoint, paypal: PayPal) -> None:
+def test_only_test_cards_are_accepted(simulator: SimulatorEndpoint, paypal: PayPal) -> None:
     checkout = checkout_of(paypal, Method.CARD)
     page = httpx.get(checkout.approve_url).text
     assert "Card number" in page
     assert GOOD_CARD in page
     assert f"{DECLINED_CARD}</code> Visa, declined" in page
-    # a number that could be somebody's is not taken, and not shown again; and a card checkout needs a card
-    with pytest.raises(ValueError, match="none of the test cards") as refused:
+    # a number that could be real is refused and not repeated; and a card checkout needs a card
+    with pytest.raises(ValueError, match="not one of the test cards") as refused:
         simulator.enter_card(checkout, "4539 1488 0343 6467")
     assert "6467" not in str(refused.value)
-    with pytest.raises(ValueError, match="none of the test cards"):
+    with pytest.raises(ValueError, match="not one of the test cards"):
         simulator.approve(checkout)
 
 
-def test_of_a_card_number_four_digits_are_kept(
+def test_only_the_last_four_digits_of_a_card_are_kept(
     simulator: SimulatorEndpoint, paypal: PayPal, api: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # given a card, in whatever way it is written
+    # given a card number, in any notation
     checkout = checkout_of(paypal, Method.CARD)
     with caplog.at_level(logging.DEBUG):
         simulator.enter_card(checkout, GOOD_CARD.replace(" ", "-"))
-    # then what the simulator knows of it is its end
+    # then the simulator knows only its last digits
     order = api.get(f"/v2/checkout/orders/{checkout.checkout_id}").json()
     assert order["payment_source"] == {"card": {"last_digits": "1111"}}
     assert order["status"] == "APPROVED"
-    # and nobody logged more
+    # and nothing more was logged
     assert "4111" not in caplog.text
 
 
-def test_a_checkout_that_does_not_exist_is_nobodys(simulator: SimulatorEndpoint) -> None:
+def test_an_unknown_checkout_is_not_found(simulator: SimulatorEndpoint) -> None:
     for answer in (
         httpx.get(f"{simulator.url}/checkoutnow", params={"token": "<script>"}),
         httpx.post(f"{simulator.url}/checkoutnow", data={"token": "<script>", "number": GOOD_CARD}),
@@ -254,7 +254,7 @@ def test_ids_are_like_paypals(simulator: SimulatorEndpoint, paypal: PayPal) -> N
     assert PAYPAL_ID.fullmatch(capture.capture_id)
 
 
-def test_a_malformed_request_is_told_which_field_and_not_what_stood_there(simulator: SimulatorEndpoint) -> None:
+def test_a_malformed_request_is_refused_naming_its_fields_but_no_values(simulator: SimulatorEndpoint) -> None:
     with pytest.raises(ValueError, match="body/times") as refused:
         simulator.redeliver("A", 4111)
     assert "4111" not in str(refused.value)
@@ -280,18 +280,18 @@ def test_amounts_that_paypal_refuses_are_refused(
     assert answer.json()["debug_id"]
 
 
-def test_a_request_id_makes_a_call_one_call(simulator: SimulatorEndpoint, api: httpx.Client) -> None:
-    # given two orders that were opened without one
+def test_a_request_id_makes_a_call_idempotent(simulator: SimulatorEndpoint, api: httpx.Client) -> None:
+    # given two orders that were opened without a request id
     orders = [api.post("/v2/checkout/orders", json=order_request("1.00", "EUR")) for _ in range(2)]
     order_id, other_id = [order.json()["id"] for order in orders]
     assert order_id != other_id
-    # when one is captured twice with the same one, then both answers tell of the same capture
+    # when one is captured twice with the same request id, then both answers show the same capture
     simulator.approve(Checkout(checkout_id=order_id, approve_url=""))
     path, headers = f"/v2/checkout/orders/{order_id}/capture", {"PayPal-Request-Id": "R-1"}
     first, second = [api.post(path, headers=headers) for _ in range(2)]
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json() == second.json()
-    # and without it, or with another one, the order is captured already
+    # and without it, or with another one, the order counts as already captured
     for other in ({}, {"PayPal-Request-Id": "R-2"}):
         assert api.post(path, headers=other).json()["details"][0]["issue"] == "ORDER_ALREADY_CAPTURED"
 
@@ -301,19 +301,19 @@ def test_a_token_is_given_for_client_credentials_only(api: httpx.Client) -> None
     assert (answer.status_code, answer.json()["error"]) == (400, "unsupported_grant_type")
 
 
-def test_nothing_is_done_for_strangers(simulator: SimulatorEndpoint) -> None:
+def test_an_unknown_token_is_refused(simulator: SimulatorEndpoint) -> None:
     answer = httpx.post(f"{simulator.url}/v2/checkout/orders", json={}, headers={"Authorization": "Bearer guessed"})
     assert answer.status_code == 401
     assert answer.json()["name"] == "AUTHENTICATION_FAILURE"
 
 
-def test_simulators_know_nothing_of_each_other(simulator: SimulatorEndpoint, paypal: PayPal) -> None:
+def test_simulators_share_no_state(simulator: SimulatorEndpoint, paypal: PayPal) -> None:
     capture = paid(simulator, paypal)
     with running_simulator() as other, adapter(other) as elsewhere:
         assert elsewhere.find_capture(capture.capture_id) is None
 
 
-# How it is served.
+# --- serving
 
 
 def test_an_application_that_cannot_start_is_not_served() -> None:
@@ -324,7 +324,7 @@ def test_an_application_that_cannot_start_is_not_served() -> None:
         pass
 
 
-def test_a_served_application_is_stopped_whatever_happens() -> None:
+def test_a_served_application_is_stopped_on_any_exception() -> None:
     app = payment_simulator(client_id="us", client_secret="s")  # noqa: S106 - nobody's
     urls = []
     with suppress(KeyboardInterrupt), serving(app) as url:
@@ -336,7 +336,7 @@ def test_a_served_application_is_stopped_whatever_happens() -> None:
 
 
 def test_an_idle_connection_is_kept_longer_than_clients_keep_theirs(simulator: SimulatorEndpoint) -> None:
-    """Or a request may be on its way to a connection that is just being closed."""
+    """Otherwise a request may arrive on a connection that is just being closed."""
     kept_s = httpx.Limits().keepalive_expiry
     assert kept_s
     with closing(HTTPConnection(simulator.url.removeprefix("http://"))) as connection:
