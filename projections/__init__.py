@@ -1,1 +1,1 @@
-"""What is seen: read models, each folded from the log and made anew from it at any time."""
+"""Read models, each folded from the log, and rebuilt from it at any time."""

@@ -1,48 +1,25 @@
-"""The servers that tests run on: embedded by default, in Docker with ``--containers``, or at given URLs.
+"""How tests run: where their servers are, how many processes there are, and where temporary files go.
 
-Every test that asks for a database gets one of its own, copied from a migrated template; every test that asks for NATS
-finds it without a stream.
+The servers themselves are fixtures of `tests.support.servers`, which is loaded for all tests but those of the domain:
+so that one of these takes a second.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import io
 import os
 import shutil
-import ssl
 import tempfile
-from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-import nats
 import pytest
-from psycopg.conninfo import conninfo_to_dict
-from rich.console import Console
-
-from handlers.demo.environment import demo_environment
-from handlers.demo.story import Story
-from infra.event_log.log import Log
-from infra.event_log.memory_recorder import MemoryRecorder
-from infra.event_log.postgres_recorder import postgres_log
-from infra.postgres.migrate import migrate
-from infra.postgres.roles import admit
-from infra.servers.embedded_nats import embedded_nats
-from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
-from infra.settings import settings
-from tests.support.databases import MASTER_KEY, as_program, fresh_database
-from tests.support.showing import Showing
 
 pytest.register_assert_rewrite("tests.support.given_projection")  # here, for tests of other folders take it too
+DOMAIN = Path(__file__).parent / "domain"
 SERVERS = ("TRUNKLINE_DATABASE_URL", "TRUNKLINE_NATS_URL")
 MEMORY = Path("/dev/shm")  # noqa: S108 - every name below it is a fresh one
 ROOM_BYTES = 8 * 2**30  # a run takes at most a third of that
-_GIVEN = pytest.StashKey[dict[str, str]]()
+GIVEN = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,41 +27,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Settings of the environment say where the servers are; apart from that, no test meets them."""
+    """Take the settings out of the environment: they name the servers, and no test may see the others."""
     names = [name for name in os.environ if name.upper().startswith("TRUNKLINE_")]
-    config.stash[_GIVEN] = {name.upper(): os.environ.pop(name) for name in names}
+    config.stash[GIVEN] = {name.upper(): os.environ.pop(name) for name in names}
     if config.getoption("--containers"):
         _docker_answers()
     _keep_in_memory()
-    # Each client of HTTP or SMTP makes one, which takes it 20 ms.
-    ssl.create_default_context = cache(ssl.create_default_context)  # type: ignore[assignment]
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Load the fixtures of servers, unless only tests of the domain are collected."""
+    if isinstance(collector, pytest.Module) and DOMAIN not in collector.path.parents:
+        collector.config.pluginmanager.import_plugin("tests.support.servers")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Each process has embedded servers of its own, for which its tests mostly wait; so there are two a core.
+    """Return two processes a core: each has embedded servers of its own, for which its tests mostly wait.
 
-    Servers that are given, or in Docker, are for one process.
+    Servers that are given, or in Docker, are for one process; and tests of the domain alone are not worth a second one.
     """
     given = any(name.upper() in SERVERS for name in os.environ)
-    return 0 if config.getoption("--containers") or given else 2 * (os.cpu_count() or 1)
+    only_domain = all(DOMAIN in (config.invocation_params.dir / name).resolve().parents for name in config.args)
+    return 0 if config.getoption("--containers") or given or only_domain else 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that at the end no process works alone."""
+    """Run long tests first, so that no process works alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector not look through all modules and tests again and again."""
+    """Exclude all modules and tests from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 def _keep_in_memory() -> None:
-    """Give every temporary directory a place in memory where there is room, unless TMPDIR names another one.
+    """Keep temporary directories in memory if there is room, unless TMPDIR names another place.
 
-    A database is some 400 small files, and hundreds are made and dropped: that is most of what a disk would do here.
-    What a test proves stays true: the page cache, too, outlives a process that is killed.
+    A database is some 400 small files, and hundreds are created and dropped: most of the work of a disk here. Tests
+    prove the same: the page cache, too, survives a process that is killed.
     """
     if "TMPDIR" in os.environ or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
         return
@@ -111,112 +93,5 @@ def pytest_report_header(config: pytest.Config) -> str:
 def _way(config: pytest.Config) -> str:
     if config.getoption("--containers"):
         return "in Docker, by testcontainers"
-    given = [name for name in SERVERS if config.stash[_GIVEN].get(name)]
+    given = [name for name in SERVERS if config.stash[GIVEN].get(name)]
     return f"at {' and '.join(given)}" if given else "embedded"
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the servers are. The database at `database_url` is never written to; each test has one of its own."""
-
-    database_url: str
-    nats_url: str
-
-
-@pytest.fixture(scope="session")
-def places(pytestconfig: pytest.Config) -> Iterator[Places]:
-    """PostgreSQL and NATS, for the whole run."""
-    with ExitStack() as stack:
-        if pytestconfig.getoption("--containers"):
-            yield _containers(stack)
-            return
-        directory = stack.enter_context(temporary_directory())
-        given = pytestconfig.stash[_GIVEN]
-        yield Places(
-            given.get("TRUNKLINE_DATABASE_URL") or stack.enter_context(embedded_postgres(directory / "postgres")),
-            given.get("TRUNKLINE_NATS_URL") or stack.enter_context(embedded_nats(directory / "nats")),
-        )
-
-
-def _containers(stack: ExitStack) -> Places:
-    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this way needs Docker
-    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
-    from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
-
-    database = PostgresContainer("postgres:18", username="trunkline", dbname="trunkline", driver=None)
-    postgres = stack.enter_context(database.with_env("LANG", "C.UTF-8"))  # sorts as the embedded server does
-    broker = DockerContainer("nats:2").with_command("--jetstream").with_exposed_ports(4222)
-    broker.waiting_for(LogMessageWaitStrategy("Server is ready"))
-    stack.enter_context(broker)
-    nats_url = f"nats://{broker.get_container_host_ip()}:{broker.get_exposed_port(4222)}"
-    return Places(postgres.get_connection_url(), nats_url)
-
-
-@pytest.fixture(scope="session")
-def template(places: Places) -> Iterator[str]:
-    """The name of a migrated, empty database, where the program has a login."""
-    with fresh_database(places) as owner_url:
-        migrate(owner_url)
-        admit(owner_url, as_program(owner_url))
-        yield str(conninfo_to_dict(owner_url)["dbname"])
-
-
-@pytest.fixture
-def owner_url(places: Places, template: str) -> Iterator[str]:
-    """A migrated, empty database of the test's own, as its owner."""
-    with fresh_database(places, template) as url:
-        yield url
-
-
-@pytest.fixture
-def database_url(owner_url: str) -> str:
-    """The same, with the program's login."""
-    return as_program(owner_url)
-
-
-@pytest.fixture
-def nats_url(places: Places) -> str:
-    """NATS, with no stream."""
-    asyncio.run(_without_streams(places.nats_url))
-    return places.nats_url
-
-
-async def _without_streams(nats_url: str) -> None:
-    client = await nats.connect(nats_url)
-    jetstream = client.jetstream()
-    for stream in await jetstream.streams_info():
-        await jetstream.delete_stream(stream.config.name or "")
-    await client.close()
-
-
-@pytest.fixture
-def postgres(database_url: str) -> Iterator[Log]:
-    """The log in PostgreSQL."""
-    with postgres_log(database_url, master_key=MASTER_KEY) as log:
-        yield log
-
-
-@pytest.fixture
-def memory() -> Log:
-    """The log in memory."""
-    return Log(MemoryRecorder())
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def log(request: pytest.FixtureRequest) -> Log:
-    """The log, both ways."""
-    found: Log = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(scope="session")
-def showing(places: Places, template: str) -> Iterator[Showing]:
-    """The demonstration, shown once on a database of its own, for all tests that look at it."""
-    with fresh_database(places, template) as owner_url:
-        url = as_program(owner_url)
-        asyncio.run(_without_streams(places.nats_url))
-        told = io.StringIO()
-        given = settings(database_url=url, nats_url=places.nats_url, master_key=b64encode(MASTER_KEY).decode())
-        with demo_environment(given, None) as environment:
-            end = Story(environment, Console(file=told, width=160)).tell()
-        yield Showing(told.getvalue(), end, url)

@@ -68,7 +68,7 @@ def show(name: str, data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(status)
         return
-    say(f"{status.name}: position {status.position:,}, {status.lag:,} behind the log; {_state(status)}.")
+    say(f"{status.name}: position {status.position:,}, {status.lag:,} positions behind the log; {_state(status)}.")
     if status.parked:
         event = status.parked
         say(f"{event.topic}, {event.stream} version {event.version}, parked at {event.parked_at:%F %T}:")

@@ -186,7 +186,7 @@ class Story:
             documents = self._documents()
             second = httpx.post(link, trust_env=False)
             if issued != documents[-1].sha256 or not first.content.startswith(b"%PDF"):
-                raise StoryBroken("The document behind the link is not the one that was issued.")
+                raise StoryBroken("The document of the link is not the one that was issued.")
             self.narrator.say(
                 f"First use: {first.status_code}, a PDF of {len(first.content):,} bytes whose SHA-256 is in "
                 f"InvoiceIssued of {documents[-1].number}."

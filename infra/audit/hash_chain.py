@@ -179,17 +179,17 @@ class LogSource(Protocol):
         """Return the number of accounts as of a position, and their tree's root: see `infra.audit.export_bundle`."""
 
 
-def doubled_in(log: LogSource, behind: int) -> int | None:
+def doubled_in(log: LogSource, after: int) -> int | None:
     """Check that every reader sees these rows; return the result of `LogSource.doubled`.
 
     Raises:
         ChainBroken: readers may see other rows, or a row has no position.
     """
     if not log.shows_all():
-        raise ChainBroken(behind + 1, "log.events is not a plain table, so others may read other rows in it")
+        raise ChainBroken(after + 1, "log.events is not a plain table, so others may read other rows in it")
     doubled = log.doubled()
     if doubled == 0:
-        raise ChainBroken(behind + 1, "the log has a row without a position")
+        raise ChainBroken(after + 1, "the log has a row without a position")
     return doubled
 
 
@@ -293,7 +293,7 @@ class Verifier:
         if walk.position < end.position:
             raise ChainBroken(
                 walk.position + 1,
-                f"its row is missing; log.head says that the log goes on to {end.position}, but it ends at "
+                f"its row is missing; log.head says that the log reaches {end.position}, but it ends at "
                 f"{walk.position}",
             )
         if walk.position > end.position:

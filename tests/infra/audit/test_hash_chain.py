@@ -350,7 +350,7 @@ HEAD_OF_8 = "UPDATE log.head SET (position, hash) = (SELECT position, hash FROM 
 def test_a_truncated_log_is_found_by_the_head(auditor: Auditor, tamper: Tamper) -> None:
     tamper("DELETE FROM log.events WHERE position > 8")
     assert broken(auditor).position == 9
-    assert "log.head says that the log goes on to 10, but it ends at 8" in broken(auditor).reason
+    assert "log.head says that the log reaches 10, but it ends at 8" in broken(auditor).reason
 
 
 def test_a_truncated_log_with_an_adjusted_head_is_found_only_by_a_checkpoint(
@@ -410,7 +410,7 @@ def test_a_rewritten_log_is_found_by_the_first_checkpoint(
     [
         ("DELETE FROM log.head", 11, "log.head, which says where the log ends, is empty"),
         ("UPDATE log.head SET hash = sha256('forged')", 10, "log.head has another hash for it"),
-        ("UPDATE log.head SET position = 12", 11, "log.head says that the log goes on to 12"),
+        ("UPDATE log.head SET position = 12", 11, "log.head says that the log reaches 12"),
         ("UPDATE log.head SET position = 7", 8, "log.head says that the log ends at 7"),
     ],
 )
