@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,3 +226,18 @@ def test_a_data_directory_of_another_version_is_refused_by_its_name() -> None:
             pass
     assert str(refused.value).startswith(f"The database in {directory} {NOT_OURS}")
     assert str(refused.value).endswith("start with a new database or a new data directory.")
+
+
+def test_the_command_line_refuses_a_data_directory_of_another_version() -> None:
+    """From outside: one sentence, exit status 1, no traceback, whichever command meets it first."""
+    program = Path(sys.executable).with_name("trunkline")
+    with temporary_directory() as directory:
+        with embedded_postgres(directory / "postgres") as url:
+            migrate(url)
+            of_before_the_first_release(url)
+        for command in (("up",), ("show", "orders", "acme"), ("audit", "events")):
+            arguments = [program, *command, "--data", str(directory)]
+            run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+            assert (run.returncode, run.stdout) == (1, ""), command
+            assert run.stderr.startswith(f"The database in {directory} {NOT_OURS}"), command
+            assert run.stderr.count("\n") == 1, command
