@@ -39,7 +39,7 @@ def test_the_same_message_again_gives_the_same_events_and_appends_nothing(shop: 
 def test_another_message_under_a_known_id_is_refused_and_changes_nothing(shop: InMemory) -> None:
     send(shop, allocate)
     head = shop.head
-    with pytest.raises(MessageIdReused, match=r"message-1 was used before, for another message"):
+    with pytest.raises(MessageIdReused, match=r"message-1 was used for another message"):
         send(shop, but(allocate, quantity=1, allocation_id="allocation-2"))
     with pytest.raises(MessageIdReused):
         send(shop, create_factory)
