@@ -21,7 +21,7 @@ from projections.engine.poison import Skipped, retry, skip
 from projections.engine.projection import Projection
 from projections.maintenance.rebuild import Rebuilt, rebuild
 from projections.maintenance.replay import OnProgress
-from projections.maintenance.runner import PROJECTIONS, Status, projection_named, statuses
+from projections.maintenance.runner import PROJECTIONS, ProjectionStatus, projection_named, statuses
 from projections.maintenance.verify import Verified, verify
 
 app = typer.Typer(no_args_is_help=True, help="The read models: list, retry, skip, rebuild, verify.")
@@ -153,11 +153,11 @@ def _progress(*, quiet: bool) -> Iterator[OnProgress]:
         yield on_progress
 
 
-def _state(status: Status) -> str:
+def _state(status: ProjectionStatus) -> str:
     return "works" if status.ok else _halted(status)
 
 
-def _halted(status: Status) -> str:
+def _halted(status: ProjectionStatus) -> str:
     assert status.parked is not None
     event = status.parked
     return f"halted before position {event.position} ({event.topic}), attempt {event.attempts}: {event.error}"

@@ -25,7 +25,7 @@ from handlers.requests import ReconcileCapture, UseInvoiceLink
 from infra.payments.paypal import WEBHOOK_BYTES_MAX, hinted_capture
 from infra.tracing import new_correlation_id
 
-PAGE = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+LINK_PAGE = Environment(autoescape=True, undefined=StrictUndefined).from_string(
     files("handlers.http").joinpath("templates/invoice_link.html").read_text(encoding="utf-8")
 )
 
@@ -45,7 +45,7 @@ def application(dependencies: Dependencies) -> FastAPI:
     @app.api_route("/invoices/{token}", methods=["GET", "HEAD"])
     def show_link(token: str) -> Response:  # noqa: ARG001 - it is not looked up
         """Show a page with a button, the same for any token. Opening it does not use the link: mail scanners do."""
-        return HTMLResponse(PAGE.render(refused=None), headers=SAFE_HEADERS)
+        return HTMLResponse(LINK_PAGE.render(refused=None), headers=SAFE_HEADERS)
 
     @app.post("/invoices/{token}")
     def use_link(token: str, request: Request) -> Response:
@@ -54,7 +54,7 @@ def application(dependencies: Dependencies) -> FastAPI:
             outcome = handle(UseInvoiceLink(token=token), dependencies, SYSTEM, correlation_id=new_correlation_id())
         except UnknownLink as refusal:
             if "text/html" in request.headers.get("accept", ""):
-                return HTMLResponse(PAGE.render(refused=str(refusal)), 404, headers=SAFE_HEADERS)
+                return HTMLResponse(LINK_PAGE.render(refused=str(refusal)), 404, headers=SAFE_HEADERS)
             return problem(404, refusal.code, str(refusal))
         document = outcome.answer
         disposition = {"Content-Disposition": 'inline; filename="invoice.pdf"'}

@@ -84,7 +84,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Page:
+class RelayBatch:
     """Messages in order, and the reason why the next one cannot be published, or None."""
 
     messages: Sequence[Outgoing]
@@ -183,7 +183,7 @@ class Relay:
             with suppress(asyncio.CancelledError, Exception):  # whatever its result, the page will be read again
                 await reading
 
-    def _next_page(self, position: int, before: Page, stopping: threading.Event, longest_s: float) -> Page:
+    def _next_page(self, position: int, before: RelayBatch, stopping: threading.Event, longest_s: float) -> RelayBatch:
         """Return the page after a position. If the previous one was empty, wait for a notification first."""
         if before.blocked:
             stopping.wait(BLOCKED_S)
@@ -191,7 +191,7 @@ class Relay:
             self._log.notifier.wait_past(self._seen, longest_s)
         return self._page(position)
 
-    def _page(self, position: int) -> Page:
+    def _page(self, position: int) -> RelayBatch:
         messages: list[Outgoing] = []
         self._seen = self._log.notifier.count
         try:
@@ -202,10 +202,10 @@ class Relay:
             try:
                 messages.append(self._outgoing(recorded))
             except Exception as error:  # noqa: BLE001 - on any error, send all before it and skip nothing
-                return Page(messages, f"position {recorded.position}: {type(error).__name__}: {error}")
-        return Page(messages)
+                return RelayBatch(messages, f"position {recorded.position}: {type(error).__name__}: {error}")
+        return RelayBatch(messages)
 
-    def _page_before_the_unreadable(self, position: int) -> Page:
+    def _page_before_the_unreadable(self, position: int) -> RelayBatch:
         messages: list[Outgoing] = []
         try:
             while len(messages) < EVENTS_PER_PAGE and (
@@ -213,8 +213,8 @@ class Relay:
             ):
                 messages.append(self._outgoing(events[0]))
         except UnreadableEvent as error:
-            return Page(messages, str(error))
-        return Page(messages)
+            return RelayBatch(messages, str(error))
+        return RelayBatch(messages)
 
     def _outgoing(self, recorded: Recorded) -> Outgoing:
         body = self._encode(recorded)

@@ -225,7 +225,7 @@ def wait(
 
 
 @dataclass(frozen=True)
-class Status:
+class ProjectionStatus:
     """The state of a projection: ``lag`` in positions, and ``running``, whether any process runs it."""
 
     name: str
@@ -241,11 +241,11 @@ class Status:
         return self.parked is None
 
 
-def statuses(conn: Connection[Any]) -> list[Status]:
+def statuses(conn: Connection[Any]) -> list[ProjectionStatus]:
     """Return the state of each projection, whichever process runs it."""
     halted, reached, head = parked(conn), positions(conn), head_of(conn)
     return [
-        Status(
+        ProjectionStatus(
             name=projection.name,
             position=reached[projection.name],
             lag=max(0, head - reached[projection.name]),
