@@ -14,7 +14,7 @@ from pydantic import Field, PlainSerializer, PlainValidator
 from rpds import HashTrieSet
 
 from domain.messages import Command, Decider, Event, Identifier, Refusal, Text
-from domain.quote import MOST_UNITS
+from domain.quote import UNITS_MAX
 from domain.services import (
     EXTENSIONS,
     FREE_RECORDING_MINUTES_PER_PBX,
@@ -336,8 +336,8 @@ def _require(
 
 
 def _possible(quantity: int, service: str) -> None:
-    if not 1 <= quantity <= MOST_UNITS:
-        raise UnitsNotPossible(f"{quantity} is not a valid quantity of {service}; use 1 to {MOST_UNITS:,}.")
+    if not 1 <= quantity <= UNITS_MAX:
+        raise UnitsNotPossible(f"{quantity} is not a valid quantity of {service}; use 1 to {UNITS_MAX:,}.")
 
 
 def _create(command: CreatePbx, pool: Allocation) -> list[AllocationEvent]:

@@ -13,7 +13,7 @@ Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 """An ISO 4217 code. The portal's "RMB" is ``CNY``."""
 
 
-MOST_MINOR = 2**53
+MINOR_MAX = 2**53
 """The largest amount, in minor units: JSON readers that use doubles are exact up to here (RFC 8259, section 6)."""
 
 
@@ -24,7 +24,7 @@ class CurrenciesDiffer(Refusal):
 class Money(Message):
     """An amount in minor units (cents for EUR, whole yen for JPY)."""
 
-    amount_minor: Annotated[int, Field(strict=True, ge=-MOST_MINOR, le=MOST_MINOR)]
+    amount_minor: Annotated[int, Field(strict=True, ge=-MINOR_MAX, le=MINOR_MAX)]
     currency: Currency
 
     def __add__(self, other: Money) -> Money:

@@ -17,11 +17,11 @@ from typing import Annotated
 from pydantic import Field
 
 from domain.messages import Message, Refusal
-from domain.money import MOST_MINOR, Currency, Money, round_half_up
+from domain.money import MINOR_MAX, Currency, Money, round_half_up
 from domain.price_list import Offer, PriceList, PriceListPublished, SellerCode, TaxCategory, TaxRule
 from domain.services import Pricing, ServiceCode
 
-MOST_UNITS = 1_000_000
+UNITS_MAX = 1_000_000
 """The most units of one service in one order; more is a typing error."""
 
 
@@ -166,8 +166,8 @@ def quote(
         if sum(other.service == line.service for other in lines) > 1:
             raise ServiceSelectedTwice(f"{line.service} is selected twice; put the whole quantity into one line.")
     totals = taxes(lines, {(rule.category, rule.rate_bp): rule.note for rule in rules})
-    if sum(tax.net_minor + tax.tax_minor for tax in totals) > MOST_MINOR:
-        raise QuantityNotPossible(f"The order comes to more than {MOST_MINOR:,} minor units of {currency}; order less.")
+    if sum(tax.net_minor + tax.tax_minor for tax in totals) > MINOR_MAX:
+        raise QuantityNotPossible(f"The order comes to more than {MINOR_MAX:,} minor units of {currency}; order less.")
     return Quote(
         seller=prices.seller,
         currency=prices.currency,
@@ -186,9 +186,9 @@ def _offer(prices: PriceListPublished, selection: Selection) -> Offer:
         raise UnknownService(f"There is no service {selection.service!r}; the services are {known}.")
     if offer.pricing is Pricing.FLAT and selection.quantity != 1:
         raise QuantityNotPossible(f"{offer.service} has no quantity; select it once, not {selection.quantity} times.")
-    if not 1 <= selection.quantity <= MOST_UNITS:
+    if not 1 <= selection.quantity <= UNITS_MAX:
         raise QuantityNotPossible(
-            f"{selection.quantity} is not a valid quantity of {offer.service}; use 1 to {MOST_UNITS:,}."
+            f"{selection.quantity} is not a valid quantity of {offer.service}; use 1 to {UNITS_MAX:,}."
         )
     return offer
 

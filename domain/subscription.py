@@ -13,10 +13,10 @@ from typing import Annotated, ClassVar, assert_never
 from pydantic import Field
 
 from domain.messages import Command, Decider, Event, Identifier, Refusal
-from domain.quote import MOST_UNITS, Line, Term
+from domain.quote import UNITS_MAX, Line, Term
 from domain.services import EXTENSIONS, ULTIMATE_PLAN, Pricing, ServiceCode
 
-Quantities = Mapping[ServiceCode, Annotated[int, Field(strict=True, ge=1, le=MOST_UNITS)]]
+Quantities = Mapping[ServiceCode, Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)]]
 """Units by service; services without units are left out."""
 
 

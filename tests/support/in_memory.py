@@ -67,7 +67,7 @@ MANNY = Actor(Role.ACCOUNT_MANAGER, "manny")
 PORTAL = Actor(Role.SERVICE, "portal")
 ACTORS = {actor.role: actor for actor in (WILLY, DORA, MANNY, ADA, PORTAL, SYSTEM)}
 
-MOST_STEPS = 500
+STEPS_MAX = 500
 SECRET = b"everlasting gobstoppers, 32 bytes"
 CHARGED = eur(544_65)
 """What the order of `order` comes to: see `tests.support.examples.ORDERED`."""
@@ -431,7 +431,7 @@ class InMemory:
         while due := [*due, *self.published() * times]:
             chosen, head = due.pop(choose(due)), self.head
             done.append(chosen)
-            assert len(done) < MOST_STEPS, f"it does not settle: {', '.join(map(str, done))}"
+            assert len(done) < STEPS_MAX, f"it does not settle: {', '.join(map(str, done))}"
             try:
                 self._do(chosen)
             except Crashed:
