@@ -1,1 +1,1 @@
-"""What is decided: pure rules over commands and events; no clock, no input or output; libraries: pydantic and rpds."""
+"""The business rules: pure functions over commands and events. No clock, no I/O; libraries: pydantic and rpds."""

@@ -20,11 +20,11 @@ Email = Annotated[
         pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
     ),
 ]
-"""An e-mail address: a dot-atom of RFC 5322, ``@``, a domain. What else RFC 5321 permits, nobody has."""
+"""An e-mail address: a dot-atom of RFC 5322, ``@``, a domain. Nobody has the other forms that RFC 5321 permits."""
 
 
 class BillingContact(Message):
-    """Who gets the invoice, and what the invoice says of them. All of it is personal data."""
+    """The recipient of invoices, as printed on them. Every field is personal data."""
 
     name: Text
     email: Email
@@ -36,17 +36,17 @@ class BillingContact(Message):
 
     @property
     def erased(self) -> bool:
-        """Whether this is what was left when the person was erased: nobody whom a mail could reach."""
+        """Whether this is the placeholder of an erased person, whom no mail can reach."""
         return self.email == ERASED_EMAIL
 
 
 ERASED_EMAIL: Final = "erased@erased.invalid"
-"""An address that can never be anybody's (RFC 2606)."""
+"""An address that nobody can ever own (RFC 2606)."""
 
 ERASED_CONTACT: Final = BillingContact(
     name=ERASED, email=ERASED_EMAIL, company=ERASED, address=(ERASED,), country="ZZ", phone=ERASED, vat_id=ERASED
 )
-"""What is read in the place of an erased contact. ``ZZ`` is no country, and never will be (ISO 3166-1, 8.1.3)."""
+"""The placeholder for an erased contact. ``ZZ`` is not a country and never will be (ISO 3166-1, 8.1.3)."""
 
 PersonalContact = Annotated[BillingContact, Personal(ERASED_CONTACT)]
 PersonalEmail = Annotated[Email, Personal(ERASED_EMAIL)]
@@ -74,7 +74,7 @@ class BillingReceiverAdded(Event):
 
 
 class BillingReceiverChanged(Event):
-    """The details of a billing receiver are others from now on; what was issued before keeps the earlier ones."""
+    """A billing receiver has new details from now on; documents issued before keep the earlier ones."""
 
     TOPIC: ClassVar[str] = "account.BillingReceiverChanged.v1"
     account_id: Identifier
@@ -83,7 +83,7 @@ class BillingReceiverChanged(Event):
 
 
 class DefaultBillingReceiverChosen(Event):
-    """This receiver is filled in where an order names no other."""
+    """This receiver is used if an order names no other."""
 
     TOPIC: ClassVar[str] = "account.DefaultBillingReceiverChosen.v1"
     account_id: Identifier
@@ -91,7 +91,7 @@ class DefaultBillingReceiverChosen(Event):
 
 
 class BillingReceiverErased(Event):
-    """Nobody can read any more who this receiver was. The key of what was stored of the person is gone with this."""
+    """This receiver's personal data is unreadable for good: the key that encrypted it is destroyed with this event."""
 
     TOPIC: ClassVar[str] = "account.BillingReceiverErased.v1"
     account_id: Identifier
@@ -104,9 +104,9 @@ AccountEvent = (
 
 
 class OpenAccount(Command):
-    """Open an account. Its contact becomes the first, and default, billing receiver.
+    """Open an account. Its contact becomes the first billing receiver and the default one.
 
-    ``manager_email`` is the account manager's or the distributor's: whoever collects offline payments.
+    ``manager_email`` belongs to whoever collects offline payments: the account manager or the distributor.
     """
 
     account_id: Identifier
@@ -120,7 +120,7 @@ class OpenAccount(Command):
 
 
 class AddBillingReceiver(Command):
-    """Add a contact to the list."""
+    """Add a contact to the account's billing receivers."""
 
     account_id: Identifier
     receiver_id: Identifier
@@ -128,7 +128,7 @@ class AddBillingReceiver(Command):
 
 
 class ChangeBillingReceiver(Command):
-    """Correct a contact of the list."""
+    """Correct the details of a billing receiver."""
 
     account_id: Identifier
     receiver_id: Identifier
@@ -136,14 +136,14 @@ class ChangeBillingReceiver(Command):
 
 
 class ChooseDefaultBillingReceiver(Command):
-    """Choose who is filled in."""
+    """Choose the billing receiver that orders use by default."""
 
     account_id: Identifier
     receiver_id: Identifier
 
 
 class EraseBillingReceiver(Command):
-    """Make everything that was stored of a billing receiver unreadable, for good."""
+    """Make a billing receiver's stored personal data unreadable, for good."""
 
     account_id: Identifier
     receiver_id: Identifier
@@ -156,7 +156,7 @@ AccountCommand = (
 
 @dataclass(frozen=True)
 class Account:
-    """An account as its events tell it; ``opened`` is none while there is no such account."""
+    """An account, folded from its events; ``opened`` is None if the account does not exist."""
 
     opened: AccountOpened | None = None
     receivers: Mapping[str, BillingContact] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class Account:
     erased: frozenset[str] = frozenset()
 
     def require(self, account_id: str) -> AccountOpened:
-        """How the account was opened.
+        """Return the event that opened the account.
 
         Raises:
             UnknownAccount: there is no such account.
@@ -174,26 +174,26 @@ class Account:
         return self.opened
 
     def receiver(self, receiver_id: str) -> BillingContact:
-        """A contact of the list.
+        """Return a billing receiver.
 
         Raises:
             UnknownBillingReceiver: the list has no such contact.
-            BillingReceiverGone: it had, and the person was erased.
+            BillingReceiverGone: the contact was erased.
         """
         self.admit(receiver_id)
         if receiver_id not in self.receivers:
             known = ", ".join(self.receivers) or "none"
-            raise UnknownBillingReceiver(f"There is no billing receiver {receiver_id}; the account's are: {known}.")
+            raise UnknownBillingReceiver(f"There is no billing receiver {receiver_id}; the account has: {known}.")
         return self.receivers[receiver_id]
 
     def admit(self, receiver_id: str) -> None:
-        """See that an id was not erased.
+        """Check that the receiver of this id was not erased.
 
         Raises:
-            BillingReceiverGone: it was; it stands for that person for ever.
+            BillingReceiverGone: it was; the id refers to that person for ever and is not reused.
         """
         if receiver_id in self.erased:
-            raise BillingReceiverGone(f"The billing receiver {receiver_id} was erased; choose, or add, another one.")
+            raise BillingReceiverGone(f"The billing receiver {receiver_id} was erased; choose or add another one.")
 
 
 class UnknownAccount(Refusal):
@@ -213,14 +213,14 @@ class BillingReceiverStands(Refusal):
 
 
 class BillingReceiverGone(Refusal):
-    """The contact was erased, and the id is not used again."""
+    """The contact was erased, and its id is not reused."""
 
 
 def decide(command: AccountCommand, account: Account) -> list[AccountEvent]:
     """The account's next events.
 
     Raises:
-        Refusal: one of the reasons of this module.
+        Refusal: the command breaks a rule; the subclasses above are the reasons.
     """
     match command:
         case OpenAccount():
@@ -233,7 +233,7 @@ def decide(command: AccountCommand, account: Account) -> list[AccountEvent]:
             if account.receivers[command.receiver_id] == command.contact:
                 return []
             raise BillingReceiverStands(
-                f"{command.receiver_id} is another contact; change that one, or choose a new id."
+                f"The id {command.receiver_id} belongs to another contact; change that contact or choose a new id."
             )
         case ChangeBillingReceiver():
             account.require(command.account_id)
@@ -261,7 +261,7 @@ def _open(command: OpenAccount, account: Account) -> list[AccountEvent]:
     if account.opened == opened:
         return []
     if account.opened:
-        raise AccountStands(f"The account {command.account_id} is {account.opened.name}'s; choose another id.")
+        raise AccountStands(f"The account id {command.account_id} belongs to {account.opened.name}; choose another id.")
     who = {"account_id": command.account_id, "receiver_id": command.receiver_id}
     return [opened, BillingReceiverAdded(**who, contact=command.contact), DefaultBillingReceiverChosen(**who)]
 

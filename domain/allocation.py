@@ -1,7 +1,7 @@
-"""The pool of a hosting package: what was granted, and which PBX holds how much of it.
+"""The capacity pool of a hosting package: how much was granted, and how much of it each PBX holds.
 
-Enterprise and Ultimate extensions are two shares of one total: ``enterprise = extensions - ultimate_plan``, derived,
-never stored. A PBX's extensions are all of its plan and draw on that plan's share.
+Enterprise and Ultimate extensions are two shares of one total: ``enterprise = extensions - ultimate_plan`` is derived,
+never stored. All extensions of a PBX are on its plan and draw on that plan's share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field, PlainSerializer, PlainValidator
 from rpds import HashTrieSet
 
 from domain.messages import Command, Decider, Event, Identifier, Refusal, Text
-from domain.quote import MOST_UNITS
+from domain.quote import UNITS_MAX
 from domain.services import (
     EXTENSIONS,
     FREE_RECORDING_MINUTES_PER_PBX,
@@ -28,11 +28,11 @@ from domain.subscription import Quantities
 
 Units = Annotated[int, Field(strict=True)]
 Drawn = Mapping[ServiceCode, Annotated[int, Field(strict=True, ge=1)]]
-"""What a PBX holds out of the pool, by service: several orders gave it, so it may be more than one can give."""
+"""Units that a PBX drew from the pool, by service. Several orders add up, so it may exceed the maximum of one order."""
 
 
 class CapacityGranted(Event):
-    """The pool grew: by the package's activation, or by an order (``grant_id`` is the one's or the other's id)."""
+    """The pool grew by the package's activation or by an order; ``grant_id`` is the id of that package or order."""
 
     TOPIC: ClassVar[str] = "allocation.CapacityGranted.v1"
     package_id: Identifier
@@ -42,7 +42,7 @@ class CapacityGranted(Event):
 
 
 class CapacityWithdrawn(Event):
-    """The pool shrank by a refund. What PBXs hold stays with them, so the pool may be over-allocated now."""
+    """The pool shrank after a refund. PBXs keep what they hold, so the pool may now be over-allocated."""
 
     TOPIC: ClassVar[str] = "allocation.CapacityWithdrawn.v1"
     package_id: Identifier
@@ -51,7 +51,7 @@ class CapacityWithdrawn(Event):
 
 
 class PbxCreated(Event):
-    """A PBX was created with extensions out of the share of its plan."""
+    """A PBX was created with extensions from its plan's share."""
 
     TOPIC: ClassVar[str] = "allocation.PbxCreated.v1"
     package_id: Identifier
@@ -62,7 +62,7 @@ class PbxCreated(Event):
 
 
 class CapacityAllocated(Event):
-    """A PBX was given more of a service; ``drawn`` of it came out of the pool, the rest is free with every PBX."""
+    """A PBX received more units of a service; ``drawn`` of them came from the pool, the rest is free with every PBX."""
 
     TOPIC: ClassVar[str] = "allocation.CapacityAllocated.v1"
     package_id: Identifier
@@ -75,7 +75,7 @@ class CapacityAllocated(Event):
 
 
 class CapacityReleased(Event):
-    """A PBX gave units of a service back to the pool."""
+    """A PBX returned units of a service to the pool."""
 
     TOPIC: ClassVar[str] = "allocation.CapacityReleased.v1"
     package_id: Identifier
@@ -87,7 +87,7 @@ class CapacityReleased(Event):
 
 
 class PbxUpgraded(Event):
-    """A PBX went from Enterprise to Ultimate; its extensions moved from the one share to the other."""
+    """A PBX moved from Enterprise to Ultimate, and its extensions moved from one share to the other."""
 
     TOPIC: ClassVar[str] = "allocation.PbxUpgraded.v1"
     package_id: Identifier
@@ -96,7 +96,7 @@ class PbxUpgraded(Event):
 
 
 class PbxRemoved(Event):
-    """A PBX is gone; what it had drawn is in the pool again."""
+    """A PBX was removed; the units that it had drawn returned to the pool."""
 
     TOPIC: ClassVar[str] = "allocation.PbxRemoved.v1"
     package_id: Identifier
@@ -150,7 +150,7 @@ class AllocateCapacity(Command):
 
 
 class ReleaseCapacity(Command):
-    """Take units of a service from a PBX. ``release_id`` makes the command safe to repeat."""
+    """Return units of a service from a PBX to the pool. ``release_id`` makes the command safe to repeat."""
 
     account_id: Identifier
     package_id: Identifier
@@ -161,7 +161,7 @@ class ReleaseCapacity(Command):
 
 
 class UpgradePbx(Command):
-    """Move a PBX from Enterprise to Ultimate, at once."""
+    """Move a PBX from Enterprise to Ultimate, effective immediately."""
 
     account_id: Identifier
     package_id: Identifier
@@ -183,7 +183,7 @@ AllocationCommand = (
 
 @dataclass(frozen=True)
 class Pbx:
-    """A PBX: its plan, and what it holds by service. Of ``assigned``, only ``drawn`` came out of the pool."""
+    """A PBX: its plan and its units by service. Only the ``drawn`` part of ``assigned`` came from the pool."""
 
     name: str
     plan: Plan
@@ -191,7 +191,7 @@ class Pbx:
     drawn: Mapping[str, int]
 
     def with_more(self, service: str, assigned: int, drawn: int) -> Pbx:
-        """The PBX with more (or, where negative, less) of a service."""
+        """The PBX with more of a service, or less if the numbers are negative."""
         return replace(
             self,
             assigned={**self.assigned, service: self.assigned.get(service, 0) + assigned},
@@ -202,21 +202,21 @@ class Pbx:
 if TYPE_CHECKING:
     _Ids = HashTrieSet[tuple[str, str]]
 else:
-    _Ids = HashTrieSet  # it takes no types while the program runs
+    _Ids = HashTrieSet  # not subscriptable at run time
 Done = Annotated[
     _Ids,
     PlainValidator(lambda pairs: HashTrieSet(map(tuple, pairs)), json_schema_input_type=list[tuple[str, str]]),
     PlainSerializer(sorted, return_type=list[tuple[str, str]]),
 ]
-"""It grows at each event of a pool that may have a hundred thousand; a set of Python's would be copied each time."""
+"""A persistent set: a pool may have 100,000 events, each adds an id, and a Python set would be copied each time."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """A pool as its events tell it; ``account_id`` is none while there is no such package.
+    """A pool, folded from its events; ``account_id`` is None if the package does not exist.
 
-    ``done`` keeps ids with the topic of what was done under them: callers choose them, and a release is no repeated
-    allocation.
+    ``done`` holds idempotency keys, each with its event's topic: callers choose the ids, so a release must not pass
+    for a repeated allocation of the same id.
     """
 
     account_id: str | None = None
@@ -226,23 +226,23 @@ class Allocation:
     done: Done = field(default_factory=HashTrieSet)
 
     def allocated(self, service: str, plan: Plan | None = None) -> int:
-        """What PBXs (those of ``plan``, where one is named) hold of a service out of the pool."""
+        """Units of a service that PBXs drew from the pool; only the PBXs of ``plan``, if given."""
         return sum(pbx.drawn.get(service, 0) for pbx in self.pbxs.values() if plan in (None, pbx.plan))
 
     def share(self, plan: Plan) -> int:
-        """How many extensions of a plan there are, allocated or not."""
+        """The number of extensions of a plan, allocated or not."""
         ultimate = self.totals.get(ULTIMATE_PLAN, 0)
         return ultimate if plan is Plan.ULTIMATE else self.totals.get(EXTENSIONS, 0) - ultimate
 
     def available(self, service: str, plan: Plan) -> int:
-        """What a PBX of ``plan`` can still be given of a service; negative where the pool is over-allocated."""
+        """Units of a service that a PBX of ``plan`` can still draw; negative if the pool is over-allocated."""
         free = self.totals.get(service, 0) - self.allocated(service)
         if service != EXTENSIONS:
             return free
         return min(free, self.share(plan) - self.allocated(EXTENSIONS, plan))
 
     def pbx(self, pbx_id: str) -> Pbx:
-        """A PBX of the package.
+        """Return a PBX of the package.
 
         Raises:
             UnknownPbx: the package has no such PBX.
@@ -265,11 +265,11 @@ class PbxStands(Refusal):
 
 
 class PoolExhausted(Refusal):
-    """There is not that much left in the pool, or in the share of the plan."""
+    """The pool, or the plan's share of it, has too few units left."""
 
 
 class UnitsNotPossible(Refusal):
-    """Zero, a negative number, or far too many."""
+    """A quantity below one or above the maximum."""
 
 
 class ServiceNotForPbxs(Refusal):
@@ -277,22 +277,22 @@ class ServiceNotForPbxs(Refusal):
 
 
 class AlreadyHighlyAvailable(Refusal):
-    """A PBX takes one unit of High Availability."""
+    """A PBX takes at most one unit of High Availability."""
 
 
 class NotReleasable(Refusal):
-    """The PBX does not hold that much, or may not give it back."""
+    """The PBX holds fewer units than that, or must keep them."""
 
 
 class UltimateNotAllocatable(Refusal):
-    """The Ultimate Plan is a PBX's as a whole, by its creation or its upgrade; units of it are not handed out."""
+    """The Ultimate Plan applies to a whole PBX, by creation or upgrade; its units cannot be allocated one by one."""
 
 
 def decide(command: AllocationCommand, pool: Allocation) -> list[AllocationEvent]:
     """The pool's next events.
 
     Raises:
-        Refusal: one of the reasons of this module.
+        Refusal: the command breaks a rule; the subclasses above are the reasons.
     """
     match command:
         case GrantCapacity():
@@ -336,8 +336,8 @@ def _require(
 
 
 def _possible(quantity: int, service: str) -> None:
-    if not 1 <= quantity <= MOST_UNITS:
-        raise UnitsNotPossible(f"{quantity} is no quantity of {service}; it must be from 1 to {MOST_UNITS:,}.")
+    if not 1 <= quantity <= UNITS_MAX:
+        raise UnitsNotPossible(f"{quantity} is not a valid quantity of {service}; use 1 to {UNITS_MAX:,}.")
 
 
 def _create(command: CreatePbx, pool: Allocation) -> list[AllocationEvent]:
@@ -357,7 +357,7 @@ def _enough(pool: Allocation, service: str, plan: Plan, quantity: int) -> None:
     if quantity > available:
         what = f"{plan} extensions" if service == EXTENSIONS else service
         raise PoolExhausted(
-            f"{quantity} {what} are more than the {available} left in the pool; expand the package, or ask for less."
+            f"{quantity} {what} are more than the {available} left in the pool; expand the package or ask for less."
         )
 
 
@@ -367,7 +367,7 @@ def _allocate(command: AllocateCapacity, pool: Allocation) -> list[AllocationEve
     pbx = pool.pbx(command.pbx_id)
     _possible(command.quantity, command.service)
     if command.service == ULTIMATE_PLAN:
-        raise UltimateNotAllocatable("The Ultimate Plan is a PBX's as a whole; upgrade the PBX instead.")
+        raise UltimateNotAllocatable("The Ultimate Plan applies to a whole PBX; upgrade the PBX instead.")
     drawn = command.quantity
     if command.service == RECORDING_MINUTES:
         held = pbx.assigned.get(RECORDING_MINUTES, 0)
@@ -376,7 +376,7 @@ def _allocate(command: AllocateCapacity, pool: Allocation) -> list[AllocationEve
     elif command.service not in pool.totals:
         raise ServiceNotForPbxs(f"The pool has no {command.service}; it has {', '.join(pool.totals)}.")
     if command.service == HIGH_AVAILABILITY and pbx.drawn.get(HIGH_AVAILABILITY, 0) + command.quantity > 1:
-        raise AlreadyHighlyAvailable(f"The PBX {command.pbx_id} takes one unit of High Availability, and no more.")
+        raise AlreadyHighlyAvailable(f"The PBX {command.pbx_id} takes at most one unit of High Availability.")
     _enough(pool, command.service, pbx.plan, drawn)
     return [CapacityAllocated(**command.model_dump(exclude={"at", "account_id"}), plan=pbx.plan, drawn=drawn)]
 
@@ -387,12 +387,12 @@ def _release(command: ReleaseCapacity, pool: Allocation) -> list[AllocationEvent
     pbx = pool.pbx(command.pbx_id)
     _possible(command.quantity, command.service)
     if command.service == RECORDING_MINUTES:
-        raise NotReleasable("Recording minutes once assigned to a PBX are never reduced.")
+        raise NotReleasable("Recording minutes that are assigned to a PBX cannot be released.")
     held = pbx.drawn.get(command.service, 0)
     least = 1 if command.service == EXTENSIONS else 0
     if command.quantity > held - least:
         raise NotReleasable(
-            f"The PBX {command.pbx_id} holds {held} {command.service} and can give back at most {max(0, held - least)}."
+            f"The PBX {command.pbx_id} holds {held} {command.service} and can release at most {max(0, held - least)}."
         )
     return [CapacityReleased(**command.model_dump(exclude={"at", "account_id"}), plan=pbx.plan)]
 
@@ -405,8 +405,8 @@ def _upgrade(command: UpgradePbx, pool: Allocation) -> list[AllocationEvent]:
     left = max(0, pool.share(Plan.ULTIMATE) - pool.allocated(EXTENSIONS, Plan.ULTIMATE))
     if extensions > left:
         raise PoolExhausted(
-            f"The PBX {command.pbx_id} has {extensions} extensions, and {left} of the Ultimate Plan are left; "
-            "subscribe to more of it first."
+            f"The PBX {command.pbx_id} has {extensions} extensions, but only {left} of the Ultimate Plan are left; "
+            "subscribe to more first."
         )
     return [PbxUpgraded(package_id=command.package_id, pbx_id=command.pbx_id, extensions=extensions)]
 

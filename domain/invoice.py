@@ -1,4 +1,4 @@
-"""Invoices and credit notes: once issued, never changed. A refund issues a credit note that names its invoice."""
+"""Invoices and credit notes: immutable once issued. A refund issues a credit note that names its invoice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from domain.quote import Quote, TaxTotal
 
 
 class Seller(Message):
-    """Who issues the invoice, as the law wants it printed."""
+    """The issuer of an invoice, with the details that the law requires on it."""
 
     code: SellerCode
     name: Text
@@ -28,7 +28,7 @@ class Seller(Message):
 
 
 class Document(Message):
-    """The evidence: the bytes are kept under their SHA-256; rendering them again would prove nothing."""
+    """The evidence: the stored bytes, named by their SHA-256. Rendering them again would prove nothing."""
 
     sha256: str
     media_type: str
@@ -36,7 +36,7 @@ class Document(Message):
 
 
 class InvoiceFacts(Message):
-    """What an invoice says. ``receiver_id`` is who ``buyer`` is; only the oldest invoices do not have it."""
+    """The content of an invoice. ``receiver_id`` identifies ``buyer``; only the oldest invoices lack it."""
 
     invoice_id: Identifier
     number: str
@@ -54,7 +54,7 @@ class InvoiceFacts(Message):
 
 
 class CreditNoteFacts(Message):
-    """What a credit note says. Its amounts are what went back, so they are positive. ``receiver_id``: as above."""
+    """The content of a credit note. Amounts are what was paid back, so they are positive; ``receiver_id`` as above."""
 
     credit_note_id: Identifier
     number: str
@@ -73,7 +73,7 @@ class CreditNoteFacts(Message):
 
 
 class InvoiceIssued(InvoiceFacts, Event):
-    """The customer owes nothing for this order any more, and here is the paper."""
+    """The invoice of a paid order was issued."""
 
     TOPIC: ClassVar[str] = "invoice.InvoiceIssued.v1"
     issued_at: AwareDatetime
@@ -81,7 +81,7 @@ class InvoiceIssued(InvoiceFacts, Event):
 
 
 class InvoiceEmailed(Event):
-    """The mail server of the recipient, or ours on the way there, took the message."""
+    """A mail server, the recipient's or our relay, accepted the message."""
 
     TOPIC: ClassVar[str] = "invoice.InvoiceEmailed.v1"
     invoice_id: Identifier
@@ -93,7 +93,7 @@ class InvoiceEmailed(Event):
 
 
 class CreditNoteIssued(CreditNoteFacts, Event):
-    """Part, or the whole, of an invoice was given back."""
+    """A credit note was issued for all or part of an invoice."""
 
     TOPIC: ClassVar[str] = "invoice.CreditNoteIssued.v1"
     issued_at: AwareDatetime
@@ -101,7 +101,7 @@ class CreditNoteIssued(CreditNoteFacts, Event):
 
 
 class DocumentDeleted(Event):
-    """The law let the document go, and its bytes were deleted. ``invoice_id`` is that of an invoice or credit note."""
+    """The retention period is over and the document's bytes were deleted. ``invoice_id``: an invoice or credit note."""
 
     TOPIC: ClassVar[str] = "invoice.DocumentDeleted.v1"
     invoice_id: Identifier
@@ -119,7 +119,7 @@ class IssueInvoice(InvoiceFacts, Command):
 
 
 class RecordInvoiceEmailed(Command):
-    """Record that the mail with a link went out."""
+    """Record that the mail with a link was sent."""
 
     invoice_id: Identifier
     link_id: Identifier
@@ -135,7 +135,7 @@ class IssueCreditNote(CreditNoteFacts, Command):
 
 
 class DeleteDocument(Command):
-    """Give up the document of an invoice, or credit note, that had to be kept for so many whole years."""
+    """Delete the document of an invoice or credit note once its retention period, in whole years, is over."""
 
     invoice_id: Identifier
     kept_years: PositiveInt
@@ -146,12 +146,12 @@ InvoiceCommand = IssueInvoice | RecordInvoiceEmailed | IssueCreditNote | DeleteD
 
 @dataclass(frozen=True)
 class Invoice:
-    """An invoice, or a credit note, as its events tell it; ``issued`` is none while there is no such document."""
+    """An invoice or credit note, folded from its events; ``issued`` is None if the document does not exist."""
 
     issued: InvoiceIssued | CreditNoteIssued | None = None
     emailed: frozenset[str] = frozenset()
     deleted: bool = False
-    """Whether its bytes are."""
+    """Whether the document's bytes were deleted."""
 
 
 class UnknownInvoice(Refusal):
@@ -159,29 +159,29 @@ class UnknownInvoice(Refusal):
 
 
 class StillKept(Refusal):
-    """The document has to be kept for longer."""
+    """The document's retention period is not over."""
 
 
 class NoDocument(Refusal):
-    """The document was deleted, after the time for which it had to be kept."""
+    """The document was deleted after its retention period."""
 
 
 def kept_until(issued_at: datetime, years: int) -> datetime:
-    """When a document may go: so many years after the end of the year, in UTC, in which it was issued."""
+    """When a document may be deleted: so many years after the end of the UTC year in which it was issued."""
     return datetime(issued_at.astimezone(UTC).year + years + 1, 1, 1, tzinfo=UTC)
 
 
 def let_go_before(at: datetime, years: int) -> datetime:
-    """The same from the other end: what was issued before this may go at a moment."""
+    """The inverse of `kept_until`: at ``at``, documents issued before this moment may be deleted."""
     return datetime(at.astimezone(UTC).year - years, 1, 1, tzinfo=UTC)
 
 
 def decide(command: InvoiceCommand, invoice: Invoice) -> list[InvoiceEvent]:
-    """The document's next events; nothing where it was issued, mailed with this link, or deleted, already.
+    """The document's next events; none if it was already issued, mailed with this link, or deleted.
 
     Raises:
-        UnknownInvoice: a mail, or the end, of an invoice that was never issued.
-        StillKept: the law still wants the document.
+        UnknownInvoice: the invoice to mail or delete was never issued.
+        StillKept: the retention period is not over.
     """
     match command:
         case IssueInvoice():
@@ -198,12 +198,12 @@ def decide(command: InvoiceCommand, invoice: Invoice) -> list[InvoiceEvent]:
             return [] if invoice.issued else [CreditNoteIssued(**facts, issued_at=command.at)]
         case DeleteDocument():
             if invoice.issued is None:
-                raise UnknownInvoice(f"There is no invoice {command.invoice_id} whose document could be deleted.")
+                raise UnknownInvoice(f"There is no invoice {command.invoice_id}, so no document to delete.")
             if invoice.deleted:
                 return []
             until = kept_until(invoice.issued.issued_at, command.kept_years)
             if command.at < until:
-                raise StillKept(f"{invoice.issued.number} has to be kept until {until:%Y-%m-%d}.")
+                raise StillKept(f"{invoice.issued.number} must be kept until {until:%Y-%m-%d}.")
             sha256 = invoice.issued.document.sha256
             return [DocumentDeleted(invoice_id=command.invoice_id, sha256=sha256, deleted_at=command.at)]
         case _:
@@ -224,9 +224,9 @@ def evolve(invoice: Invoice, event: InvoiceEvent) -> Invoice:
 
 
 def credit_of(quote: Quote, refund: Money) -> tuple[Money, tuple[TaxTotal, ...]]:
-    """The net, and the tax per rate, of a refund (gross) of an invoice, in proportion to the invoice's own.
+    """Split a gross refund into net and tax per rate, in proportion to the invoice's own figures.
 
-    A refund of the whole gives back exactly the invoice's figures; what rounding leaves over lies in the last net.
+    A full refund returns exactly the invoice's figures; the last net absorbs the rounding remainder.
     """
     gross, total = refund.amount_minor, quote.total.amount_minor
     shares: list[TaxTotal] = []

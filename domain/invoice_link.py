@@ -1,4 +1,4 @@
-"""The link to an invoice: valid for 24 hours, and good for one use."""
+"""The link to an invoice: valid for 24 hours and for one use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RefusalReason(StrEnum):
 
 
 class LinkIssued(Event):
-    """A link to an invoice exists. Its token is known to the recipient alone; its SHA-256 stands here."""
+    """A link to an invoice was issued. Only the recipient knows its token; the event holds the token's SHA-256."""
 
     TOPIC: ClassVar[str] = "invoice_link.LinkIssued.v1"
     link_id: Identifier
@@ -33,7 +33,7 @@ class LinkIssued(Event):
 
 
 class LinkConsumed(Event):
-    """Somebody with the link was given the invoice; it gives it to nobody else."""
+    """The invoice was served by this link, which is now spent."""
 
     TOPIC: ClassVar[str] = "invoice_link.LinkConsumed.v1"
     link_id: Identifier
@@ -41,7 +41,7 @@ class LinkConsumed(Event):
 
 
 class LinkRefused(Event):
-    """Somebody came with the link and was given nothing."""
+    """The link was used while it was not valid, so the invoice was not served."""
 
     TOPIC: ClassVar[str] = "invoice_link.LinkRefused.v1"
     link_id: Identifier
@@ -50,7 +50,7 @@ class LinkRefused(Event):
 
 
 class LinkRevoked(Event):
-    """A newer link took this one's place. Which one, v1 did not say."""
+    """A newer link replaced this one. v1 did not say which."""
 
     TOPIC: ClassVar[str] = "invoice_link.LinkRevoked.v2"
     link_id: Identifier
@@ -80,7 +80,7 @@ class ConsumeLink(Command):
 
 
 class RevokeLink(Command):
-    """Make the link worthless, for a newer one takes its place."""
+    """Invalidate the link because a newer one replaces it."""
 
     link_id: Identifier
     replaced_by: Identifier
@@ -91,14 +91,14 @@ InvoiceLinkCommand = IssueLink | ConsumeLink | RevokeLink
 
 @dataclass(frozen=True)
 class InvoiceLink:
-    """A link as its events tell it; ``issued`` is none while there is no such link."""
+    """A link, folded from its events; ``issued`` is None if the link does not exist."""
 
     issued: LinkIssued | None = None
     consumed: bool = False
     revoked: bool = False
 
     def spent(self, at: AwareDatetime) -> RefusalReason | None:
-        """Why the link is worth nothing at a moment; none while it is good."""
+        """Why the link is not valid at ``at``; None if it is valid."""
         assert self.issued is not None
         if self.consumed:
             return RefusalReason.USED
@@ -108,14 +108,14 @@ class InvoiceLink:
 
 
 class UnknownLink(Refusal):
-    """Nobody was given this link."""
+    """No such link was issued, or the token is not the link's."""
 
 
 def decide(command: InvoiceLinkCommand, link: InvoiceLink) -> list[InvoiceLinkEvent]:
-    """The link's next events. A spent link's use is a fact (`LinkRefused`); a wrong token is none.
+    """The link's next events. Using a spent link is recorded (`LinkRefused`); using a wrong token is refused.
 
     Raises:
-        UnknownLink: there is no such link, or the token is not its own.
+        UnknownLink: there is no such link, or the token is not the link's.
     """
     match command:
         case IssueLink():

@@ -1,4 +1,4 @@
-"""The invoice numbers of one seller and year: without a gap, assigned at issue, never used again."""
+"""The invoice numbers of one seller and year: gapless, assigned at issue, never reused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from domain.price_list import SellerCode
 
 
 class InvoiceNumberAssigned(Event):
-    """The next number of the series belongs to this document."""
+    """The next number of the series was assigned to this document."""
 
     TOPIC: ClassVar[str] = "invoice_series.InvoiceNumberAssigned.v1"
     seller: SellerCode
@@ -20,12 +20,12 @@ class InvoiceNumberAssigned(Event):
 
     @property
     def number(self) -> str:
-        """The number as it is printed, for example ``YT-2026-000042``."""
+        """The number as printed, for example ``YT-2026-000042``."""
         return invoice_number(self.seller, self.year, self.sequence)
 
 
 class AssignInvoiceNumber(Command):
-    """Give the next number to an invoice or a credit note."""
+    """Assign the next number to an invoice or a credit note."""
 
     seller: SellerCode
     year: int
@@ -38,26 +38,26 @@ InvoiceSeriesEvent = InvoiceNumberAssigned
 
 @dataclass(frozen=True)
 class InvoiceSeries:
-    """How far the series has come, and whose the last number is."""
+    """The last number of the series and the document that has it."""
 
     last: int = 0
     document_id: str | None = None
 
 
 def invoice_number(seller: str, year: int, sequence: int) -> str:
-    """A number as it is printed."""
+    """A number as printed."""
     return f"{seller}-{year}-{sequence:06d}"
 
 
 def series_id(seller: str, year: int) -> str:
-    """The id of the stream of one seller's numbers of one year."""
+    """The stream id of one seller's numbers of one year."""
     return f"{seller}-{year}"
 
 
 def decide(command: InvoiceSeriesCommand, series: InvoiceSeries) -> list[InvoiceSeriesEvent]:
-    """The next number; nothing where the document has the last one already.
+    """Assign the next number; no event if the document already has the last one.
 
-    It is appended together with the document, whose own stream refuses a second issue: so no number is lost or doubled.
+    It is committed together with the document, whose own stream refuses a second issue, so no number is lost or reused.
     """
     if series.document_id == command.document_id:
         return []

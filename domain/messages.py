@@ -1,4 +1,4 @@
-"""The shapes that every command, event and refusal of the domain has."""
+"""Base types of every command, event and refusal of the domain."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Annotated, ClassVar, Generic, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
-"""An id of ours or of a service that calls us: 1 to 100 letters, digits, and ``. _ : -`` inside."""
+"""An id, ours or a caller's: 1 to 100 letters and digits, with ``. _ : -`` inside."""
 
 Text = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
-"""One line that a person wrote: 1 to 200 characters, none of them a control character."""
+"""One line of human text: 1 to 200 characters, no control characters."""
 
 
 class Message(BaseModel):
-    """A value that never changes and admits no field it does not know."""
+    """An immutable value that forbids unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Event(Message):
-    """A fact, in the past tense. ``TOPIC`` is its stored name, pinned: to move or rename the class changes nothing."""
+    """A fact, in the past tense. ``TOPIC`` is its stored name; it is pinned, so the class can be moved or renamed."""
 
     TOPIC: ClassVar[str]
 
 
 class Command(Message):
-    """A wish, in the imperative. ``at`` is when it arrived (UTC), so that deciding it again gives the same answer."""
+    """A request, in the imperative. ``at`` is when it arrived (UTC), so that a retry decides the same."""
 
     at: AwareDatetime
 
 
 class Refusal(Exception):
-    """A command that breaks a rule. Its text is one sentence: what was wrong, and what would be right."""
+    """A command breaks a rule. The text is one sentence: what is wrong and what would be right."""
 
     @property
     def code(self) -> str:
-        """The reason as ``snake_case``, stable for machines."""
+        """The reason in ``snake_case``, stable for machines."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
 
@@ -51,7 +51,7 @@ E = TypeVar("E")
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """What a message has that it may not have, or lacks: place by place, without repeating what stood there."""
+    """Describe a message's validation errors by location, without repeating its values, which may be personal data."""
     issues = error.errors(include_url=False, include_input=False, include_context=False)
     said = ((".".join(map(str, issue["loc"])) or "the whole", issue["msg"]) for issue in issues)
     return "; ".join(f"{place}: {sentence[:1].lower()}{sentence[1:]}" for place, sentence in said)
@@ -59,12 +59,12 @@ def what_is_wrong(error: ValidationError) -> str:
 
 @dataclass(frozen=True)
 class Decider(Generic[C, S, E]):
-    """One kind of aggregate: where it starts, what it decides, how it changes.
+    """One kind of aggregate: its initial state, its decisions, and how events change it.
 
-    ``decide(command, state)`` gives the new events: none where the command was done already; it raises a `Refusal`
-    where a rule says no. ``evolve(state, event)`` gives the next state and never refuses, so that a rule that is
-    tightened tomorrow leaves yesterday's history loadable. ``personal`` says that the state holds personal data, so it
-    is kept nowhere but in the log: there it vanishes when its person is erased.
+    ``decide(command, state)`` returns the new events: none if the command was already done. It raises a `Refusal` if
+    the command breaks a rule. ``evolve(state, event)`` returns the next state and never refuses, so that yesterday's
+    history loads after a rule is tightened. ``personal`` means that the state holds personal data, so it is stored in
+    the log only, where erasure of the person makes it unreadable.
     """
 
     category: str
@@ -74,5 +74,5 @@ class Decider(Generic[C, S, E]):
     personal: bool = False
 
     def stream(self, aggregate_id: str) -> str:
-        """The id of one aggregate's stream in the log."""
+        """The stream id of one aggregate in the log."""
         return f"{self.category}-{aggregate_id}"

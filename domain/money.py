@@ -1,4 +1,4 @@
-"""Money: whole minor units of one currency. There is no float anywhere."""
+"""Money: whole minor units of one currency, never a float."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 """An ISO 4217 code. The portal's "RMB" is ``CNY``."""
 
 
-MOST_MINOR = 2**53
-"""The largest amount: up to here, a reader of JSON that counts in doubles keeps every minor unit (RFC 8259, 6)."""
+MINOR_MAX = 2**53
+"""The largest amount, in minor units: JSON readers that use doubles are exact up to here (RFC 8259, section 6)."""
 
 
 class CurrenciesDiffer(Refusal):
-    """Amounts of two currencies were to be added."""
+    """Amounts of different currencies cannot be added."""
 
 
 class Money(Message):
     """An amount in minor units (cents for EUR, whole yen for JPY)."""
 
-    amount_minor: Annotated[int, Field(strict=True, ge=-MOST_MINOR, le=MOST_MINOR)]
+    amount_minor: Annotated[int, Field(strict=True, ge=-MINOR_MAX, le=MINOR_MAX)]
     currency: Currency
 
     def __add__(self, other: Money) -> Money:
         """The sum.
 
         Raises:
-            CurrenciesDiffer: of two currencies.
+            CurrenciesDiffer: the currencies differ.
         """
         if other.currency != self.currency:
             raise CurrenciesDiffer(f"{other.currency} cannot be added to {self.currency}; convert it first.")
@@ -45,14 +45,14 @@ class Money(Message):
 
     @classmethod
     def total(cls, amounts: Iterable[Money], currency: str) -> Money:
-        """The sum of ``amounts``, all of ``currency``; zero where there is none.
+        """The sum of ``amounts``, all of ``currency``; zero if there are none.
 
         Raises:
-            CurrenciesDiffer: one is of another.
+            CurrenciesDiffer: an amount has another currency.
         """
         return sum(amounts, start=cls(amount_minor=0, currency=currency))
 
 
 def round_half_up(numerator: int, denominator: int) -> int:
-    """``numerator / denominator``, both whole and not negative, rounded half up to a whole number."""
+    """``numerator / denominator``, both non-negative integers, rounded half up to an integer."""
     return (2 * numerator + denominator) // (2 * denominator)

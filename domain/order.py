@@ -1,4 +1,4 @@
-r"""An expansion order, from the request to its fulfilment.
+r"""An expansion order, from request to fulfilment.
 
 requested -> placed -> paid -> fulfilled
     |          |        \---------\----> (partly) refunded
@@ -32,7 +32,7 @@ class Method(StrEnum):
 
 
 class Status(StrEnum):
-    """Where an order stands."""
+    """The status of an order."""
 
     REQUESTED = "requested"
     PLACED = "placed"
@@ -46,7 +46,7 @@ class Status(StrEnum):
 
 
 class AsideReason(StrEnum):
-    """Why money that arrived fulfils nothing by itself."""
+    """Why a received payment does not fulfil an order by itself."""
 
     NOT_PLACED = "not_placed"
     ALREADY_PAID = "already_paid"
@@ -58,7 +58,7 @@ class AsideReason(StrEnum):
 
 
 class ExpansionRequested(Event):
-    """A customer wants more capacity or new services for a package, at the price that was shown."""
+    """A customer requested more capacity or new services for a package, at the price shown."""
 
     TOPIC: ClassVar[str] = "order.ExpansionRequested.v1"
     order_id: Identifier
@@ -70,7 +70,7 @@ class ExpansionRequested(Event):
 
 
 class BillingContactChosen(Event):
-    """The invoice will go to this contact, with these details."""
+    """The invoice of the order will go to this contact, with these details."""
 
     TOPIC: ClassVar[str] = "order.BillingContactChosen.v1"
     order_id: Identifier
@@ -79,7 +79,7 @@ class BillingContactChosen(Event):
 
 
 class OrderPlaced(Event):
-    """The customer ordered, and chose how to pay."""
+    """The customer placed the order and chose how to pay."""
 
     TOPIC: ClassVar[str] = "order.OrderPlaced.v1"
     order_id: Identifier
@@ -89,7 +89,7 @@ class OrderPlaced(Event):
 
 
 class PaymentCaptured(Event):
-    """The customer's money for this order is ours."""
+    """The customer's payment for this order was received."""
 
     TOPIC: ClassVar[str] = "order.PaymentCaptured.v1"
     order_id: Identifier
@@ -100,7 +100,7 @@ class PaymentCaptured(Event):
 
 
 class PaymentDeclined(Event):
-    """The provider said no. The customer may try again."""
+    """The provider declined the payment. The customer may try again."""
 
     TOPIC: ClassVar[str] = "order.PaymentDeclined.v1"
     order_id: Identifier
@@ -111,7 +111,7 @@ class PaymentDeclined(Event):
 
 
 class PaymentSetAside(Event):
-    """Money arrived that fulfils nothing by itself; a person decides what becomes of it."""
+    """A payment arrived that cannot fulfil the order by itself; a person decides what to do with it."""
 
     TOPIC: ClassVar[str] = "order.PaymentSetAside.v1"
     order_id: Identifier
@@ -124,7 +124,7 @@ class PaymentSetAside(Event):
 
 
 class OrderFulfilled(Event):
-    """The package has what was paid for."""
+    """The package received what was paid for."""
 
     TOPIC: ClassVar[str] = "order.OrderFulfilled.v1"
     order_id: Identifier
@@ -132,7 +132,7 @@ class OrderFulfilled(Event):
 
 
 class OrderCancelled(Event):
-    """The order was given up before it was paid."""
+    """The order was cancelled before it was paid."""
 
     TOPIC: ClassVar[str] = "order.OrderCancelled.v1"
     order_id: Identifier
@@ -141,7 +141,7 @@ class OrderCancelled(Event):
 
 
 class OrderExpired(Event):
-    """Nobody paid in time."""
+    """The order was not paid in time."""
 
     TOPIC: ClassVar[str] = "order.OrderExpired.v1"
     order_id: Identifier
@@ -149,7 +149,7 @@ class OrderExpired(Event):
 
 
 class PaymentRefunded(Event):
-    """Money of this order went back to the customer; ``services`` are those whose grant is to be reversed."""
+    """Money was refunded to the customer; the grants of ``services`` are to be reversed."""
 
     TOPIC: ClassVar[str] = "order.PaymentRefunded.v1"
     order_id: Identifier
@@ -175,7 +175,7 @@ OrderEvent = (
 
 
 class RequestExpansion(Command):
-    """Open an order at the price that was quoted. It expires, unpaid, at ``expires_at``."""
+    """Open an order at the quoted price. It expires at ``expires_at`` if it is not paid."""
 
     order_id: Identifier
     account_id: Identifier
@@ -185,7 +185,7 @@ class RequestExpansion(Command):
 
 
 class ChooseBillingContact(Command):
-    """Say who gets the invoice."""
+    """Choose who gets the invoice."""
 
     order_id: Identifier
     receiver_id: Identifier
@@ -193,7 +193,7 @@ class ChooseBillingContact(Command):
 
 
 class PlaceOrder(Command):
-    """Order, and choose how to pay. ``pi_number`` goes with offline payment only."""
+    """Place the order and choose how to pay. ``pi_number`` is valid for offline payment only."""
 
     order_id: Identifier
     method: Method
@@ -201,7 +201,7 @@ class PlaceOrder(Command):
 
 
 class CapturePayment(Command):
-    """Record that a payment for the order arrived: from the provider, or confirmed by whoever collected it."""
+    """Record a payment for the order, reported by the provider or confirmed by whoever collected it."""
 
     order_id: Identifier
     method: Method
@@ -218,7 +218,7 @@ class SetPaymentAside(Command):
 
 
 class DeclinePayment(Command):
-    """Record that the provider said no."""
+    """Record that the provider declined the payment."""
 
     order_id: Identifier
     attempt_id: Identifier
@@ -226,7 +226,7 @@ class DeclinePayment(Command):
 
 
 class FulfilOrder(Command):
-    """Record that the package has what was paid for; goes into one commit with the grant itself."""
+    """Record that the package received what was paid for; committed together with the grant itself."""
 
     order_id: Identifier
 
@@ -240,13 +240,13 @@ class CancelOrder(Command):
 
 
 class ExpireOrder(Command):
-    """Close an order that nobody paid in time."""
+    """Close an order that was not paid in time."""
 
     order_id: Identifier
 
 
 class RefundPayment(Command):
-    """Record that money went back. ``services`` are given up with it; a whole refund gives up all of them."""
+    """Record a refund. The customer gives up ``services`` with it; a full refund gives up all of them."""
 
     order_id: Identifier
     refund_id: Identifier
@@ -270,7 +270,7 @@ OrderCommand = (
 
 @dataclass(frozen=True)
 class Order:
-    """An order as its events tell it; ``requested`` is none while there is no such order."""
+    """An order, folded from its events; ``requested`` is None if the order does not exist."""
 
     requested: ExpansionRequested | None = None
     status: Status = Status.REQUESTED
@@ -285,10 +285,10 @@ class Order:
     unfulfillable: bool = False
 
     def require(self, order_id: str, account_id: str | None = None) -> ExpansionRequested:
-        """How the order began.
+        """Return the event that opened the order.
 
         Raises:
-            UnknownOrder: there is none of this id, or it is another account's (which nobody is told).
+            UnknownOrder: no order has this id, or it belongs to another account (which the answer does not reveal).
         """
         if self.requested is None or account_id not in (None, self.requested.account_id):
             raise UnknownOrder(f"There is no order {order_id}; name one of the account's own orders.")
@@ -301,15 +301,15 @@ class Order:
 
     @property
     def refundable_minor(self) -> int:
-        """How much of the payment has not gone back yet, in minor units."""
+        """The part of the payment that was not refunded, in minor units."""
         captured = self.captured.amount.amount_minor if self.captured else 0
         return captured - sum(refund.amount.amount_minor for refund in self.refunds.values())
 
     def refund(self, refund_id: str) -> PaymentRefunded:
-        """A refund of the order.
+        """Return a refund of the order.
 
         Raises:
-            UnknownRefund: the order has none of this id.
+            UnknownRefund: the order has no refund of this id.
         """
         if refund_id not in self.refunds:
             raise UnknownRefund(f"There is no refund {refund_id}; refund the order first.")
@@ -325,23 +325,23 @@ class OrderStands(Refusal):
 
 
 class NothingToPay(Refusal):
-    """The order comes to nothing, so there is nothing to pay."""
+    """The order totals zero, so there is nothing to pay."""
 
 
 class NoBillingContact(Refusal):
-    """Nobody is named who gets the invoice."""
+    """The order has no billing contact."""
 
 
 class OrderClosed(Refusal):
-    """The order is past the point where this could be done."""
+    """The order's status no longer allows this."""
 
 
 class PiNumberNeedsOffline(Refusal):
-    """A PI number was given for a payment that has none."""
+    """A PI number was given for a payment method that has none."""
 
 
 class NotYetExpired(Refusal):
-    """There is still time to pay."""
+    """The payment deadline has not passed."""
 
 
 class NotPaid(Refusal):
@@ -353,14 +353,14 @@ class UnknownRefund(Refusal):
 
 
 class RefundNotPossible(Refusal):
-    """More, or other money, was to go back than came in."""
+    """The refund exceeds the payment or is in another currency."""
 
 
 def decide(command: OrderCommand, order: Order) -> list[OrderEvent]:
-    """The order's next events. What the world did is recorded; what breaks a rule of ours is refused.
+    """The order's next events. Outside facts are recorded even if unwelcome; requests that break a rule are refused.
 
     Raises:
-        Refusal: one of the reasons of this module.
+        Refusal: the command breaks a rule; the subclasses above are the reasons.
     """
     match command:
         case RequestExpansion():
@@ -392,7 +392,7 @@ def _request(command: RequestExpansion, order: Order) -> list[OrderEvent]:
         asked = (command.account_id, command.package_id, command.quote.lines)
         if asked == (order.requested.account_id, order.requested.package_id, order.requested.quote.lines):
             return []
-        raise OrderStands(f"The order {command.order_id} stands already, with other lines; choose a new id.")
+        raise OrderStands(f"The order {command.order_id} already exists with other lines; choose a new id.")
     if command.quote.total.amount_minor == 0:
         raise NothingToPay("The order comes to 0; there is nothing to pay, so nothing can be ordered.")
     return [ExpansionRequested(**command.model_dump(exclude={"at"}), requested_at=command.at)]
@@ -411,11 +411,11 @@ def _choose_contact(command: ChooseBillingContact, order: Order) -> list[OrderEv
 def _place(command: PlaceOrder, order: Order) -> list[OrderEvent]:
     requested = order.require(command.order_id)
     if command.pi_number and command.method is not Method.OFFLINE:
-        raise PiNumberNeedsOffline(f"A PI number goes with offline payment; leave it out for {command.method}.")
+        raise PiNumberNeedsOffline(f"A PI number is for offline payment only; leave it out for {command.method}.")
     if order.billing is None:
-        raise NoBillingContact("The order names nobody who gets the invoice; choose a billing contact first.")
+        raise NoBillingContact("The order has no billing contact; choose a billing contact first.")
     if order.billing.contact.erased:
-        raise NoBillingContact("Who was to get the invoice was erased; choose another billing contact first.")
+        raise NoBillingContact("The order's billing contact was erased; choose another billing contact first.")
     if order.placed and (order.placed.method, order.placed.pi_number) == (command.method, command.pi_number):
         return []
     if order.status not in (Status.REQUESTED, Status.PLACED, Status.DECLINED):
@@ -459,7 +459,7 @@ def _aside(payment: CapturePayment | PaymentCaptured, reason: AsideReason, expla
 def _set_aside(command: SetPaymentAside, order: Order) -> list[OrderEvent]:
     order.require(command.order_id)
     if order.captured is None:
-        raise NotPaid("The order has no payment that could be set aside.")
+        raise NotPaid("The order has no payment to set aside.")
     if order.fulfilled or order.unfulfillable:
         return []
     return [_aside(order.captured, AsideReason.NO_LONGER_FITS, command.explanation)]
@@ -478,7 +478,7 @@ def _fulfil(command: FulfilOrder, order: Order) -> list[OrderEvent]:
     if order.fulfilled or order.unfulfillable or order.status is Status.REFUNDED:
         return []
     if order.captured is None:
-        raise NotPaid(f"The order is {order.status}; it is fulfilled once it is paid.")
+        raise NotPaid(f"The order is {order.status}; only a paid order can be fulfilled.")
     return [OrderFulfilled(order_id=command.order_id, fulfilled_at=command.at)]
 
 

@@ -1,4 +1,4 @@
-"""A payment's own number - a proforma invoice's, or a capture's of a provider - names one payment of one order."""
+"""A payment's own number, from a proforma invoice or a provider's capture. It belongs to one order only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import StringConstraints
 from domain.messages import Command, Decider, Event, Identifier, Refusal
 
 PiNumber = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]{0,39}$")]
-"""The number of a proforma invoice: 1 to 40 letters, digits, and ``. / _ -`` inside; upper and lower case are one."""
+"""The number of a proforma invoice: 1 to 40 letters and digits, with ``. / _ -`` inside; case-insensitive."""
 
 
 class PaymentReferenceClaimed(Event):
-    """The number belongs to this order from now on."""
+    """The number was claimed for this order and belongs to it from now on."""
 
     TOPIC: ClassVar[str] = "payment_reference.PaymentReferenceClaimed.v1"
     reference: str
@@ -22,7 +22,7 @@ class PaymentReferenceClaimed(Event):
 
 
 class ClaimPaymentReference(Command):
-    """Claim a number for an order. The same order again changes nothing."""
+    """Claim a number for an order. Repeating it for the same order changes nothing."""
 
     reference: str
     order_id: Identifier
@@ -34,37 +34,37 @@ PaymentReferenceEvent = PaymentReferenceClaimed
 
 @dataclass(frozen=True)
 class PaymentReference:
-    """A number, and the order that has it."""
+    """A number and the order that claimed it."""
 
     order_id: str | None = None
 
 
 class PaymentReferenceTaken(Refusal):
-    """The number was used before."""
+    """Another order has claimed the number."""
 
 
 def pi_reference(seller: str, pi_number: str) -> str:
-    """The reference of a proforma invoice of a seller."""
+    """The reference of a seller's proforma invoice."""
     return f"pi:{seller}:{pi_number}"
 
 
 def capture_reference(provider: str, capture_id: str) -> str:
-    """The reference of a capture of a payment provider."""
+    """The reference of a payment provider's capture."""
     return f"{provider}:{capture_id}"
 
 
 def decide(command: PaymentReferenceCommand, reference: PaymentReference) -> list[PaymentReferenceEvent]:
-    """The claim, or nothing where the order has it already.
+    """The claim; no event if the order already has the number.
 
     Raises:
-        PaymentReferenceTaken: another order has the number.
+        PaymentReferenceTaken: another order has claimed the number.
     """
     if reference.order_id == command.order_id:
         return []
     if reference.order_id:
         kind, _, number = command.reference.partition(":")
         what = f"The PI number {number.rpartition(':')[2]}" if kind == "pi" else f"The payment {number}"
-        raise PaymentReferenceTaken(f"{what} was used before, for another order; give the number of this payment.")
+        raise PaymentReferenceTaken(f"{what} was already used for another order; give the number of this payment.")
     return [PaymentReferenceClaimed(reference=command.reference, order_id=command.order_id)]
 
 

@@ -1,7 +1,7 @@
-"""Personal data in events: which fields hold them, whose they are, and what is read in their place after an erasure.
+"""Personal data in events: the fields that hold it, the person it is about, and its placeholder after an erasure.
 
-A person is a billing receiver of an account, and is named ``account/receiver``, as in ``acme/wonka``. Whoever stores an
-event keeps its marked fields secret under a key of the person; the domain itself sees them as they are, or erased.
+A person is a billing receiver of an account and is named ``account/receiver``, as in ``acme/wonka``. The event store
+encrypts marked fields with the person's key; the domain itself sees them in clear text or erased.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from domain.messages import Event, Message
 
 ERASED: Final = "[erased]"
-"""What stands where a text of an erased person stood."""
+"""The placeholder for any text of an erased person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Personal:
     """Marks a field of an event as personal: ``contact: Annotated[BillingContact, Personal(ERASED_CONTACT)]``.
 
     Attributes:
-        erased: what is read in its place once the person is erased; a value that the field can have.
-        receiver: the event's field with the receiver's id. The account is the one that the event is recorded for.
+        erased: the placeholder once the person is erased; it must be valid for the field.
+        receiver: the event's field that holds the receiver's id. The account is the one the event is recorded for.
     """
 
     erased: Message | str
@@ -29,12 +29,12 @@ class Personal:
 
 
 def person_id(account_id: str, receiver_id: str) -> str:
-    """The name of a person. An id never has a slash in it, so no two persons share a name."""
+    """The name of a person. Ids contain no slash, so names are unique."""
     return f"{account_id}/{receiver_id}"
 
 
 def personal_fields(event: type[Event]) -> dict[str, Personal]:
-    """The marked fields of a kind of event. A mark counts on the event's own fields, which may be whole values."""
+    """The marked fields of an event type. Only the event's own fields can be marked; a field may be a whole value."""
     return {
         name: mark
         for name, field in event.model_fields.items()

@@ -1,4 +1,4 @@
-"""Price lists: published, versioned, dated, never edited. One stream per seller and currency."""
+"""Price lists: published, versioned, dated and immutable. One stream per seller and currency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 """An ISO 3166-1 alpha-2 code."""
 
 SellerCode = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]{1,7}$")]
-"""The short name of a seller; its invoice numbers begin with it."""
+"""The short name of a seller and the prefix of its invoice numbers."""
 
 TaxClass = Literal["standard", "reduced"]
 TaxCategory = Literal["S", "Z", "E", "AE", "G", "O"]
@@ -24,10 +24,10 @@ TaxCategory = Literal["S", "Z", "E", "AE", "G", "O"]
 
 
 class Offer(Message):
-    """One line of a price list: a service and what one unit of it costs for a full term.
+    """One line of a price list: a service and the price of one unit for a full term.
 
-    A ``one_time`` service is paid whole whatever is left of the term. ``to_pbxs`` says that it is taken from the
-    package's pool, PBX by PBX.
+    A ``one_time`` service is not prorated: it costs the full price at any time of the term. ``to_pbxs`` means that its
+    units are allocated to PBXs from the package's pool.
     """
 
     service: ServiceCode
@@ -41,7 +41,7 @@ class Offer(Message):
 
 
 class TaxRule(Message):
-    """What a customer of ``country`` pays on a tax class; ``rate_bp`` in hundredths of a percent (1900 is 19 %)."""
+    """The tax of a tax class for customers in ``country``; ``rate_bp`` is in basis points (1900 is 19 %)."""
 
     country: Country
     tax_class: TaxClass = "standard"
@@ -51,7 +51,7 @@ class TaxRule(Message):
 
 
 class PriceListPublished(Event):
-    """From ``valid_from`` on, these are the prices, until a later version takes over."""
+    """These prices hold from ``valid_from`` until a later version replaces them."""
 
     TOPIC: ClassVar[str] = "price_list.PriceListPublished.v1"
     seller: SellerCode
@@ -62,16 +62,16 @@ class PriceListPublished(Event):
     taxes: tuple[TaxRule, ...]
 
     def offer(self, service: str) -> Offer | None:
-        """The line of ``service``; none where it is not sold."""
+        """The line of ``service``; None if it is not sold."""
         return next((offer for offer in self.offers if offer.service == service), None)
 
     def tax(self, country: str, tax_class: str) -> TaxRule | None:
-        """The tax rule of ``country`` for ``tax_class``; none where the seller does not sell there."""
+        """The tax rule of ``country`` for ``tax_class``; None if the seller does not sell there."""
         return next((rule for rule in self.taxes if (rule.country, rule.tax_class) == (country, tax_class)), None)
 
 
 class PublishPriceList(Command):
-    """Publish a version. The same version with the same content again changes nothing."""
+    """Publish a version. Repeating it with the same content changes nothing."""
 
     seller: SellerCode
     currency: Currency
@@ -92,28 +92,28 @@ class PriceList:
     versions: tuple[PriceListPublished, ...] = ()
 
     def in_force(self, on: date) -> PriceListPublished | None:
-        """The version that holds on a day; none before the first."""
+        """The version in force on a day; None before the first."""
         return next((version for version in reversed(self.versions) if version.valid_from <= on), None)
 
 
 class PriceListVersionStands(Refusal):
-    """A published version was to be changed."""
+    """A published version cannot be changed."""
 
 
 class PriceListOutOfOrder(Refusal):
-    """A version does not follow the one before it."""
+    """A version does not follow the previous one."""
 
 
 class PriceListAmbiguous(Refusal):
-    """A service, or a tax rule, stands twice in one price list."""
+    """A service or a tax rule appears twice in one price list."""
 
 
 def decide(command: PriceListCommand, price_list: PriceList) -> list[PriceListEvent]:
-    """The version published, or nothing where it stands already.
+    """The published version; no event if it was already published.
 
     Raises:
-        Refusal: another list has this version, or it leaves a gap; it is valid from before the last one; a service, or
-            a tax rule, stands twice.
+        Refusal: the version exists with other content, leaves a gap, or is not valid later than the last one; or a
+        service or a tax rule appears twice.
     """
     published = PriceListPublished.model_validate(command.model_dump(exclude={"at"}))
     if published in price_list.versions:
@@ -122,7 +122,7 @@ def decide(command: PriceListCommand, price_list: PriceList) -> list[PriceListEv
     following = latest.version + 1 if latest else 1
     if command.version < following:
         raise PriceListVersionStands(
-            f"Version {command.version} of price list {command.seller} {command.currency} stands and is never edited; "
+            f"Version {command.version} of price list {command.seller} {command.currency} is already published; "
             f"publish the new prices as version {following}."
         )
     if command.version > following:
@@ -140,11 +140,11 @@ def decide(command: PriceListCommand, price_list: PriceList) -> list[PriceListEv
 def _refuse_twice(what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise PriceListAmbiguous(f"The {what} {name} stands twice in the price list; keep one of them.")
+            raise PriceListAmbiguous(f"The {what} {name} appears twice in the price list; keep one of them.")
 
 
 def evolve(price_list: PriceList, event: PriceListEvent) -> PriceList:
-    """One more version."""
+    """The prices after one more version."""
     return replace(price_list, versions=(*price_list.versions, event))
 
 
@@ -152,5 +152,5 @@ PRICE_LIST: Decider[PriceListCommand, PriceList, PriceListEvent] = Decider("pric
 
 
 def price_list_id(seller: str, currency: str) -> str:
-    """The id of the stream of one seller's prices in one currency."""
+    """The stream id of one seller's prices in one currency."""
     return f"{seller}-{currency}"

@@ -1,10 +1,10 @@
-"""The order summary: what an expansion costs, line by line, before anything is bound.
+"""The order summary: the price of an expansion, line by line, before anything is binding.
 
-An expansion ends with the package that it expands, so a line costs
+An expansion ends with the package it expands, so a line costs
 
     unit price x quantity x remaining days / days of the term,
 
-by UTC dates, rounded half up to the minor unit, line by line. Lines are rounded, then added; tax is computed and
+by UTC dates, rounded half up to the minor unit. Lines are rounded first, then added; tax is computed and
 rounded once per rate (EN 16931, BR-CO-17). One-time services are not prorated.
 """
 
@@ -17,23 +17,23 @@ from typing import Annotated
 from pydantic import Field
 
 from domain.messages import Message, Refusal
-from domain.money import MOST_MINOR, Currency, Money, round_half_up
+from domain.money import MINOR_MAX, Currency, Money, round_half_up
 from domain.price_list import Offer, PriceList, PriceListPublished, SellerCode, TaxCategory, TaxRule
 from domain.services import Pricing, ServiceCode
 
-MOST_UNITS = 1_000_000
-"""More units than this of one service in one order is a slip of the keyboard."""
+UNITS_MAX = 1_000_000
+"""The most units of one service in one order; more is a typing error."""
 
 
 class Selection(Message):
-    """What the customer chose: a service, and how many units of it (1 for a flat service)."""
+    """The customer's choice: a service and its number of units (1 for a flat service)."""
 
     service: str
     quantity: Annotated[int, Field(strict=True)] = 1
 
 
 class Term(Message):
-    """The days of a package, by UTC dates: from ``starts_on`` up to, and without, ``ends_on``."""
+    """The days of a package, by UTC dates: from ``starts_on`` up to but excluding ``ends_on``."""
 
     starts_on: date
     ends_on: date
@@ -44,16 +44,16 @@ class Term(Message):
         return (self.ends_on - self.starts_on).days
 
     def remaining(self, on: date) -> int:
-        """How many days are left on a day, that day included; the whole term on its first day."""
+        """The days left, including the given day; the whole term on its first day."""
         return (self.ends_on - on).days
 
     def covers(self, on: date) -> bool:
-        """Whether a day lies in the term."""
+        """Whether the term includes a day."""
         return self.starts_on <= on < self.ends_on
 
 
 class Line(Message):
-    """One service of an order, with every figure that it was priced by."""
+    """One service of an order, with every figure that its price is made of."""
 
     service: ServiceCode
     title: str
@@ -81,7 +81,7 @@ class TaxTotal(Message):
 
 
 class Quote(Message):
-    """The order summary. It stands in the order as it was shown, so that history needs no price list."""
+    """The order summary. The order stores it as shown, so that history needs no price list."""
 
     seller: SellerCode
     currency: Currency
@@ -103,7 +103,7 @@ class Quote(Message):
 
     @property
     def total(self) -> Money:
-        """What is to be paid."""
+        """The amount to pay."""
         return self.net + self.tax
 
 
@@ -112,19 +112,19 @@ class NoPriceList(Refusal):
 
 
 class NothingSelected(Refusal):
-    """An order without a line."""
+    """An order without lines."""
 
 
 class UnknownService(Refusal):
-    """A service that is not on the price list."""
+    """The service is not on the price list."""
 
 
 class QuantityNotPossible(Refusal):
-    """Zero, a negative number, or far too many."""
+    """A quantity below one or above the maximum, or a total that is too large."""
 
 
 class ServiceSelectedTwice(Refusal):
-    """One service in two lines of an order."""
+    """One service appears in two lines of an order."""
 
 
 class OutsideTheTerm(Refusal):
@@ -141,13 +141,13 @@ def quote(
     """Price ``selections`` for a package of ``term`` on a day.
 
     Raises:
-        Refusal: one of the reasons of this module, as a sentence for the customer.
+        Refusal: the selection cannot be priced; the text is a sentence for the customer.
     """
     prices = price_list.in_force(on)
     if prices is None:
         raise NoPriceList(f"There is no price list in {currency} on {on}; choose a currency that has one.")
     if not selections:
-        raise NothingSelected("The order has no line; select at least one service.")
+        raise NothingSelected("The order has no lines; select at least one service.")
     if not term.covers(on):
         raise OutsideTheTerm(
             f"The package runs from {term.starts_on} to {term.ends_on}; it cannot be expanded on {on}."
@@ -166,8 +166,8 @@ def quote(
         if sum(other.service == line.service for other in lines) > 1:
             raise ServiceSelectedTwice(f"{line.service} is selected twice; put the whole quantity into one line.")
     totals = taxes(lines, {(rule.category, rule.rate_bp): rule.note for rule in rules})
-    if sum(tax.net_minor + tax.tax_minor for tax in totals) > MOST_MINOR:
-        raise QuantityNotPossible(f"The order comes to more than {MOST_MINOR:,} minor units of {currency}; order less.")
+    if sum(tax.net_minor + tax.tax_minor for tax in totals) > MINOR_MAX:
+        raise QuantityNotPossible(f"The order comes to more than {MINOR_MAX:,} minor units of {currency}; order less.")
     return Quote(
         seller=prices.seller,
         currency=prices.currency,
@@ -185,10 +185,10 @@ def _offer(prices: PriceListPublished, selection: Selection) -> Offer:
         known = ", ".join(offer.service for offer in prices.offers)
         raise UnknownService(f"There is no service {selection.service!r}; the services are {known}.")
     if offer.pricing is Pricing.FLAT and selection.quantity != 1:
-        raise QuantityNotPossible(f"{offer.service} is on or off; select it once, not {selection.quantity} times.")
-    if not 1 <= selection.quantity <= MOST_UNITS:
+        raise QuantityNotPossible(f"{offer.service} has no quantity; select it once, not {selection.quantity} times.")
+    if not 1 <= selection.quantity <= UNITS_MAX:
         raise QuantityNotPossible(
-            f"{selection.quantity} is no quantity of {offer.service}; it must be from 1 to {MOST_UNITS:,}."
+            f"{selection.quantity} is not a valid quantity of {offer.service}; use 1 to {UNITS_MAX:,}."
         )
     return offer
 
@@ -207,7 +207,7 @@ def _line(offer: Offer, rule: TaxRule, quantity: int, term: Term, on: date) -> L
 
 
 def taxes(lines: Sequence[Line], notes: dict[tuple[TaxCategory, int], str]) -> tuple[TaxTotal, ...]:
-    """The tax per category and rate, in the order in which the lines bring them up."""
+    """The tax per category and rate, in the order of their first lines."""
     totals = []
     for (category, rate_bp), note in notes.items():
         net = sum(line.amount_minor for line in lines if (line.tax_category, line.tax_rate_bp) == (category, rate_bp))

@@ -1,4 +1,4 @@
-"""The services that rules know by name. What else is sold, and for how much, is data: see `domain.price_list`."""
+"""The services that rules refer to by name. Other services and all prices are data: see `domain.price_list`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 ServiceCode = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-"""The code of a service, as price lists name it."""
+"""The code of a service in price lists."""
 
 EXTENSIONS = "extensions"
 """The size of a hosting package."""
 
 ULTIMATE_PLAN = "ultimate_plan"
-"""Extensions of the package that are on the Ultimate Plan: a carve-out of `EXTENSIONS`, never added to them."""
+"""Extensions of the package on the Ultimate Plan: a carve-out of `EXTENSIONS`, never added to them."""
 
 RECORDING_MINUTES = "recording_minutes"
 HIGH_AVAILABILITY = "high_availability"
 
 FREE_RECORDING_MINUTES_PER_PBX = 500
-"""Only what is assigned beyond these draws on the package's pool."""
+"""Only minutes beyond these draw on the package's pool."""
 
 
 class Plan(StrEnum):
-    """The plan of a PBX; all its extensions are on it."""
+    """The plan of a PBX and of all its extensions."""
 
     ENTERPRISE = "enterprise"
     ULTIMATE = "ultimate"
 
 
 class Pricing(StrEnum):
-    """How a service is sold: by quantity, or on and off."""
+    """How a service is sold: by quantity, or at a flat price."""
 
     QUANTITY = "quantity"
     FLAT = "flat"

@@ -1,7 +1,7 @@
-"""A hosting package: its term, how much of each service it holds, and which order gave it.
+"""A hosting package: its term, its units of each service, and the orders that granted them.
 
-Renewal, scheduled decreases, reminders, suspension and the end of a package are events of this aggregate too
-(`PackageRenewed`, `DecreaseScheduled`, `ExpiryReminded`, `PackageSuspended`, `PackageEnded`); they are not built yet.
+Renewal, scheduled decreases, reminders, suspension and the end of a package will be events of this aggregate too
+(`PackageRenewed`, `DecreaseScheduled`, `ExpiryReminded`, `PackageSuspended`, `PackageEnded`); they do not exist yet.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Annotated, ClassVar, assert_never
 from pydantic import Field
 
 from domain.messages import Command, Decider, Event, Identifier, Refusal
-from domain.quote import MOST_UNITS, Line, Term
+from domain.quote import UNITS_MAX, Line, Term
 from domain.services import EXTENSIONS, ULTIMATE_PLAN, Pricing, ServiceCode
 
-Quantities = Mapping[ServiceCode, Annotated[int, Field(strict=True, ge=1, le=MOST_UNITS)]]
-"""Units by service; services without any are left out."""
+Quantities = Mapping[ServiceCode, Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)]]
+"""Units by service; services without units are left out."""
 
 
 class PackageActivated(Event):
@@ -50,10 +50,9 @@ class ServiceSubscribed(Event):
 
 
 class GrantReversed(Event):
-    """What an order had given was taken back, after its refund.
+    """The grant of an order was reversed after its refund.
 
-    ``withdrawn`` also names Ultimate units that other orders gave, where the extensions that they were carved out of
-    are no more.
+    ``withdrawn`` includes Ultimate units of other orders if the extensions that they were carved out of are gone.
     """
 
     TOPIC: ClassVar[str] = "subscription.GrantReversed.v1"
@@ -76,7 +75,7 @@ class ActivatePackage(Command):
 
 
 class ExpandPackage(Command):
-    """Give the package what an order paid for."""
+    """Grant the package what an order paid for."""
 
     package_id: Identifier
     order_id: Identifier
@@ -84,7 +83,7 @@ class ExpandPackage(Command):
 
 
 class ReverseGrant(Command):
-    """Take back what an order gave, as far as ``services`` says."""
+    """Reverse the grant of an order for ``services``."""
 
     package_id: Identifier
     order_id: Identifier
@@ -96,7 +95,7 @@ SubscriptionCommand = ActivatePackage | ExpandPackage | ReverseGrant
 
 @dataclass(frozen=True)
 class Subscription:
-    """A package as its events tell it; ``activated`` is none while there is no such package."""
+    """A package, folded from its events; ``activated`` is None if the package does not exist."""
 
     activated: PackageActivated | None = None
     totals: Mapping[str, int] = field(default_factory=dict)
@@ -104,10 +103,10 @@ class Subscription:
     grants: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def require(self, package_id: str, account_id: str | None = None) -> PackageActivated:
-        """How the package began.
+        """Return the event that activated the package.
 
         Raises:
-            UnknownPackage: there is none of this id, or it is another account's (which nobody is told).
+            UnknownPackage: no package has this id, or it belongs to another account (which the answer does not reveal).
         """
         if self.activated is None or account_id not in (None, self.activated.account_id):
             owner = f" in account {account_id}" if account_id else ""
@@ -115,18 +114,18 @@ class Subscription:
         return self.activated
 
     def admit(self, lines: Sequence[Line]) -> None:
-        """Whether the package can take these lines; asked before an order is bound, and again when it is paid.
+        """Check that the package can take these lines: before an order is binding, and again when it is paid.
 
         Raises:
-            UltimateExceedsExtensions: more extensions would be on the Ultimate Plan than there are.
-            ServiceAlreadyActive: a flat service is on already.
+            UltimateExceedsExtensions: the Ultimate Plan would have more extensions than the package.
+            ServiceAlreadyActive: a flat service is already active.
         """
         after = dict(self.totals)
         for line in lines:
             if line.pricing is Pricing.QUANTITY:
                 after[line.service] = after.get(line.service, 0) + line.quantity
             elif line.service in self.flat:
-                raise ServiceAlreadyActive(f"{line.service} is active already; it cannot be subscribed to twice.")
+                raise ServiceAlreadyActive(f"{line.service} is already active; it cannot be subscribed to twice.")
         _carve_out(after)
 
 
@@ -139,15 +138,15 @@ class PackageStands(Refusal):
 
 
 class PackageNotPossible(Refusal):
-    """A package without a day, or without an extension."""
+    """A package without days or without extensions."""
 
 
 class UltimateExceedsExtensions(Refusal):
-    """The Ultimate Plan is a carve-out of the package's extensions and cannot be larger than they are."""
+    """The Ultimate Plan is a carve-out of the package's extensions and cannot exceed them."""
 
 
 class ServiceAlreadyActive(Refusal):
-    """A flat service is on at most once."""
+    """A flat service can be active only once."""
 
 
 def _carve_out(totals: Mapping[str, int]) -> None:
@@ -163,7 +162,7 @@ def decide(command: SubscriptionCommand, package: Subscription) -> list[Subscrip
     """The package's next events.
 
     Raises:
-        Refusal: one of the reasons of this module.
+        Refusal: the command breaks a rule; the subclasses above are the reasons.
     """
     match command:
         case ActivatePackage():
@@ -181,9 +180,11 @@ def _activate(command: ActivatePackage, package: Subscription) -> list[Subscript
     if package.activated == activated:
         return []
     if package.activated:
-        raise PackageStands(f"The package {command.package_id} stands already; choose another id.")
+        raise PackageStands(f"The package {command.package_id} already exists; choose another id.")
     if command.term.days < 1:
-        raise PackageNotPossible(f"A term from {command.term.starts_on} to {command.term.ends_on} has no day.")
+        raise PackageNotPossible(
+            f"A term from {command.term.starts_on} to {command.term.ends_on} has no days; choose a later end."
+        )
     if EXTENSIONS not in command.quantities:
         raise PackageNotPossible("A package needs at least one extension; say how many.")
     _carve_out(command.quantities)
@@ -195,7 +196,7 @@ def _expand(command: ExpandPackage, package: Subscription) -> list[SubscriptionE
     if command.order_id in package.grants:
         return []
     package.admit(command.lines)
-    # Extensions first: at every moment, the carve-out fits into what it is carved out of.
+    # Extensions first, so that the carve-out fits after every single event.
     lines = sorted(command.lines, key=lambda line: line.service != EXTENSIONS)
     who = {"package_id": command.package_id, "order_id": command.order_id}
     return [
@@ -250,7 +251,7 @@ def _taken_back(package: Subscription, event: GrantReversed) -> Subscription:
     grants = dict(package.grants)
     for service, withdrawn in event.withdrawn.items():
         left = withdrawn
-        # The order's own units first, then those of the latest orders: nobody's units are ever taken back twice.
+        # The order's own units first, then those of the latest orders, so that no unit is taken back twice.
         for order_id in (event.order_id, *reversed(list(package.grants))):
             granted = grants.get(order_id, {})
             taken = min(left, granted.get(service, 0))

@@ -10,7 +10,7 @@ import iso4217
 from babel.numbers import NumberPattern, format_decimal, parse_pattern
 
 from domain.messages import Refusal
-from domain.money import MOST_MINOR, Money
+from domain.money import MINOR_MAX, Money
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,16})(?:\.([0-9]+))?", re.ASCII)
 
@@ -66,8 +66,8 @@ def from_decimal_string(text: str, currency: str) -> Money:
     if len(fraction) > decimals:
         raise AmountNotExact(f"{text[:40]!r} has too many decimals; {currency} has {decimals}.")
     amount_minor = int(whole + fraction.ljust(decimals, "0"))
-    if amount_minor > MOST_MINOR:
-        raise AmountNotExact(f"{text[:40]!r} is too large; the maximum is {MOST_MINOR} minor units.")
+    if amount_minor > MINOR_MAX:
+        raise AmountNotExact(f"{text[:40]!r} is too large; the maximum is {MINOR_MAX} minor units.")
     return Money(amount_minor=-amount_minor if sign else amount_minor, currency=currency)
 
 

@@ -1,4 +1,4 @@
-"""How Hypothesis runs here: no haste on a loaded machine, the same examples every time in CI."""
+"""Hypothesis settings: no deadline on a loaded machine, and the same examples on every CI run."""
 
 import os
 

@@ -106,13 +106,13 @@ def test_a_withdrawal_takes_nothing_from_a_pbx_but_blocks_new_allocations() -> N
     pool.when(give("extensions", 1)).then_refused(PoolExhausted, saying="more than the 0 left in the pool")
 
 
-def test_one_id_of_a_grant_and_of_a_withdrawal_is_two() -> None:
+def test_a_grant_and_a_withdrawal_may_share_an_id() -> None:
     given(ALLOCATION, but(granted, grant_id="one-id")).when(but(withdraw, withdrawal_id="one-id")).then(
         but(withdrawn, withdrawal_id="one-id")
     ).when(but(grant, grant_id="one-id")).then_nothing()
 
 
-def test_one_id_of_an_allocation_and_of_a_release_is_two() -> None:
+def test_an_allocation_and_a_release_may_share_an_id() -> None:
     given(ALLOCATION, *BUILT, but(allocated, allocation_id="one-id")).when(but(release, release_id="one-id")).then(
         but(released, release_id="one-id")
     ).when(but(allocate, allocation_id="one-id")).then_nothing()
@@ -121,7 +121,7 @@ def test_one_id_of_an_allocation_and_of_a_release_is_two() -> None:
 # --- PBXs come -----------------------------------------------------------------------------------------------------
 
 
-def test_a_pbx_draws_its_extensions_out_of_the_share_of_its_plan() -> None:
+def test_a_pbx_draws_its_extensions_from_the_share_of_its_plan() -> None:
     pool = given(ALLOCATION, granted).when(create_factory).then(factory_created)
     pool = pool.when(create_shop).then(shop_created)
     assert pool.state.available("extensions", Plan.ENTERPRISE) == 20
@@ -132,7 +132,7 @@ def test_a_pbx_created_twice_is_created_once() -> None:
     given(ALLOCATION, *BUILT).when(create_factory).then_nothing()
 
 
-def test_a_pbx_that_was_created_and_upgraded_or_removed_since_is_not_created_again() -> None:
+def test_a_pbx_that_has_since_been_upgraded_or_removed_is_not_created_again() -> None:
     given(ALLOCATION, *BUILT, factory_upgraded).when(create_factory).then_nothing()
     given(ALLOCATION, *BUILT, factory_removed).when(create_factory).then_nothing()
 
@@ -142,9 +142,9 @@ def test_a_pbx_that_was_created_and_upgraded_or_removed_since_is_not_created_aga
     [
         (but(create_factory, account_id="slugworth"), UnknownPool, "no package pkg-acme in account slugworth"),
         (but(create_factory, extensions=61), PbxStands, "The PBX id pbx-factory is taken"),
-        (but(create_factory, pbx_id="pbx-2", extensions=0), UnitsNotPossible, "0 is no quantity of extensions"),
-        (but(create_factory, pbx_id="pbx-2", extensions=-1), UnitsNotPossible, "-1 is no quantity"),
-        (but(create_factory, pbx_id="pbx-2", extensions=1_000_001), UnitsNotPossible, "from 1 to 1,000,000"),
+        (but(create_factory, pbx_id="pbx-2", extensions=0), UnitsNotPossible, "0 is not a valid quantity"),
+        (but(create_factory, pbx_id="pbx-2", extensions=-1), UnitsNotPossible, "-1 is not a valid quantity"),
+        (but(create_factory, pbx_id="pbx-2", extensions=1_000_001), UnitsNotPossible, "use 1 to 1,000,000"),
         (
             but(create_factory, pbx_id="pbx-2", extensions=21),
             PoolExhausted,
@@ -157,7 +157,7 @@ def test_a_pbx_that_was_created_and_upgraded_or_removed_since_is_not_created_aga
         ),
     ],
 )
-def test_a_pbx_is_refused(wrong: CreatePbx, reason: type[Refusal], sentence: str) -> None:
+def test_an_impossible_pbx_is_refused(wrong: CreatePbx, reason: type[Refusal], sentence: str) -> None:
     given(ALLOCATION, *BUILT).when(wrong).then_refused(reason, saying=sentence)
 
 
@@ -167,16 +167,16 @@ def test_the_id_of_a_removed_pbx_is_not_given_to_another() -> None:
     )
 
 
-def test_there_is_no_pbx_without_a_package() -> None:
+def test_a_pbx_needs_a_package() -> None:
     given(ALLOCATION).when(create_factory).then_refused(UnknownPool, saying="name one of the account's own packages")
 
 
-def test_the_last_extension_of_a_share_can_be_given() -> None:
+def test_the_last_extension_of_a_share_can_be_allocated() -> None:
     last = but(create_factory, pbx_id="pbx-2", extensions=20)
     given(ALLOCATION, *BUILT).when(last).then(but(factory_created, pbx_id="pbx-2", extensions=20))
 
 
-def test_of_two_pbxs_that_want_the_last_extensions_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_pbxs_that_claim_the_last_extensions_at_once_is_refused() -> None:
     rival = but(create_factory, pbx_id="pbx-2", extensions=21)
     given(ALLOCATION, granted).when(rival).losing_to(create_factory).then_refused(
         PoolExhausted, saying="21 enterprise extensions are more than the 20 left in the pool"
@@ -208,9 +208,9 @@ def test_the_same_quantity_can_be_given_again_under_a_new_id() -> None:
     [
         (but(allocate, account_id="slugworth"), UnknownPool, "no package pkg-acme in account slugworth"),
         (but(allocate, pbx_id="pbx-2"), UnknownPbx, "no PBX pbx-2; its PBXs are pbx-factory, pbx-shop"),
-        (give("extensions", 0), UnitsNotPossible, "0 is no quantity of extensions"),
-        (give("recording_minutes", -1), UnitsNotPossible, "-1 is no quantity of recording_minutes"),
-        (give("recording_minutes", 1_000_001), UnitsNotPossible, "from 1 to 1,000,000"),
+        (give("extensions", 0), UnitsNotPossible, "0 is not a valid quantity"),
+        (give("recording_minutes", -1), UnitsNotPossible, "-1 is not a valid quantity of recording_minutes"),
+        (give("recording_minutes", 1_000_001), UnitsNotPossible, "use 1 to 1,000,000"),
         (give("ultimate_plan", 1), UltimateNotAllocatable, "upgrade the PBX instead"),
         (give("custom_domain", 1), ServiceNotForPbxs, "The pool has no custom_domain; it has extensions"),
         (give("extensions", 21), PoolExhausted, "21 enterprise extensions are more than the 20 left"),
@@ -220,14 +220,14 @@ def test_the_same_quantity_can_be_given_again_under_a_new_id() -> None:
             "6 ultimate extensions are more than the 5 left",
         ),
         (give("recording_minutes", 1_501), PoolExhausted, "1001 recording_minutes are more than the 1000 left"),
-        (give("high_availability", 2), AlreadyHighlyAvailable, "one unit of High Availability, and no more"),
+        (give("high_availability", 2), AlreadyHighlyAvailable, "at most one unit of High Availability"),
     ],
 )
-def test_capacity_is_refused(wrong: AllocateCapacity, reason: type[Refusal], sentence: str) -> None:
+def test_an_impossible_allocation_is_refused(wrong: AllocateCapacity, reason: type[Refusal], sentence: str) -> None:
     given(ALLOCATION, *BUILT).when(wrong).then_refused(reason, saying=sentence)
 
 
-def test_a_package_without_a_pbx_says_so() -> None:
+def test_a_refusal_says_that_a_package_has_no_pbx_yet() -> None:
     given(ALLOCATION, granted).when(allocate).then_refused(UnknownPbx, saying="its PBXs are none yet")
 
 
@@ -250,7 +250,7 @@ def test_only_the_recording_minutes_beyond_the_free_500_draw_on_the_pool(held: i
     )
 
 
-def test_every_pbx_has_its_own_free_minutes_even_of_a_pool_that_has_none() -> None:
+def test_every_pbx_has_its_own_free_minutes_even_if_the_pool_has_none() -> None:
     bare = but(granted, quantities={"extensions": 100, "ultimate_plan": 20})
     pool = given(ALLOCATION, bare, factory_created, shop_created)
     pool.when(give("recording_minutes", 500)).then(gave("recording_minutes", 500, 0)).when(
@@ -263,10 +263,10 @@ def test_every_pbx_has_its_own_free_minutes_even_of_a_pool_that_has_none() -> No
 def test_a_pbx_takes_one_unit_of_high_availability() -> None:
     given(ALLOCATION, *BUILT).when(give("high_availability", 1)).then(gave("high_availability", 1)).when(
         give("high_availability", 1, "allocation-2")
-    ).then_refused(AlreadyHighlyAvailable, saying="The PBX pbx-factory takes one unit")
+    ).then_refused(AlreadyHighlyAvailable, saying="The PBX pbx-factory takes at most one unit")
 
 
-def test_of_two_allocations_of_the_last_extensions_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_allocations_of_the_last_extensions_at_once_is_refused() -> None:
     given(ALLOCATION, *BUILT).when(give("extensions", 1, "allocation-2")).losing_to(allocate).then_refused(
         PoolExhausted, saying="1 enterprise extensions are more than the 0 left in the pool"
     )
@@ -316,20 +316,20 @@ def test_high_availability_can_be_given_back_and_taken_again() -> None:
     [
         (but(release, account_id="slugworth"), UnknownPool, "no package pkg-acme in account slugworth"),
         (but(release, pbx_id="pbx-2"), UnknownPbx, "no PBX pbx-2"),
-        (but(release, quantity=0), UnitsNotPossible, "0 is no quantity of extensions"),
-        (but(release, quantity=-1), UnitsNotPossible, "-1 is no quantity of extensions"),
-        (but(release, quantity=1_000_001), UnitsNotPossible, "from 1 to 1,000,000"),
-        (but(release, quantity=60), NotReleasable, "holds 60 extensions and can give back at most 59"),
+        (but(release, quantity=0), UnitsNotPossible, "0 is not a valid quantity"),
+        (but(release, quantity=-1), UnitsNotPossible, "-1 is not a valid quantity of extensions"),
+        (but(release, quantity=1_000_001), UnitsNotPossible, "use 1 to 1,000,000"),
+        (but(release, quantity=60), NotReleasable, "holds 60 extensions and can release at most 59"),
         (but(release, service="high_availability", quantity=1), NotReleasable, "holds 0 high_availability"),
         (but(release, service="ultimate_plan", quantity=1), NotReleasable, "holds 0 ultimate_plan"),
-        (but(release, service="recording_minutes"), NotReleasable, "are never reduced"),
+        (but(release, service="recording_minutes"), NotReleasable, "cannot be released"),
     ],
 )
-def test_a_release_is_refused(wrong: ReleaseCapacity, reason: type[Refusal], sentence: str) -> None:
+def test_an_impossible_release_is_refused(wrong: ReleaseCapacity, reason: type[Refusal], sentence: str) -> None:
     given(ALLOCATION, *BUILT, gave("recording_minutes", 700, 200)).when(wrong).then_refused(reason, saying=sentence)
 
 
-def test_of_two_releases_at_once_the_second_leaves_one_extension_too() -> None:
+def test_the_second_of_two_releases_at_once_leaves_one_extension_too() -> None:
     most = but(release, release_id="release-2", quantity=59)
     given(ALLOCATION, *BUILT).when(most).losing_to(release).then_refused(NotReleasable, saying="at most 49")
 
@@ -339,7 +339,7 @@ def test_of_two_releases_at_once_the_second_leaves_one_extension_too() -> None:
 ROOM_FOR_THE_FACTORY = but(granted, grant_id="order-1", quantities={"ultimate_plan": 55})
 
 
-def test_an_upgrade_moves_a_pbx_from_the_one_share_to_the_other() -> None:
+def test_an_upgrade_moves_a_pbx_from_one_share_to_the_other() -> None:
     pool = given(ALLOCATION, *BUILT, ROOM_FOR_THE_FACTORY).when(upgrade).then(factory_upgraded).state
     assert pool.pbx("pbx-factory").plan is Plan.ULTIMATE
     assert pool.available("extensions", Plan.ULTIMATE) == 0
@@ -359,12 +359,12 @@ def test_a_pbx_upgraded_twice_is_upgraded_once() -> None:
 def test_an_upgrade_beyond_the_share_of_the_ultimate_plan_is_refused() -> None:
     one_short = but(ROOM_FOR_THE_FACTORY, quantities={"ultimate_plan": 54})
     given(ALLOCATION, *BUILT, one_short).when(upgrade).then_refused(
-        PoolExhausted, saying="has 60 extensions, and 59 of the Ultimate Plan are left"
+        PoolExhausted, saying="has 60 extensions, but only 59 of the Ultimate Plan are left"
     )
 
 
 def test_an_upgrade_in_an_over_allocated_share_says_that_nothing_is_left() -> None:
-    given(ALLOCATION, *BUILT, withdrawn).when(upgrade).then_refused(PoolExhausted, saying="and 0 of the Ultimate Plan")
+    given(ALLOCATION, *BUILT, withdrawn).when(upgrade).then_refused(PoolExhausted, saying="only 0 of the Ultimate")
 
 
 def test_an_unknown_pbx_is_not_upgraded() -> None:
@@ -395,7 +395,7 @@ def test_a_removed_pbx_gives_back_what_it_had_drawn() -> None:
     assert pool.available("high_availability", Plan.ENTERPRISE) == 2
 
 
-def test_what_was_free_is_not_given_back() -> None:
+def test_free_units_do_not_return_to_the_pool() -> None:
     given(ALLOCATION, *BUILT, gave("recording_minutes", 400, 0)).when(remove).then(factory_removed)
 
 
@@ -432,5 +432,5 @@ def test_a_removal_that_loses_to_an_upgrade_gives_back_to_the_other_share() -> N
 
 
 @pytest.mark.parametrize("late", [allocate, release])
-def test_what_loses_to_a_removal_is_refused(late: AllocateCapacity | ReleaseCapacity) -> None:
+def test_a_command_that_loses_to_a_removal_is_refused(late: AllocateCapacity | ReleaseCapacity) -> None:
     given(ALLOCATION, *BUILT).when(late).losing_to(remove).then_refused(UnknownPbx, saying="no PBX pbx-factory")

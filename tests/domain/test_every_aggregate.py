@@ -1,4 +1,4 @@
-"""What holds for every aggregate, whatever the sequence of its commands."""
+"""Properties of every aggregate, for any sequence of its commands."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,7 +17,7 @@ each_aggregate = pytest.mark.parametrize("aggregate", AGGREGATES.values(), ids=A
 
 
 def outcomes(aggregate: Aggregate, data: st.DataObject) -> Iterator[When[Any, Any, Any]]:
-    """What is decided, command by command. That an event survives storage, `given` sees to."""
+    """The outcome of each command in turn. `given` also checks that each event survives storage."""
     life = given(aggregate.decider)
     for command in data.draw(aggregate.sequences()):
         outcome = life.when(command)
@@ -36,7 +36,7 @@ def test_every_command_is_drawn(aggregate: Aggregate) -> None:
 @each_aggregate
 @some_sequences
 @hypothesis.given(data=st.data())
-def test_a_command_is_refused_with_a_sentence_or_gives_events_that_can_be_stored_and_applied(
+def test_a_command_is_refused_with_a_sentence_or_returns_events_that_can_be_stored_and_applied(
     aggregate: Aggregate, data: st.DataObject
 ) -> None:
     for outcome in outcomes(aggregate, data):
@@ -46,8 +46,8 @@ def test_a_command_is_refused_with_a_sentence_or_gives_events_that_can_be_stored
 @each_aggregate
 @some_sequences
 @hypothesis.given(data=st.data())
-def test_a_command_decided_again_after_its_own_events_gives_nothing(aggregate: Aggregate, data: st.DataObject) -> None:
-    """All but one are safe to repeat: whoever comes with a link twice has come twice, and both are recorded."""
+def test_a_command_repeated_after_its_own_events_returns_no_events(aggregate: Aggregate, data: st.DataObject) -> None:
+    """All commands but one are idempotent: each use of an invoice link is recorded."""
     for outcome in outcomes(aggregate, data):
         if outcome.events and not isinstance(outcome.command, ConsumeLink):
             outcome.after.when(outcome.command).then_nothing()
@@ -56,7 +56,7 @@ def test_a_command_decided_again_after_its_own_events_gives_nothing(aggregate: A
 @each_aggregate
 @some_sequences
 @hypothesis.given(data=st.data())
-def test_a_command_decided_twice_on_one_state_is_decided_the_same(aggregate: Aggregate, data: st.DataObject) -> None:
+def test_decisions_are_deterministic(aggregate: Aggregate, data: st.DataObject) -> None:
     for outcome in outcomes(aggregate, data):
         again = outcome.given.when(outcome.command)
         assert (again.events, repr(again.refusal)) == (outcome.events, repr(outcome.refusal))

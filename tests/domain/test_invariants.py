@@ -1,4 +1,4 @@
-"""What holds at every moment, after every single event."""
+"""Invariants that hold after every single event."""
 
 from collections import Counter
 
@@ -53,7 +53,7 @@ def test_the_ultimate_plan_is_never_larger_than_what_it_is_carved_out_of(command
 
 
 @hypothesis.given(some.subscription.sequences(), st.permutations(["order-1", "order-2", "order-3", "order-4"]))
-def test_a_package_whose_every_order_is_taken_back_is_what_it_was_at_first(
+def test_a_package_returns_to_its_first_state_once_every_order_is_reversed(
     commands: list[SubscriptionCommand], order_ids: list[str]
 ) -> None:
     package = given(SUBSCRIPTION)
@@ -70,7 +70,7 @@ def test_a_package_whose_every_order_is_taken_back_is_what_it_was_at_first(
 
 
 def excess(pool: Allocation) -> Counter[str]:
-    """By how much a service, or the share of a plan, is over-allocated."""
+    """The number of units by which a service, or a plan's share, is over-allocated."""
     services = {service for pbx in pool.pbxs.values() for service in pbx.drawn}
     over = Counter({service: pool.allocated(service) - pool.totals.get(service, 0) for service in services})
     over.update({plan.value: pool.allocated("extensions", plan) - pool.share(plan) for plan in Plan})
@@ -78,14 +78,14 @@ def excess(pool: Allocation) -> Counter[str]:
 
 
 def may_exceed(command: AllocationCommand) -> bool:
-    """Whether a command changes what there is: less of something, or more Ultimate out of the same extensions."""
+    """Whether a command shrinks a total, or carves more Ultimate out of the same extensions."""
     return isinstance(command, WithdrawCapacity) or (
         isinstance(command, GrantCapacity) and "ultimate_plan" in command.quantities
     )
 
 
 @hypothesis.given(some.allocation.sequences(most=25))
-def test_no_allocation_makes_a_service_or_a_share_exceeded(commands: list[AllocationCommand]) -> None:
+def test_no_allocation_exceeds_a_service_or_a_share(commands: list[AllocationCommand]) -> None:
     pool = given(ALLOCATION)
     for command in commands:
         after = pool.when(command).after
@@ -104,7 +104,7 @@ def test_a_pool_whose_totals_only_grow_is_never_oversold(commands: list[Allocati
 
 
 def drawn_by(event: AllocationEvent) -> Counter[str]:
-    """What an event took out of the pool; negative where it gave back."""
+    """Units that an event drew from the pool; negative if it returned them."""
     match event:
         case PbxCreated():
             return Counter({"extensions": event.extensions})
@@ -119,7 +119,7 @@ def drawn_by(event: AllocationEvent) -> Counter[str]:
 
 
 @hypothesis.given(some.allocation.sequences(most=25))
-def test_what_the_events_say_was_drawn_is_what_the_pbxs_hold(commands: list[AllocationCommand]) -> None:
+def test_the_units_drawn_by_events_equal_the_units_that_pbxs_hold(commands: list[AllocationCommand]) -> None:
     pool, ledger = given(ALLOCATION), Counter[str]()
     for command in commands:
         outcome = pool.when(command)
@@ -182,7 +182,7 @@ def test_an_order_is_paid_and_fulfilled_once_at_most_and_no_money_is_dropped_or_
 
 
 @hypothesis.given(some.any_quotes())
-def test_the_lines_and_the_tax_come_to_the_total(summary: Quote) -> None:
+def test_the_lines_and_the_tax_add_up_to_the_total(summary: Quote) -> None:
     lines = sum(line.amount_minor for line in summary.lines)
     assert summary.total.amount_minor == lines + sum(tax.tax_minor for tax in summary.taxes)
     assert lines == summary.net.amount_minor == sum(tax.net_minor for tax in summary.taxes)
@@ -196,7 +196,7 @@ def test_the_lines_and_the_tax_come_to_the_total(summary: Quote) -> None:
 
 
 @hypothesis.given(some.any_quotes().filter(lambda summary: summary.total.amount_minor > 0), st.data())
-def test_a_credit_note_comes_to_its_refund_exactly_and_no_part_of_it_is_negative(
+def test_a_credit_note_equals_its_refund_exactly_and_no_part_of_it_is_negative(
     summary: Quote, data: st.DataObject
 ) -> None:
     refund = data.draw(st.integers(1, summary.total.amount_minor))
@@ -211,8 +211,8 @@ def test_a_credit_note_comes_to_its_refund_exactly_and_no_part_of_it_is_negative
 
 
 @hypothesis.given(st.lists(st.integers(0, 3), max_size=40) | st.lists(st.integers(0, 3), min_size=60, max_size=90))
-def test_the_invoice_numbers_have_no_gap_whoever_issues_when(turns: list[int]) -> None:
-    """Four issuers read, decide and store in any interleaving; the log refuses whoever decided on an old version."""
+def test_invoice_numbers_have_no_gap_in_any_interleaving_of_issuers(turns: list[int]) -> None:
+    """Four issuers read, decide and append in any interleaving; the log refuses decisions on a stale version."""
     log: list[InvoiceNumberAssigned] = []
     decided: dict[int, tuple[int, list[InvoiceNumberAssigned]]] = {}
     issued: Counter[int] = Counter()
@@ -230,7 +230,7 @@ def test_the_invoice_numbers_have_no_gap_whoever_issues_when(turns: list[int]) -
 
 
 @hypothesis.given(some.invoice_link.sequences(most=20))
-def test_a_link_gives_the_invoice_once_at_most(commands: list[InvoiceLinkCommand]) -> None:
+def test_a_link_serves_the_invoice_at_most_once(commands: list[InvoiceLinkCommand]) -> None:
     link, consumed = given(INVOICE_LINK), 0
     for command in commands:
         outcome = link.when(command)

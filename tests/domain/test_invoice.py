@@ -38,7 +38,7 @@ def test_an_invoice_issued_twice_is_issued_once_and_never_changed() -> None:
     given(INVOICE, invoice_issued).when(but(issue_invoice, number="YT-2026-000007", at=NOW)).then_nothing()
 
 
-def test_of_two_that_issue_an_invoice_at_once_the_first_one_gives_it_its_number() -> None:
+def test_the_first_of_two_issuers_at_once_sets_the_invoice_number() -> None:
     invoice = given(INVOICE).when(but(issue_invoice, number="YT-2026-000007")).losing_to(issue_invoice).then_nothing()
     assert invoice.state.issued == invoice_issued
 
@@ -57,7 +57,7 @@ def test_a_mail_with_a_new_link_is_another_mail() -> None:
     )
 
 
-def test_there_is_no_mail_of_an_invoice_that_was_never_issued() -> None:
+def test_a_mail_of_an_invoice_that_was_never_issued_is_refused() -> None:
     given(INVOICE).when(record_emailed).then_refused(UnknownInvoice, saying="no invoice invoice-1; issue it first")
 
 
@@ -85,35 +85,35 @@ def test_a_credit_note_issued_twice_at_once_is_issued_once() -> None:
 MOMENTS = st.datetimes(datetime(1990, 1, 1), datetime(2140, 1, 1), timezones=st.timezones())  # noqa: DTZ001 - bounds
 
 
-def test_a_document_goes_once_the_law_has_let_it_go() -> None:
+def test_a_document_is_deleted_after_its_retention_period() -> None:
     state = given(INVOICE, invoice_issued).when(delete_document).then(document_deleted).state
     assert state.deleted
     assert state.issued == invoice_issued
 
 
-def test_until_the_last_moment_of_its_years_it_is_kept() -> None:
+def test_a_document_is_kept_until_the_last_moment_of_its_retention_period() -> None:
     too_soon = but(delete_document, at=delete_document.at - timedelta(microseconds=1))
-    saying = "YT-2026-000001 has to be kept until 2035-01-01"
+    saying = "YT-2026-000001 must be kept until 2035-01-01"
     given(INVOICE, invoice_issued).when(too_soon).then_refused(StillKept, saying=saying)
     given(INVOICE, credit_note_issued).when(too_soon).then_refused(StillKept, saying="YT-2026-000002")
 
 
-def test_the_years_are_those_of_utc() -> None:
+def test_retention_years_are_utc_years() -> None:
     new_york = timezone(timedelta(hours=-5))
     assert kept_until(datetime(2026, 12, 31, 20, tzinfo=new_york), 8) == datetime(2036, 1, 1, tzinfo=UTC)
 
 
 @hypothesis.given(MOMENTS, MOMENTS, st.integers(1, 100))
-def test_what_may_go_is_the_same_from_both_ends(issued_at: datetime, at: datetime, years: int) -> None:
+def test_both_retention_functions_agree(issued_at: datetime, at: datetime, years: int) -> None:
     assert (issued_at < let_go_before(at, years)) == (kept_until(issued_at, years) <= at)
 
 
-def test_it_goes_once() -> None:
+def test_a_document_deleted_twice_is_deleted_once() -> None:
     given(INVOICE, invoice_issued, document_deleted).when(delete_document).then_nothing()
     given(INVOICE, invoice_issued).when(delete_document).losing_to(delete_document).then_nothing()
 
 
-def test_what_was_never_issued_has_no_document_to_go() -> None:
+def test_an_invoice_that_was_never_issued_has_no_document_to_delete() -> None:
     given(INVOICE).when(delete_document).then_refused(UnknownInvoice, saying="no invoice invoice-1")
 
 
@@ -121,16 +121,16 @@ def test_what_was_never_issued_has_no_document_to_go() -> None:
 
 
 def shares(amount_minor: int) -> list[tuple[int, int]]:
-    """The net and the tax that a refund gives back, by rate: 19 % and 7 %."""
+    """The net and the tax of a refund by rate: 19 % and 7 %."""
     _, taxes = credit_of(ORDERED, eur(amount_minor))
     return [(tax.net_minor, tax.tax_minor) for tax in taxes]
 
 
-def test_a_refund_of_the_whole_gives_back_the_figures_of_the_invoice() -> None:
+def test_a_full_refund_returns_the_figures_of_the_invoice() -> None:
     assert credit_of(ORDERED, ORDERED.total) == (ORDERED.net, ORDERED.taxes)
 
 
-def test_a_refund_in_part_is_split_in_the_proportion_of_the_invoice() -> None:
+def test_a_partial_refund_is_split_in_proportion_to_the_invoice() -> None:
     assert credit_of(quoted(extensions=50), eur(217_17)) == (
         eur(182_50),
         (
@@ -156,7 +156,7 @@ def test_a_cent_of_two_equal_halves_is_one_cent_and_not_two() -> None:
 
 
 @pytest.mark.parametrize("amount_minor", [1, 2, 3, 99, 100_00, 272_33, 544_64, 544_65])
-def test_what_is_given_back_comes_to_the_refund_exactly(amount_minor: int) -> None:
+def test_net_and_tax_add_up_to_the_refund_exactly(amount_minor: int) -> None:
     net, taxes = credit_of(ORDERED, eur(amount_minor))
     assert net.amount_minor + sum(tax.tax_minor for tax in taxes) == amount_minor
     assert net.amount_minor == sum(tax.net_minor for tax in taxes)

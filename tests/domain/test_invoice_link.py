@@ -56,22 +56,22 @@ def test_a_link_expires_after_24_hours() -> None:
     )
 
 
-def test_a_used_link_stays_used_when_its_time_is_over() -> None:
+def test_a_used_link_stays_used_after_it_expires() -> None:
     given(INVOICE_LINK, link_issued, consumed).when(but(consume, at=TOMORROW)).then(
         but(refused(RefusalReason.USED), refused_at=TOMORROW)
     )
 
 
-def test_a_revoked_link_gives_nothing() -> None:
+def test_a_revoked_link_serves_nothing() -> None:
     given(INVOICE_LINK, link_issued, revoked).when(consume).then(refused(RefusalReason.REVOKED))
 
 
-def test_a_use_that_loses_to_a_revocation_gives_nothing() -> None:
+def test_a_use_that_loses_to_a_revocation_serves_nothing() -> None:
     given(INVOICE_LINK, link_issued).when(consume).losing_to(revoke).then(refused(RefusalReason.REVOKED))
 
 
 @pytest.mark.parametrize("token_sha256", ["b0b" + 61 * "0", "", "a11cé"])
-def test_an_unknown_token_an_unknown_link_and_a_spent_one_answer_alike(token_sha256: str) -> None:
+def test_an_unknown_token_an_unknown_link_and_a_spent_one_get_the_same_answer(token_sha256: str) -> None:
     stranger = but(consume, token_sha256=token_sha256)
     for history in ([], [link_issued], [link_issued, consumed], [link_issued, revoked]):
         given(INVOICE_LINK, *history).when(stranger).then_refused(UnknownLink, saying="This link is not valid")
@@ -85,7 +85,7 @@ def test_a_link_revoked_twice_is_revoked_once() -> None:
     given(INVOICE_LINK, link_issued, revoked).when(revoke).then_nothing()
 
 
-def test_a_link_that_never_was_needs_no_revocation() -> None:
+def test_a_link_that_was_never_issued_needs_no_revocation() -> None:
     given(INVOICE_LINK).when(revoke).then_nothing()
 
 

@@ -16,7 +16,7 @@ def test_a_document_has_one_number() -> None:
     given(INVOICE_SERIES, assigned).when(assign).then_nothing()
 
 
-def test_of_two_documents_numbered_at_once_the_second_has_the_next_number() -> None:
+def test_the_second_of_two_documents_numbered_at_once_gets_the_next_number() -> None:
     given(INVOICE_SERIES).when(assign_2).losing_to(assign).then(assigned_2)
 
 

@@ -1,4 +1,4 @@
-"""What every event, command and refusal has in common."""
+"""Properties shared by every event, command and refusal."""
 
 import pkgutil
 import re
@@ -22,7 +22,7 @@ DECIDERS = {
 
 
 def classes(base: type) -> list[type[Any]]:
-    """Every class of the domain that is derived from ``base``, where it is defined."""
+    """Every subclass of ``base`` in the domain, from the module that defines it."""
     members = [(module.__name__, value) for module in MODULES.values() for value in vars(module).values()]
     found = [
         value
@@ -39,7 +39,7 @@ EVENTS: list[type[Event]] = classes(Event)
 def test_the_topic_of_an_event_names_its_aggregate_its_class_and_its_version(event: type[Event]) -> None:
     aggregate = event.__module__.removeprefix("domain.")
     assert re.fullmatch(rf"{aggregate}\.{event.__name__}\.v[1-9][0-9]*", event.TOPIC)
-    assert "TOPIC" in vars(event), "a topic is pinned where its event is defined, and not inherited"
+    assert "TOPIC" in vars(event), "each event class pins its own topic; none inherits it"
 
 
 def test_no_two_events_have_one_topic() -> None:
@@ -83,17 +83,17 @@ def test_a_message_never_changes() -> None:
         captured.capture_id = "capture-2"  # type: ignore[misc]  # that is the point
 
 
-def test_a_message_admits_no_field_that_it_does_not_know() -> None:
+def test_a_message_forbids_unknown_fields() -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         PaymentCaptured.model_validate({**dict(captured), "colour": "red"})
 
 
-def test_a_moment_without_a_time_zone_is_none() -> None:
+def test_a_moment_without_a_time_zone_is_rejected() -> None:
     with pytest.raises(ValidationError, match="timezone"):
         but(capture, at=capture.at.replace(tzinfo=None))
 
 
-def test_what_is_wrong_with_a_message_is_said_place_by_place_and_nothing_of_it_is_repeated() -> None:
+def test_validation_errors_are_described_by_location_without_values() -> None:
     with pytest.raises(ValidationError) as error:
         but(capture, amount={"amount_minor": 1, "currency": "euro"}, colour="red")
     assert what_is_wrong(error.value) == (
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_a_message_is_said_place_by_place_and_nothing_of_it_i
 
 
 @pytest.mark.parametrize("identifier", ["", "-1", "a b", "a/b", "a\n", "ä", 101 * "a"])
-def test_what_is_no_identifier_is_no_identifier(identifier: str) -> None:
+def test_an_invalid_identifier_is_rejected(identifier: str) -> None:
     with pytest.raises(ValidationError):
         but(place, order_id=identifier)
 

@@ -52,5 +52,5 @@ def test_halves_are_rounded_up(numerator: int, denominator: int, rounded: int) -
     assert round_half_up(numerator, denominator) == rounded
 
 
-def test_rounding_is_exact_where_a_float_is_not() -> None:
+def test_rounding_is_exact_beyond_the_precision_of_floats() -> None:
     assert round_half_up(10**18 + 1, 2) == 5 * 10**17 + 1

@@ -96,7 +96,7 @@ OPEN = {"requested": READY, "placed": PLACED, "declined": (*PLACED, declined)}
 
 
 def aside(reason: AsideReason, explanation: str, **changes: object) -> PaymentSetAside:
-    """The payment of ``capture``, put before a person."""
+    """The payment of ``capture``, set aside for a person to decide."""
     return but(SET_ASIDE, reason=reason, explanation=explanation, **changes)
 
 
@@ -148,11 +148,11 @@ def test_an_order_requested_again_a_day_later_keeps_its_deadline() -> None:
 @pytest.mark.parametrize(
     "changes", [{"account_id": "slugworth"}, {"package_id": "pkg-2"}, {"quote": quoted(extensions=51)}], ids=str
 )
-def test_the_id_of_an_order_is_one_orders(changes: dict[str, object]) -> None:
+def test_an_order_id_belongs_to_one_order(changes: dict[str, object]) -> None:
     given(ORDER, requested).when(but(request, **changes)).then_refused(OrderStands, saying="choose a new id")
 
 
-def test_an_order_that_comes_to_nothing_is_refused() -> None:
+def test_an_order_that_totals_zero_is_refused() -> None:
     free = PriceList(versions=(but(published, offers=(offer("extensions", "extension", 0),)),))
     nothing = quote(
         free, currency="EUR", country="DE", term=YEAR, on=TODAY, selections=[Selection(service="extensions")]
@@ -160,9 +160,9 @@ def test_an_order_that_comes_to_nothing_is_refused() -> None:
     given(ORDER).when(but(request, quote=nothing)).then_refused(NothingToPay, saying="The order comes to 0")
 
 
-def test_of_two_orders_that_want_an_id_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_orders_that_claim_an_id_at_once_is_refused() -> None:
     given(ORDER).when(but(request, quote=quoted(extensions=1))).losing_to(request).then_refused(
-        OrderStands, saying="The order order-1 stands already, with other lines"
+        OrderStands, saying="The order order-1 already exists with other lines"
     )
 
 
@@ -186,7 +186,7 @@ def test_the_billing_contact_of_a_closed_order_stays(history: tuple[OrderEvent, 
     order.when(but(choose_contact, contact=BUCKET)).then_refused(OrderClosed, saying="can be chosen until it is paid")
 
 
-def test_of_two_contacts_chosen_at_once_the_later_one_holds() -> None:
+def test_the_later_of_two_contacts_chosen_at_once_holds() -> None:
     bucket = but(choose_contact, receiver_id="bucket", contact=BUCKET)
     order = given(ORDER, requested).when(choose_contact).losing_to(bucket).then(contact_chosen)
     assert order.state.billing == contact_chosen
@@ -301,17 +301,17 @@ def test_a_payment_that_was_set_aside_before_the_order_was_placed_does_not_pay_i
         (CLOSED["expired"], AsideReason.EXPIRED, "The order was expired when the payment came."),
     ],
 )
-def test_a_payment_of_an_order_that_is_not_open_is_put_before_a_person(
+def test_a_payment_of_an_order_that_is_not_open_is_set_aside(
     history: tuple[OrderEvent, ...], reason: AsideReason, explanation: str
 ) -> None:
     before = given(ORDER, *history)
     after = before.when(capture).then(aside(reason, explanation))
     assert after.state.status is before.state.status
-    after.when(fulfil).then_refused(NotPaid, saying="it is fulfilled once it is paid")
+    after.when(fulfil).then_refused(NotPaid, saying="only a paid order can be fulfilled")
 
 
 @pytest.mark.parametrize("status", ["paid", "fulfilled", "partly_refunded", "refunded"])
-def test_a_second_payment_is_put_before_a_person(status: str) -> None:
+def test_a_second_payment_is_set_aside(status: str) -> None:
     second = but(capture, capture_id="capture-2")
     explanation = f"The order was {status} when the payment came."
     after = (
@@ -334,7 +334,7 @@ def test_a_second_payment_is_put_before_a_person(status: str) -> None:
     ],
     ids=str,
 )
-def test_another_amount_or_currency_is_put_before_a_person_and_the_order_can_still_be_paid(
+def test_a_wrong_amount_or_currency_is_set_aside_and_the_order_can_still_be_paid(
     amount: Money, reason: AsideReason, explanation: str
 ) -> None:
     after = given(ORDER, *PLACED).when(but(capture, amount=amount)).then(aside(reason, explanation, amount=amount))
@@ -342,13 +342,13 @@ def test_another_amount_or_currency_is_put_before_a_person_and_the_order_can_sti
     after.when(but(capture, capture_id="capture-2")).then(but(captured, capture_id="capture-2"))
 
 
-def test_a_payment_captured_in_time_counts_however_late_the_news_of_it_comes() -> None:
+def test_a_payment_captured_in_time_counts_even_if_reported_late() -> None:
     in_time = DEADLINE - A_MOMENT
     late_news = but(capture, captured_at=in_time, at=DEADLINE + timedelta(days=3))
     given(ORDER, *PLACED).when(late_news).then(but(captured, captured_at=in_time))
 
 
-def test_a_payment_captured_too_late_expires_the_order_and_is_put_before_a_person() -> None:
+def test_a_payment_captured_too_late_expires_the_order_and_is_set_aside() -> None:
     too_late = but(capture, captured_at=DEADLINE, at=DEADLINE)
     order = (
         given(ORDER, *PLACED)
@@ -362,19 +362,19 @@ def test_a_payment_captured_too_late_expires_the_order_and_is_put_before_a_perso
     order.when(too_late).then_nothing()
 
 
-def test_a_payment_that_loses_to_a_cancellation_is_put_before_a_person() -> None:
+def test_a_payment_that_loses_to_a_cancellation_is_set_aside() -> None:
     given(ORDER, *PLACED).when(capture).losing_to(cancel).then(
         aside(AsideReason.CANCELLED, "The order was cancelled when the payment came.")
     )
 
 
-def test_a_payment_that_loses_to_the_expiry_is_put_before_a_person() -> None:
+def test_a_payment_that_loses_to_the_expiry_is_set_aside() -> None:
     given(ORDER, *PLACED).when(capture).losing_to(expire).then(
         aside(AsideReason.EXPIRED, "The order was expired when the payment came.")
     )
 
 
-def test_a_payment_that_loses_to_another_payment_is_put_before_a_person() -> None:
+def test_a_payment_that_loses_to_another_payment_is_set_aside() -> None:
     second = but(capture, capture_id="capture-2")
     given(ORDER, *PLACED).when(second).losing_to(capture).then(
         aside(AsideReason.ALREADY_PAID, "The order was paid when the payment came.", capture_id="capture-2")
@@ -388,13 +388,13 @@ def test_a_payment_delivered_twice_at_once_is_recorded_once() -> None:
 # --- set aside -----------------------------------------------------------------------------------------------------
 
 
-def test_a_payment_that_no_longer_fits_the_package_is_put_before_a_person_and_fulfils_nothing() -> None:
+def test_a_payment_that_no_longer_fits_the_package_is_set_aside_and_fulfils_nothing() -> None:
     order = given(ORDER, *PAID).when(set_aside).then(no_longer_fits)
     assert order.state.unfulfillable
     order.when(fulfil).then_nothing().when(refund).then(refunded)
 
 
-def test_a_payment_is_put_before_a_person_once() -> None:
+def test_a_payment_is_set_aside_once() -> None:
     given(ORDER, *PAID, no_longer_fits).when(set_aside).then_nothing()
 
 
@@ -403,17 +403,17 @@ def test_the_payment_of_a_fulfilled_order_is_not_set_aside() -> None:
 
 
 def test_without_a_payment_there_is_nothing_to_set_aside() -> None:
-    given(ORDER, *PLACED).when(set_aside).then_refused(NotPaid, saying="no payment that could be set aside")
+    given(ORDER, *PLACED).when(set_aside).then_refused(NotPaid, saying="no payment to set aside")
 
 
-def test_what_loses_to_the_fulfilment_is_not_set_aside() -> None:
+def test_setting_aside_that_loses_to_the_fulfilment_changes_nothing() -> None:
     given(ORDER, *PAID).when(set_aside).losing_to(fulfil).then_nothing()
 
 
 # --- declined ------------------------------------------------------------------------------------------------------
 
 
-def test_the_provider_says_no_and_the_customer_may_try_again() -> None:
+def test_after_a_decline_the_customer_may_try_again() -> None:
     order = given(ORDER, *PLACED).when(decline).then(declined)
     assert order.state.status is Status.DECLINED
     order.when(but(decline, attempt_id="attempt-2")).then(but(declined, attempt_id="attempt-2")).when(capture).then(
@@ -454,13 +454,13 @@ def test_an_order_fulfilled_twice_is_fulfilled_once() -> None:
     given(ORDER, *FULFILLED).when(fulfil).then_nothing()
 
 
-def test_an_order_that_was_refunded_in_part_can_be_fulfilled_and_stays_partly_refunded() -> None:
+def test_a_partly_refunded_order_can_be_fulfilled_and_stays_partly_refunded() -> None:
     order = given(ORDER, *PAID, parted(21_90, "custom_domain")).when(fulfil).then(fulfilled)
     assert order.state.status is Status.PARTLY_REFUNDED
     assert order.state.given_up == {"custom_domain"}
 
 
-def test_an_order_that_was_refunded_as_a_whole_is_not_fulfilled() -> None:
+def test_a_fully_refunded_order_is_not_fulfilled() -> None:
     given(ORDER, *PAID, refunded).when(fulfil).then_nothing()
 
 
@@ -469,7 +469,7 @@ def test_nothing_is_granted_before_it_is_paid(status: str) -> None:
     given(ORDER, *{**OPEN, **CLOSED}[status]).when(fulfil).then_refused(NotPaid, saying=f"The order is {status}")
 
 
-def test_a_fulfilment_that_loses_to_a_refund_of_the_whole_grants_nothing() -> None:
+def test_a_fulfilment_that_loses_to_a_full_refund_grants_nothing() -> None:
     given(ORDER, *PAID).when(fulfil).losing_to(refund).then_nothing()
 
 
@@ -508,7 +508,7 @@ def test_a_cancellation_that_loses_to_another_is_made_once() -> None:
 
 
 @pytest.mark.parametrize("history", OPEN.values(), ids=OPEN)
-def test_an_order_expires_when_its_time_is_over(history: tuple[OrderEvent, ...]) -> None:
+def test_an_order_expires_at_its_deadline(history: tuple[OrderEvent, ...]) -> None:
     assert given(ORDER, *history).when(expire).then(expired).state.status is Status.EXPIRED
 
 
@@ -518,7 +518,7 @@ def test_a_closed_order_does_not_expire(history: tuple[OrderEvent, ...]) -> None
 
 
 @pytest.mark.parametrize("history", OPEN.values(), ids=OPEN)
-def test_an_order_does_not_expire_before_its_time(history: tuple[OrderEvent, ...]) -> None:
+def test_an_order_does_not_expire_before_its_deadline(history: tuple[OrderEvent, ...]) -> None:
     given(ORDER, *history).when(but(expire, at=DEADLINE - A_MOMENT)).then_refused(
         NotYetExpired, saying="The order can be paid until 2026-11-03 09:00 UTC"
     )
@@ -536,26 +536,26 @@ def test_an_expiry_that_loses_to_another_is_made_once() -> None:
 
 
 @pytest.mark.parametrize("history", [PAID, FULFILLED])
-def test_a_refund_of_the_whole_gives_up_every_service(history: tuple[OrderEvent, ...]) -> None:
+def test_a_full_refund_gives_up_every_service(history: tuple[OrderEvent, ...]) -> None:
     order = given(ORDER, *history).when(refund).then(refunded).state
     assert order.status is Status.REFUNDED
     assert order.refundable_minor == 0
     assert order.given_up == {"extensions", "ultimate_plan", "custom_domain"}
 
 
-def test_a_refund_in_part_gives_up_the_services_that_it_names() -> None:
+def test_a_partial_refund_gives_up_the_services_that_it_names() -> None:
     order = given(ORDER, *FULFILLED).when(part(23_43, "custom_domain")).then(parted(23_43, "custom_domain")).state
     assert order.status is Status.PARTLY_REFUNDED
     assert order.refundable_minor == 521_22
     assert order.given_up == {"custom_domain"}
 
 
-def test_a_refund_in_part_may_give_up_nothing() -> None:
+def test_a_partial_refund_may_give_up_no_service() -> None:
     order = given(ORDER, *FULFILLED).when(part(1)).then(parted(1)).state
     assert order.given_up == frozenset()
 
 
-def test_the_refund_of_what_is_left_gives_up_every_service() -> None:
+def test_refunding_the_rest_gives_up_every_service() -> None:
     order = given(ORDER, *FULFILLED, parted(500_00, "custom_domain")).when(part(44_65, refund_id="refund-2"))
     everything = parted(44_65, "extensions", "ultimate_plan", "custom_domain", refund_id="refund-2")
     assert order.then(everything).state.status is Status.REFUNDED
@@ -590,13 +590,13 @@ def test_nothing_is_left_to_refund_of_a_refunded_order() -> None:
 
 
 @pytest.mark.parametrize("status", ["requested", "placed", "declined", "cancelled", "expired"])
-def test_what_was_not_paid_is_not_refunded(status: str) -> None:
+def test_an_unpaid_order_is_not_refunded(status: str) -> None:
     given(ORDER, *{**OPEN, **CLOSED}[status]).when(refund).then_refused(
         NotPaid, saying=f"The order is {status}; only a payment can be refunded"
     )
 
 
-def test_of_two_refunds_of_the_whole_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_full_refunds_at_once_is_refused() -> None:
     given(ORDER, *FULFILLED).when(but(refund, refund_id="refund-2")).losing_to(refund).then_refused(
         RefundNotPossible, saying="54465 EUR cannot be refunded; from 1 to 0"
     )
@@ -622,14 +622,14 @@ DELIVERIES: dict[str, OrderCommand] = {
     "refunded in part": part(200_00, "custom_domain", refund_id="refund-1"),
     "refunded for the rest": part(344_65, refund_id="refund-2"),
 }
-"""What the provider tells of one payment: the answer to our call, its webhook that says the same, and the others."""
+"""What the provider reports of one payment: the answer to our call, the webhook that repeats it, and the others."""
 
 
 def deliver(names: tuple[str, ...]) -> tuple[Order, list[OrderEvent]]:
-    """The order, and all that was recorded, after these deliveries, each followed by an attempt to fulfil the order.
+    """The order and its recorded events after these deliveries, each followed by an attempt to fulfil the order.
 
-    All of them come a second time, as they do where one was not acknowledged: so a refund that was refused because it
-    overtook its payment is made then, and what was done already is not done again.
+    Each delivery is repeated, as at-least-once delivery does. A refund that was refused because it overtook its payment
+    then succeeds, and what was already done is not done again.
     """
     order, told = given(ORDER, *PLACED), list[OrderEvent]()
     for name in names * 2:
@@ -641,7 +641,7 @@ def deliver(names: tuple[str, ...]) -> tuple[Order, list[OrderEvent]]:
 
 
 @pytest.mark.parametrize("names", list(permutations(DELIVERIES)), ids=", ".join)
-def test_whatever_the_order_of_the_deliveries_the_order_ends_the_same(names: tuple[str, ...]) -> None:
+def test_the_order_ends_the_same_in_any_order_of_deliveries(names: tuple[str, ...]) -> None:
     order, told = deliver(names)
     assert order.status is Status.REFUNDED
     assert order.captured == captured

@@ -21,10 +21,10 @@ def test_a_number_claimed_twice_for_one_order_is_claimed_once() -> None:
 @pytest.mark.parametrize(
     ("reference", "named"),
     [
-        (pi_reference("YT", "PI-2026-7"), "The PI number PI-2026-7 was used before"),
-        (capture_reference("paypal", "3C6:79"), "The payment 3C6:79 was used before"),
-        ("3C679", "was used before, for another order"),
-        ("pi:3C679", "was used before, for another order"),
+        (pi_reference("YT", "PI-2026-7"), "The PI number PI-2026-7 was already used"),
+        (capture_reference("paypal", "3C6:79"), "The payment 3C6:79 was already used"),
+        ("3C679", "was already used for another order"),
+        ("pi:3C679", "was already used for another order"),
     ],
 )
 def test_a_number_of_another_order_is_refused(reference: str, named: str) -> None:
@@ -34,16 +34,16 @@ def test_a_number_of_another_order_is_refused(reference: str, named: str) -> Non
     )
 
 
-def test_of_two_orders_that_claim_a_number_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_orders_that_claim_a_number_at_once_is_refused() -> None:
     given(PAYMENT_REFERENCE).when(but(claim, order_id="order-2")).losing_to(claim).then_refused(
         PaymentReferenceTaken, saying="give the number of this payment"
     )
 
 
-def test_upper_and_lower_case_of_a_pi_number_are_one() -> None:
+def test_pi_numbers_are_case_insensitive() -> None:
     assert but(place_offline, pi_number="pi-2026-7") == place_offline
 
 
-def test_the_same_number_of_two_sellers_or_providers_is_two() -> None:
+def test_two_sellers_or_providers_may_use_the_same_number() -> None:
     assert pi_reference("YT", "7") != pi_reference("XT", "7")
     assert capture_reference("paypal", "7") != capture_reference("card", "7")

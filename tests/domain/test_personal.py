@@ -1,4 +1,4 @@
-"""Which fields of events are personal, and whose."""
+"""Which fields of events are personal, and about whom."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.domain.test_messages import EVENTS
 from tests.support.examples import WONKA
 
 OTHERS = {
-    (AccountOpened, "manager_email"),  # of the seller's house, or the distributor's: who collects, and no customer
+    (AccountOpened, "manager_email"),  # the collector's, at the seller or distributor: not a customer
     (InvoiceIssued, "seller"),  # the seller's own
     (CreditNoteIssued, "seller"),
 }
-"""Fields with an address that is not a billing receiver's."""
+"""Fields with an address that does not belong to a billing receiver."""
 ADDRESS = get_args(Email)[1]
 
 
 def holds_a_person(annotation: Any, metadata: list[Any]) -> bool:  # noqa: ANN401 - any type
-    """Whether a contact, or an e-mail address, is somewhere in values of a type."""
+    """Whether values of a type can contain a contact or an e-mail address."""
     if annotation is BillingContact or ADDRESS in metadata:
         return True
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -49,7 +49,7 @@ def test_every_contact_and_every_address_in_an_event_is_marked_as_personal() -> 
 
 
 @pytest.mark.parametrize("event", [event for event in EVENTS if personal_fields(event)])
-def test_a_marked_field_says_whose_it_is_and_can_have_what_is_read_once_it_is_erased(event: type[Event]) -> None:
+def test_a_marked_field_names_its_person_and_accepts_its_placeholder(event: type[Event]) -> None:
     for name, mark in personal_fields(event).items():
         assert mark.receiver in event.model_fields
         assert event.__pydantic_validator__.validate_assignment(event.model_construct(), name, mark.erased)

@@ -40,11 +40,11 @@ def test_a_version_published_twice_is_published_once(again: PublishPriceList) ->
         (but(publish, offers=CHEAPER), PriceListVersionStands, "publish the new prices as version 2"),
         (but(publish_2, version=3), PriceListOutOfOrder, "would leave a gap; the next version is 2"),
         (but(publish_2, valid_from=publish.valid_from), PriceListOutOfOrder, "after version 1, which holds from 2026"),
-        (but(publish_2, offers=(*OFFERS, OFFERS[0])), PriceListAmbiguous, "The service extensions stands twice"),
-        (but(publish_2, taxes=(*TAXES, TAXES[1])), PriceListAmbiguous, "The tax rule DE reduced stands twice"),
+        (but(publish_2, offers=(*OFFERS, OFFERS[0])), PriceListAmbiguous, "The service extensions appears twice"),
+        (but(publish_2, taxes=(*TAXES, TAXES[1])), PriceListAmbiguous, "The tax rule DE reduced appears twice"),
     ],
 )
-def test_a_price_list_is_refused(wrong: PublishPriceList, reason: type[Refusal], sentence: str) -> None:
+def test_an_inconsistent_price_list_is_refused(wrong: PublishPriceList, reason: type[Refusal], sentence: str) -> None:
     given(PRICE_LIST, published).when(wrong).then_refused(reason, saying=sentence)
 
 
@@ -52,10 +52,10 @@ def test_the_first_version_is_version_1() -> None:
     given(PRICE_LIST).when(publish_2).then_refused(PriceListOutOfOrder, saying="the next version is 1")
 
 
-def test_of_two_second_versions_published_at_once_the_later_one_is_refused() -> None:
+def test_the_later_of_two_second_versions_published_at_once_is_refused() -> None:
     dearer = but(publish_2, offers=OFFERS)
     given(PRICE_LIST, published).when(dearer).losing_to(publish_2).then_refused(
-        PriceListVersionStands, saying="Version 2 of price list YT EUR stands and is never edited"
+        PriceListVersionStands, saying="Version 2 of price list YT EUR is already published"
     )
 
 
@@ -78,5 +78,5 @@ def test_before_the_first_version_there_are_no_prices() -> None:
     assert given(PRICE_LIST, published).state.in_force(published.valid_from - timedelta(days=1)) is None
 
 
-def test_every_seller_and_every_currency_has_prices_of_its_own() -> None:
+def test_every_seller_and_every_currency_has_its_own_prices() -> None:
     assert len({price_list_id("YT", "EUR"), price_list_id("YT", "USD"), price_list_id("XT", "EUR")}) == 3

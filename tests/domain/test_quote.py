@@ -173,7 +173,7 @@ def test_a_reverse_charge_says_why_there_is_no_tax() -> None:
     assert summary.total == summary.net == eur(7_30)
 
 
-def test_the_summary_keeps_every_figure_that_it_was_priced_by() -> None:
+def test_the_summary_keeps_every_figure_that_its_prices_are_made_of() -> None:
     summary = quoted(extensions=50)
     line = summary.lines[0]
     assert (summary.seller, summary.price_list_version, summary.priced_on, summary.term) == ("YT", 1, TODAY, YEAR)
@@ -181,7 +181,7 @@ def test_the_summary_keeps_every_figure_that_it_was_priced_by() -> None:
     assert (line.tax_category, line.tax_rate_bp) == ("S", 19_00)
 
 
-def test_the_prices_of_the_day_hold() -> None:
+def test_the_prices_in_force_on_the_day_apply() -> None:
     dearer = but(published, version=2, valid_from=date(2026, 10, 20), offers=(offer("extensions", "extension", 73_00),))
     prices = PriceList(versions=(published, dearer))
     before, on_the_day = (
@@ -192,14 +192,14 @@ def test_the_prices_of_the_day_hold() -> None:
     assert (on_the_day.price_list_version, on_the_day.net) == (2, eur(14_60))
 
 
-def test_as_many_units_as_can_be_ordered_can_be_ordered() -> None:
+def test_the_maximum_quantity_can_be_ordered() -> None:
     assert ask(select("extensions", 1_000_000)).net == eur(7_300_000_00)
 
 
 @pytest.mark.parametrize(
     ("selections", "reason", "sentence"),
     [
-        ([], NothingSelected, "The order has no line; select at least one service."),
+        ([], NothingSelected, "The order has no lines; select at least one service."),
         (
             [select("extension")],
             UnknownService,
@@ -208,22 +208,22 @@ def test_as_many_units_as_can_be_ordered_can_be_ordered() -> None:
         (
             [select("extensions", 0)],
             QuantityNotPossible,
-            "0 is no quantity of extensions; it must be from 1 to 1,000,000.",
+            "0 is not a valid quantity of extensions; use 1 to 1,000,000.",
         ),
         (
             [select("extensions", -1)],
             QuantityNotPossible,
-            "-1 is no quantity of extensions; it must be from 1 to 1,000,000.",
+            "-1 is not a valid quantity of extensions; use 1 to 1,000,000.",
         ),
         (
             [select("recording_minutes", 1_000_001)],
             QuantityNotPossible,
-            "1000001 is no quantity of recording_minutes; it must be from 1 to 1,000,000.",
+            "1000001 is not a valid quantity of recording_minutes; use 1 to 1,000,000.",
         ),
         (
             [select("custom_domain", 2)],
             QuantityNotPossible,
-            "custom_domain is on or off; select it once, not 2 times.",
+            "custom_domain has no quantity; select it once, not 2 times.",
         ),
         (
             [select("custom_domain"), select("custom_domain")],
@@ -246,13 +246,13 @@ def test_a_selection_that_cannot_be_priced_is_refused(
 
 
 @pytest.mark.parametrize("on", [date(2025, 12, 31), date(2027, 1, 1), date(2036, 1, 1)])
-def test_outside_its_term_a_package_is_not_expanded(on: date) -> None:
+def test_a_package_is_not_expanded_outside_its_term(on: date) -> None:
     prices = PriceList(versions=(but(published, valid_from=date(2025, 1, 1)),))
     with pytest.raises(OutsideTheTerm, match=f"from 2026-01-01 to 2027-01-01; it cannot be expanded on {on}"):
         quote(prices, currency="EUR", country="DE", term=YEAR, on=on, selections=[select("extensions")])
 
 
-def test_a_term_without_a_day_is_never_divided_by() -> None:
+def test_a_term_without_days_never_divides() -> None:
     with pytest.raises(OutsideTheTerm):
         ask(select("extensions"), term=Term(starts_on=TODAY, ends_on=TODAY))
 
@@ -276,12 +276,12 @@ def test_a_country_without_a_tax_rate_is_refused(country: str, service: str, tax
         ask(select(service), country=country)
 
 
-def test_more_money_than_can_be_counted_is_refused() -> None:
+def test_a_total_above_the_largest_amount_is_refused() -> None:
     with pytest.raises(QuantityNotPossible, match="more than 9,007,199,254,740,992 minor units of EUR"):
         ask(select("moons", 1_000_000), offers=[offer("moons", "moon", 10**12)])
 
 
-def test_as_much_money_as_can_be_counted_is_not_refused() -> None:
+def test_the_largest_amount_is_not_refused() -> None:
     most = Money(amount_minor=2**53, currency="EUR")
     moon = offer("moons", "moon", 2**33, one_time=True)
     assert (

@@ -38,7 +38,7 @@ def order(number: int, **quantities: int) -> ExpandPackage:
 
 
 def take_back(number: int, *services: str) -> ReverseGrant:
-    """The refund of services of order-1, order-2 and so on."""
+    """The refunds of services of order-1, order-2 and so on."""
     return but(reverse, order_id=f"order-{number}", services=services)
 
 
@@ -62,15 +62,15 @@ def test_a_package_activated_twice_is_activated_once() -> None:
         but(activate, term=Term(starts_on=TODAY, ends_on=date(2027, 10, 20))),
     ],
 )
-def test_the_id_of_a_package_is_one_packages(another: ActivatePackage) -> None:
+def test_a_package_id_belongs_to_one_package(another: ActivatePackage) -> None:
     given(SUBSCRIPTION, activated).when(another).then_refused(PackageStands, saying="choose another id")
 
 
 @pytest.mark.parametrize(
     ("wrong", "reason", "sentence"),
     [
-        (but(activate, term=Term(starts_on=TODAY, ends_on=TODAY)), PackageNotPossible, "has no day"),
-        (but(activate, term=Term(starts_on=YEAR.ends_on, ends_on=YEAR.starts_on)), PackageNotPossible, "has no day"),
+        (but(activate, term=Term(starts_on=TODAY, ends_on=TODAY)), PackageNotPossible, "has no days"),
+        (but(activate, term=Term(starts_on=YEAR.ends_on, ends_on=YEAR.starts_on)), PackageNotPossible, "has no days"),
         (but(activate, quantities={"recording_minutes": 500}), PackageNotPossible, "at least one extension"),
         (but(activate, quantities={}), PackageNotPossible, "at least one extension"),
         (
@@ -80,18 +80,18 @@ def test_the_id_of_a_package_is_one_packages(another: ActivatePackage) -> None:
         ),
     ],
 )
-def test_a_package_that_cannot_be_does_not_begin(wrong: ActivatePackage, reason: type[Refusal], sentence: str) -> None:
+def test_an_impossible_package_is_refused(wrong: ActivatePackage, reason: type[Refusal], sentence: str) -> None:
     given(SUBSCRIPTION).when(wrong).then_refused(reason, saying=sentence)
 
 
-def test_a_package_may_be_ultimate_as_a_whole() -> None:
+def test_a_whole_package_may_be_ultimate() -> None:
     ultimate = {"extensions": 100, "ultimate_plan": 100}
     given(SUBSCRIPTION).when(but(activate, quantities=ultimate)).then(but(activated, quantities=ultimate))
 
 
-def test_of_two_packages_that_want_an_id_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_packages_that_claim_an_id_at_once_is_refused() -> None:
     given(SUBSCRIPTION).when(but(activate, account_id="slugworth")).losing_to(activate).then_refused(
-        PackageStands, saying="The package pkg-acme stands already"
+        PackageStands, saying="The package pkg-acme already exists"
     )
 
 
@@ -121,7 +121,7 @@ def test_an_order_of_a_flat_service_alone_is_fulfilled_once() -> None:
     ).then_nothing()
 
 
-def test_an_order_that_was_taken_back_is_not_fulfilled_again() -> None:
+def test_a_reversed_order_is_not_fulfilled_again() -> None:
     taken_back = reversed_("order-1", "custom_domain", extensions=50, ultimate_plan=20)
     given(SUBSCRIPTION, activated, *EXPANDED, taken_back).when(expand).then_nothing()
 
@@ -149,7 +149,7 @@ def test_as_much_ultimate_as_there_are_extensions_is_not_refused() -> None:
 
 def test_a_flat_service_is_on_at_most_once() -> None:
     given(SUBSCRIPTION, activated, subscribed("custom_domain", "order-1")).when(order(2, custom_domain=1)).then_refused(
-        ServiceAlreadyActive, saying="custom_domain is active already"
+        ServiceAlreadyActive, saying="custom_domain is already active"
     )
 
 
@@ -164,13 +164,13 @@ def test_two_orders_paid_at_once_both_expand_the_package() -> None:
     assert package.then(expanded("extensions", 5, "order-2")).state.totals["extensions"] == 155
 
 
-def test_of_two_orders_of_a_flat_service_paid_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_orders_of_a_flat_service_paid_at_once_is_refused() -> None:
     given(SUBSCRIPTION, activated).when(order(2, custom_domain=1)).losing_to(order(1, custom_domain=1)).then_refused(
         ServiceAlreadyActive, saying="it cannot be subscribed to twice"
     )
 
 
-def test_of_two_orders_of_the_last_ultimate_paid_at_once_the_second_is_refused() -> None:
+def test_the_second_of_two_orders_of_the_last_ultimate_paid_at_once_is_refused() -> None:
     given(SUBSCRIPTION, activated).when(order(2, ultimate_plan=50)).losing_to(order(1, ultimate_plan=50)).then_refused(
         UltimateExceedsExtensions, saying="120 extensions on the Ultimate Plan"
     )
@@ -183,7 +183,7 @@ def test_an_order_delivered_twice_at_once_is_fulfilled_once() -> None:
 # --- an order is refunded ------------------------------------------------------------------------------------------
 
 
-def test_a_refund_takes_back_what_the_order_gave() -> None:
+def test_a_refund_reverses_the_grant_of_the_order() -> None:
     package = (
         given(SUBSCRIPTION, activated, *EXPANDED)
         .when(reverse)
@@ -193,7 +193,7 @@ def test_a_refund_takes_back_what_the_order_gave() -> None:
     assert package.state.flat == {}
 
 
-def test_a_refund_in_part_takes_back_that_part() -> None:
+def test_a_partial_refund_reverses_that_part() -> None:
     package = (
         given(SUBSCRIPTION, activated, *EXPANDED)
         .when(take_back(1, "ultimate_plan"))
@@ -203,12 +203,12 @@ def test_a_refund_in_part_takes_back_that_part() -> None:
     package.when(reverse).then(reversed_("order-1", "custom_domain", extensions=50))
 
 
-def test_a_refund_taken_back_twice_is_taken_back_once() -> None:
+def test_a_grant_reversed_twice_is_reversed_once() -> None:
     taken_back = reversed_("order-1", "custom_domain", extensions=50, ultimate_plan=20)
     given(SUBSCRIPTION, activated, *EXPANDED, taken_back).when(reverse).then_nothing()
 
 
-def test_an_order_that_gave_nothing_has_nothing_to_take_back() -> None:
+def test_an_order_that_granted_nothing_has_nothing_to_reverse() -> None:
     given(SUBSCRIPTION, activated).when(reverse).then_nothing()
     given(SUBSCRIPTION).when(reverse).then_nothing()
 
@@ -223,13 +223,13 @@ def test_a_flat_service_can_be_subscribed_to_again_after_its_refund() -> None:
     ).then(subscribed("custom_domain", "order-2"))
 
 
-def test_extensions_that_go_take_the_ultimate_with_them_that_was_carved_out_of_them() -> None:
+def test_withdrawn_extensions_take_their_ultimate_carve_out_with_them() -> None:
     package = given(SUBSCRIPTION, activated, expanded("extensions", 50), expanded("ultimate_plan", 130, "order-2"))
     after = package.when(take_back(1, "extensions")).then(reversed_("order-1", extensions=50, ultimate_plan=50))
     assert after.state.totals == {"extensions": 100, "ultimate_plan": 100}
 
 
-def test_ultimate_that_went_with_its_extensions_is_not_taken_back_a_second_time() -> None:
+def test_ultimate_withdrawn_with_its_extensions_is_not_withdrawn_again() -> None:
     package = given(
         SUBSCRIPTION,
         activated,
@@ -241,7 +241,7 @@ def test_ultimate_that_went_with_its_extensions_is_not_taken_back_a_second_time(
     assert after.state.totals == {"extensions": 100, "ultimate_plan": 20}
 
 
-def test_of_the_ultimate_that_goes_the_orders_own_is_first_and_then_that_of_the_latest_order() -> None:
+def test_the_orders_own_ultimate_is_withdrawn_first_and_then_the_latest_orders() -> None:
     package = given(
         SUBSCRIPTION,
         activated,
@@ -256,7 +256,7 @@ def test_of_the_ultimate_that_goes_the_orders_own_is_first_and_then_that_of_the_
     package.when(take_back(1, "ultimate_plan")).then(reversed_("order-1", ultimate_plan=30))
 
 
-def test_what_is_left_of_an_orders_own_ultimate_can_still_be_taken_back() -> None:
+def test_the_rest_of_an_orders_own_ultimate_can_still_be_withdrawn() -> None:
     package = given(
         SUBSCRIPTION,
         activated,
@@ -268,7 +268,7 @@ def test_what_is_left_of_an_orders_own_ultimate_can_still_be_taken_back() -> Non
     assert after.state.totals == {"extensions": 100, "ultimate_plan": 20}
 
 
-def test_a_refund_delivered_twice_at_once_is_taken_back_once() -> None:
+def test_a_refund_delivered_twice_at_once_is_reversed_once() -> None:
     given(SUBSCRIPTION, activated, *EXPANDED).when(reverse).losing_to(reverse).then_nothing()
 
 

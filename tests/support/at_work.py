@@ -1,4 +1,4 @@
-"""The real thing on real servers: PostgreSQL, NATS, the payment simulator, a mail server; and ways to wait for it."""
+"""The whole composition on real servers (PostgreSQL, NATS, payment simulator, mail server) and ways to wait for it."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
 SOON_S = 120.0
-"""What is to happen has happened by then, also on a loaded machine."""
+"""A timeout that is long enough on a loaded machine."""
 POLL_S = 0.02
 
 
-def eventually(condition: Callable[[], T], what: str = "what was waited for", within_s: float = SOON_S) -> T:
-    """What ``condition`` gives, once it gives something that is true.
+def eventually(condition: Callable[[], T], what: str = "the condition", within_s: float = SOON_S) -> T:
+    """Return the first truthy result of ``condition``.
 
     Raises:
-        AssertionError: it did not in time.
+        AssertionError: there was none in time.
     """
     deadline = time.monotonic() + within_s
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come within {within_s} s"
+        assert time.monotonic() < deadline, f"timed out after {within_s} s waiting for {what}"
         time.sleep(POLL_S)
     return found
 
 
 def without_streams(nats_url: str) -> str:
-    """NATS, with no stream."""
+    """NATS without streams."""
 
     async def delete() -> None:
         client = await nats.connect(nats_url)
@@ -76,7 +76,7 @@ def without_streams(nats_url: str) -> str:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is around a house: the clock, the provider, and the mail server."""
+    """Test adapters: the clock, the payment provider and the mail server."""
 
     clock: SettableClock
     simulator: SimulatorEndpoint
@@ -109,7 +109,7 @@ def surroundings() -> Iterator[Surroundings]:
 
 @dataclass(frozen=True)
 class AtWork:
-    """A Trunkline at work, and whoever has something to do with it. ACME and its package are there."""
+    """A running Trunkline and its surroundings. ACME and its package exist."""
 
     running: Running
     around: Surroundings
@@ -130,19 +130,19 @@ class AtWork:
         return self.running.worker
 
     def ask(self, message: Message, actor: Actor | None = None) -> Outcome:
-        """Ask as somebody who may."""
+        """Send a request as an actor who is permitted to."""
         return handle(message, self.dependencies, actor or permitted(message), correlation_id="wish-1")
 
     def history(self) -> list[Recorded]:
         return self.reader.history()
 
     def all(self, kind: type[E], order_id: str | None = None) -> list[E]:
-        """Every event of a kind, where an order is named: of that order."""
+        """All events of a type, of one order if given."""
         events = [recorded.event for recorded in self.history() if isinstance(recorded.event, kind)]
         return [event for event in events if order_id in (None, getattr(event, "order_id", None))]
 
     def until(self, kind: type[E], order_id: str) -> E:
-        """The first event of a kind that concerns an order, once there is one."""
+        """Wait for the first event of a type that concerns an order."""
 
         def found() -> E | None:
             invoices = {event.invoice_id for event in self.all(InvoiceIssued, order_id)}
@@ -156,7 +156,7 @@ class AtWork:
         return event
 
     def order(self, **quantities: int) -> str:
-        """A new order of ACME; one extension where nothing else is said."""
+        """A new order of ACME; one extension by default."""
         order_id = f"order-{next(self._orders)}"
         selections = tuple(Selection(service=service, quantity=n) for service, n in (quantities or ONE).items())
         wish = OrderExpansion(order_id=order_id, account_id="acme", package_id="pkg-acme", selections=selections)
@@ -164,28 +164,28 @@ class AtWork:
         return order_id
 
     def check_out(self, order_id: str, method: Method = Method.PAYPAL) -> Checkout:
-        """Place an order that is paid at the provider."""
+        """Place an order to be paid at the provider."""
         wish = CheckOut(order_id=order_id, account_id="acme", method=method)
         answer = self.ask(wish, WILLY).answer
         assert isinstance(answer, Checkout)
         return answer
 
     def approve(self, checkout: Checkout, method: Method = Method.PAYPAL) -> None:
-        """The customer says yes at the provider."""
+        """The customer approves the payment at the provider."""
         if method is Method.CARD:
             self.around.simulator.enter_card(checkout, GOOD_CARD)
         else:
             self.around.simulator.approve(checkout)
 
     def complete(self, order_id: str, checkout: Checkout) -> Capture:
-        """The customer is back."""
+        """The customer returns from the provider."""
         wish = CompleteCheckout(order_id=order_id, account_id="acme", checkout_id=checkout.checkout_id)
         answer = self.ask(wish, WILLY).answer
         assert isinstance(answer, Capture)
         return answer
 
     def buy(self, method: Method = Method.PAYPAL, **quantities: int) -> str:
-        """An order that is paid at the provider."""
+        """Place, approve and complete an order at the provider."""
         order_id = self.order(**quantities)
         checkout = self.check_out(order_id, method)
         self.approve(checkout, method)
@@ -193,7 +193,7 @@ class AtWork:
         return order_id
 
     def taken(self) -> tuple[str, str]:
-        """An order that the provider has the money of, and has told nobody. Its id, and the capture's."""
+        """An order whose payment the provider captured but did not report. Returns the ids of order and capture."""
         order_id = self.order()
         checkout = self.check_out(order_id)
         self.approve(checkout)
@@ -206,7 +206,7 @@ class AtWork:
         return [mail for mail in list(self.around.catcher.messages) if subject in str(mail["Subject"])]
 
     def link(self, number: str) -> str:
-        """The last link that was mailed for an invoice."""
+        """The last link mailed for an invoice."""
         mail = eventually(lambda: self.mails(f"Invoice {number}"), f"the mail of {number}")[-1]
         return link_in(mail)
 
@@ -223,7 +223,7 @@ def link_in(mail: EmailMessage) -> str:
 
 @contextmanager
 def at_work(database_url: str, nats_url: str) -> Iterator[AtWork]:
-    """The whole composition, with ACME and its package."""
+    """Run the whole composition, with ACME and its package."""
     with ExitStack() as stack:
         around = stack.enter_context(surroundings())
         given = settings(http_port=0, seller_code="YT", mail_from="billing@yt.example")

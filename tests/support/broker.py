@@ -1,4 +1,4 @@
-"""NATS as somebody from outside sees it: what lies in its streams, and how far each consumer has come."""
+"""NATS seen from outside: the messages in its streams, and the progress of each consumer."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Broker:
-    """NATS at a URL. Each question is a connection of its own."""
+    """NATS at a URL. Each query opens its own connection."""
 
     url: str
 
     def events(self) -> list[RawStreamMsg]:
-        """The messages of all events, in the order in which they came."""
+        """The messages of all events, in order of arrival."""
         return self._do(lambda jetstream: _messages(jetstream, EVENTS))
 
     def dead_letters(self) -> list[RawStreamMsg]:
         return self._do(lambda jetstream: _messages(jetstream, DEAD_LETTERS))
 
     def commands(self) -> list[RawStreamMsg]:
-        """The commands that are not dealt with yet."""
+        """The commands that are not processed yet."""
         return self._do(lambda jetstream: _messages(jetstream, COMMANDS))
 
     def positions(self) -> list[int]:
-        """The positions that the messages name."""
+        """The log positions of the messages."""
         return [int(json.loads(message.data or b"")["position"]) for message in self.events()]
 
     def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
-        """Put a message on a subject of events."""
+        """Publish a message on an event subject."""
 
         async def send(jetstream: JetStreamContext) -> None:
             await jetstream.publish(subject, body, stream=EVENTS, headers=headers)
@@ -61,7 +61,7 @@ class Broker:
         return self._do(ask)
 
     def idle(self, *names: str) -> bool:
-        """Whether these consumers have dealt with all that there is."""
+        """Whether these consumers have processed all messages."""
         found = [self.consumer(name) for name in names]
         return not any(info.num_pending or info.num_ack_pending for info in found)
 
@@ -69,11 +69,11 @@ class Broker:
         self._do(lambda jetstream: jetstream.delete_consumer(EVENTS, name))
 
     def purge(self) -> None:
-        """Take all events out of their stream, as its retention would; its consumers stay."""
+        """Purge the event stream, as its retention would; its consumers stay."""
         self._do(lambda jetstream: jetstream.purge_stream(EVENTS))
 
     def count(self) -> int:
-        """How many messages of events there are."""
+        """The number of event messages."""
 
         async def ask(jetstream: JetStreamContext) -> int:
             try:
@@ -84,9 +84,9 @@ class Broker:
         return self._do(ask)
 
     def ordered_positions(self) -> list[int]:
-        """As `positions`, for many: by a consumer of its own.
+        """Like `positions`, for many messages: read by an ephemeral consumer.
 
-        It is made and used over one connection: another server of a cluster might not have heard of it yet.
+        It is created and used on one connection, because another server of a cluster might not know it yet.
         """
 
         async def look(jetstream: JetStreamContext) -> list[bytes]:
@@ -98,15 +98,15 @@ class Broker:
         return [int(json.loads(body)["position"]) for body in self._do(look)]
 
     def add_consumer(self, config: ConsumerConfig) -> None:
-        """Another service's, of all events."""
+        """Create another service's consumer of all events."""
         self._do(lambda jetstream: jetstream.add_consumer(EVENTS, config))
 
     def fetched(self, durable: str, count: int, *, acknowledging: bool = True) -> list[bytes]:
-        """So many messages as a consumer gets them."""
+        """Fetch so many messages from a consumer."""
         return self._do(lambda jetstream: _fetched(jetstream, durable, count, acknowledging=acknowledging))
 
     def forget_ids(self) -> None:
-        """As if the window of duplicates had passed."""
+        """Let the duplicate window pass."""
 
         async def shorten(jetstream: JetStreamContext) -> None:
             config = (await jetstream.stream_info(EVENTS)).config
@@ -117,7 +117,7 @@ class Broker:
         self._do(shorten)
 
     def lose_after(self, sequence: int) -> None:
-        """As if the server had come back from an older backup: the stream ends there."""
+        """Truncate the stream, as if the server had been restored from an older backup."""
 
         async def lose(jetstream: JetStreamContext) -> None:
             kept = [await jetstream.get_msg(EVENTS, number) for number in range(1, sequence + 1)]
@@ -160,7 +160,7 @@ async def _messages(jetstream: JetStreamContext, stream: str) -> list[RawStreamM
         return []
     found = []
     for number in range(max(state.first_seq, 1), state.last_seq + 1):
-        with suppress(NotFoundError):  # it was dealt with, or deleted
+        with suppress(NotFoundError):  # acknowledged or deleted
             found.append(await jetstream.get_msg(stream, number))
     return found
 
@@ -177,7 +177,7 @@ async def _fetched(jetstream: JetStreamContext, durable: str, count: int, *, ack
 
 
 class OwnNats:
-    """A NATS server of the test's own, which comes back at the same address with what it had stored."""
+    """A test's own NATS server, which restarts at the same address with its stored data."""
 
     def __init__(self, directory: Path, port: int) -> None:
         self.url = f"nats://127.0.0.1:{port}"
@@ -193,7 +193,7 @@ class OwnNats:
         self.stop()
 
     def start(self) -> None:
-        """Run, and wait until JetStream answers."""
+        """Start, and wait until JetStream answers."""
         lock = self._stack.enter_context(exclusive(self._directory, NAME))
         configuration = self._directory / "nats.conf"
         configuration.write_text(
@@ -211,7 +211,7 @@ class OwnNats:
         self._stack.enter_context(server).wait_until(self._answers)
 
     def stop(self) -> None:
-        """End; whoever is connected is cut off."""
+        """Stop the server and cut off its clients."""
         self._stack.close()
 
     def _answers(self) -> bool:
@@ -230,4 +230,4 @@ class OwnNats:
 
 
 async def _quiet(_error: Exception) -> None:
-    """It is not up yet."""
+    """The server is not up yet."""

@@ -1,4 +1,4 @@
-"""Three NATS servers in a cluster, each a process that can be killed, stopped in its tracks, and started again."""
+"""A cluster of three NATS servers, each a process that can be killed, paused and restarted."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ STREAMS = {EVENTS, COMMANDS, DEAD_LETTERS, CHECKPOINTS}
 
 
 class Node:
-    """One server of the cluster; it comes back at the same address with what it had stored."""
+    """One server of the cluster; it restarts at the same address with its stored data."""
 
     def __init__(self, name: str, directory: Path, cluster_port: int, lines: dict[str, Line]) -> None:
         self.name = name
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self.lines = lines
-        """Those to the others, by their names."""
+        """The proxied routes to the other servers, by name."""
         self._directory = directory / name
         self._cluster_port = cluster_port
         self._stack = ExitStack()
@@ -53,8 +53,8 @@ class Node:
                         "name": "trunkline",
                         "listen": f"127.0.0.1:{self._cluster_port}",
                         "routes": [f"nats://127.0.0.1:{line.port}" for line in self.lines.values()],
-                        "no_advertise": True,  # or they would find ways to each other beside our lines,
-                        "pool_size": -1,  # as a server does that adds a connection to those it was called on
+                        "no_advertise": True,  # or servers would find routes around our proxies,
+                        "pool_size": -1,  # or servers would add connections of their own
                     },
                     "jetstream": {"store_dir": str(self._directory)},
                 }
@@ -74,7 +74,7 @@ class Node:
         self.stop()
 
     def freeze(self) -> None:
-        """It answers nobody, and does not know."""
+        """Pause the process (SIGSTOP): it answers nobody and does not notice."""
         os.kill(self.server.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -82,7 +82,7 @@ class Node:
 
 
 class Cluster:
-    """The three of them."""
+    """The cluster of three servers."""
 
     def __init__(self, directory: Path) -> None:
         names = ("veruca", "violet", "mike")
@@ -96,7 +96,7 @@ class Cluster:
     def __enter__(self) -> Self:
         for node in self.nodes.values():
             node.start()
-        eventually(self._ready, "a cluster that takes streams")
+        eventually(self._ready, "a cluster that accepts streams")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,7 +106,7 @@ class Cluster:
             line.close()
 
     def part(self, node: Node) -> None:
-        """Cut one off from the others, and not from its clients. Neither side is told."""
+        """Partition one server from the others but not from its clients. Neither side is notified."""
         for line in self._lines(node.name):
             line.cut()
 
@@ -120,7 +120,7 @@ class Cluster:
         ]
 
     def leader(self) -> Node:
-        """Who leads the stream of events."""
+        """The leader of the event stream."""
         return self.nodes[eventually(self._leader, "a leader")]
 
     def follower(self) -> Node:
@@ -128,7 +128,7 @@ class Cluster:
         return next(node for node in self.nodes.values() if node is not leader)
 
     def replicas(self) -> dict[str, int | None]:
-        """On how many servers each stream is kept."""
+        """The number of replicas of each stream."""
 
         async def ask() -> dict[str, int | None]:
             async with connected(self.url) as client:
@@ -142,14 +142,14 @@ class Cluster:
         return str(streams[EVENTS].leader or "") if EVENTS in streams else ""
 
     def whole(self) -> bool:
-        """Whether every server sees that each stream has a leader, and that its two followers have all that it has."""
+        """Whether every server sees each stream with a leader and two followers that are up to date."""
         seen = [self._seen(node.url) for node in self.nodes.values()]
         return all(
             streams.keys() == STREAMS and all(_followed(stream) for stream in streams.values()) for streams in seen
         )
 
     def _seen(self, url: str) -> dict[str, ClusterInfo]:
-        """The streams as a server sees them; none where it does not say."""
+        """The streams as a server sees them; empty if it does not answer."""
 
         async def ask() -> dict[str, ClusterInfo]:
             client = Client()
@@ -174,7 +174,7 @@ class Cluster:
 
         try:
             asyncio.run(ask())
-        except Exception:  # noqa: BLE001 - it is not there yet
+        except Exception:  # noqa: BLE001 - it is not up yet
             return False
         return True
 
@@ -185,4 +185,4 @@ def _followed(stream: ClusterInfo) -> bool:
 
 
 async def _quiet(_error: Exception) -> None:
-    """It is not up, or does not answer."""
+    """The server is not up or does not answer."""

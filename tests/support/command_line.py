@@ -9,11 +9,11 @@ import pytest
 from handlers.cli.app import main
 
 Run = Callable[..., tuple[int, str, str]]
-"""Runs ``trunkline`` with arguments. Gives exit status, output and errors."""
+"""Runs ``trunkline`` with arguments. Returns exit status, stdout and stderr."""
 
 
 def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """What runs it."""
+    """Return a function that runs the command line."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["trunkline", *arguments])

@@ -1,4 +1,4 @@
-"""A proxy in front of a server that can swallow an answer and cut the line: an acknowledgement is lost."""
+"""A proxy that can swallow a server's answer and cut the connection, so that an acknowledgement is lost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CHUNK = 65536
 
 @dataclass
 class CuttingProxy:
-    """Passes bytes on, both ways; once `cut_next` was set, what was sent reaches the server, and its answer nobody."""
+    """Forwards bytes both ways. After `cut_next` is set, a request reaches the server but its answer is dropped."""
 
     server: tuple[str, int]
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     cut_next: threading.Event = field(default_factory=threading.Event)
     cuts: int = 0
     lines: int = 0
-    """So many are open."""
+    """The number of open connections."""
 
     @property
     def port(self) -> int:
@@ -28,7 +28,7 @@ class CuttingProxy:
         return port
 
     def serve(self) -> None:
-        with suppress(OSError):  # the listener is closed at the end
+        with suppress(OSError):  # the listener is closed at shutdown
             while True:
                 client, _ = self.listener.accept()
                 server = socket.create_connection(self.server)

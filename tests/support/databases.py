@@ -1,4 +1,4 @@
-"""Databases for tests: each its own, copied from a migrated template; as their owner, and as the program."""
+"""Test databases: each copied from a migrated template, with connections as owner and as application."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 PROGRAM = {"user": "trunkline_test", "password": secrets.token_hex(16)}
-"""The login that the program has on the servers of this run."""
+"""The application's login on the servers of this run."""
 
 
 class ServerPlaces(Protocol):
-    """Where the servers of this run are: `tests.conftest.Places`. The database is its owner's, and never written to."""
+    """Addresses of the servers of this run: see `tests.conftest.Places`. The template database is never written to."""
 
     @property
     def database_url(self) -> str: ...
@@ -25,22 +25,22 @@ class ServerPlaces(Protocol):
 
 
 MASTER_KEY = bytes(range(32))
-"""What wraps the keys of personal data in every test that says nothing else."""
+"""The default master key of tests; it wraps the keys of personal data."""
 
 
 def as_program(owner_url: str) -> str:
-    """The same database with the program's login."""
+    """The same database with the application's login."""
     return make_conninfo(owner_url, **PROGRAM)
 
 
 def as_owner(places: ServerPlaces, database_url: str) -> str:
-    """The same database as who owns it."""
+    """The same database with its owner's login."""
     return make_conninfo(places.database_url, dbname=str(conninfo_to_dict(database_url)["dbname"]))
 
 
 @contextmanager
 def fresh_database(places: ServerPlaces, template: str = "template1") -> Iterator[str]:
-    """A database for as long as it is needed: empty, or a copy of a template. As its owner."""
+    """A temporary database, empty or a copy of a template, with its owner's login."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(places.database_url, autocommit=True) as conn:
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")

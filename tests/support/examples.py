@@ -1,7 +1,7 @@
-"""Memorable data: ACME, its package of 100 extensions, and its order on a day when a fifth of the year is left.
+"""Memorable data: ACME, its package of 100 extensions, and its order with a fifth of the year left.
 
-Commands are named in the imperative and events in the past tense, as their classes are;
-`tests.support.given_domain.but` gives a variation of one.
+Commands are named in the imperative and events in the past tense, like their classes;
+`tests.support.given_domain.but` returns a variation of one.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ LATER = NOW + timedelta(hours=1)
 DEADLINE = NOW + timedelta(days=14)
 TODAY = NOW.date()
 YEAR = Term(starts_on=date(2026, 1, 1), ends_on=date(2027, 1, 1))
-"""Of its 365 days, 73 are left on 20 October, that day included: a fifth."""
+"""On 20 October, 73 of its 365 days are left, that day included: a fifth."""
 
 
 def eur(amount_minor: int) -> Money:
@@ -156,7 +156,7 @@ QUANTITY, FLAT = Pricing.QUANTITY, Pricing.FLAT
 def offer(
     service: str, unit: str, unit_price_minor: int, pricing: Pricing = QUANTITY, *, one_time: bool = False
 ) -> Offer:
-    """A line of the price list; quantities go to PBXs, and flat services do not."""
+    """A line of the price list. Services with a quantity are allocated to PBXs; flat services are not."""
     return Offer(
         service=service,
         title=service.replace("_", " ").capitalize(),
@@ -198,7 +198,7 @@ PRICES = PriceList(versions=(published,))
 
 
 def quoted(**quantities: int) -> Quote:
-    """What ACME pays today for units by service: ``quoted(extensions=50)``."""
+    """ACME's price today for units by service: ``quoted(extensions=50)``."""
     selections = [Selection(service=service, quantity=n) for service, n in quantities.items()]
     return quote(PRICES, currency="EUR", country="DE", term=YEAR, on=TODAY, selections=selections)
 
@@ -211,7 +211,7 @@ def lines(**quantities: int) -> tuple[Line, ...]:
 # --- the package ---------------------------------------------------------------------------------------------------
 
 FIRST_CAPACITY = {"extensions": 100, "ultimate_plan": 20, "recording_minutes": 1_000, "high_availability": 2}
-"""80 Enterprise and 20 Ultimate extensions, and what else PBXs can have."""
+"""80 Enterprise and 20 Ultimate extensions, and the other services for PBXs."""
 
 ORDERED = quoted(extensions=50, ultimate_plan=20, custom_domain=1)
 """365.00 + 73.00 at 19 % and 21.90 at 7 %: net 459.90, tax 83.22 + 1.53, total 544.65."""
@@ -230,7 +230,7 @@ activated = PackageActivated(
 
 
 def expanded(service: str, quantity: int, order_id: str = "order-1") -> CapacityExpanded:
-    """An order gave the package units of a service."""
+    """An order granted the package units of a service."""
     return CapacityExpanded(package_id="pkg-acme", order_id=order_id, service=service, quantity=quantity)
 
 
@@ -240,7 +240,7 @@ def subscribed(service: str, order_id: str = "order-1") -> ServiceSubscribed:
 
 
 def reversed_(order_id: str = "order-1", *off: str, **withdrawn: int) -> GrantReversed:
-    """What an order gave was taken back: ``reversed_("order-1", "custom_domain", extensions=50)``."""
+    """The grant of an order was reversed: ``reversed_("order-1", "custom_domain", extensions=50)``."""
     return GrantReversed(package_id="pkg-acme", order_id=order_id, withdrawn=withdrawn, switched_off=off)
 
 

@@ -1,4 +1,4 @@
-"""Given what happened, when somebody wishes for something, then this follows.
+"""Given past events, when a command is decided, then these events follow.
 
 given(ORDER, requested, placed).when(capture).then(captured)
 given(ORDER, requested, placed).when(capture).losing_to(cancel).then(set_aside)
@@ -25,12 +25,12 @@ def given(decider: Decider[C, S, E], *history: E) -> Given[C, S, E]:
 
 
 def but(message: M, **changes: object) -> M:
-    """The same message with other values, validated anew."""
+    """A copy of a message with other values, validated again."""
     return type(message).model_validate({**dict(message), **changes})
 
 
 def assert_storable(events: Iterable[Event]) -> None:
-    """Stored as JSON and loaded again, each event is what it was."""
+    """Check that each event survives storage as JSON, and return the events as loaded."""
     for event in events:
         assert type(event).model_validate_json(event.model_dump_json()) == event
 
@@ -43,7 +43,7 @@ class Given(Generic[C, S, E]):
     state: S
 
     def when(self, command: C) -> When[C, S, E]:
-        """What the aggregate decides."""
+        """Decide a command."""
         try:
             events = self.decider.decide(command, self.state)
         except Refusal as refusal:
@@ -54,7 +54,7 @@ class Given(Generic[C, S, E]):
 
 @dataclass(frozen=True)
 class When(Generic[C, S, E]):
-    """What was decided. Every ``then`` gives the aggregate after it, so that a story can go on."""
+    """The outcome of a command. Every ``then`` returns the aggregate after it, so that a story can continue."""
 
     given: Given[C, S, E]
     command: C
@@ -62,28 +62,28 @@ class When(Generic[C, S, E]):
     refusal: Refusal | None
 
     def losing_to(self, winner: C) -> When[C, S, E]:
-        """What is decided where another command, accepted on the same state, was stored first.
+        """The outcome if another command, accepted on the same state, was committed first.
 
-        This is what the log's retry does after a conflict. Both commands have to be acceptable by themselves, for
-        else there is nothing to win.
+        This is what the log's retry does after a conflict. Both commands must be acceptable by themselves; otherwise
+        there is no race.
         """
         won = self.given.when(winner)
-        assert self.events, f"{self.command!r} is no rival: it changes nothing by itself ({self.refusal})"
-        assert won.events, f"{winner!r} is no rival: it changes nothing by itself ({won.refusal})"
+        assert self.events, f"{self.command!r} cannot race: it changes nothing by itself ({self.refusal})"
+        assert won.events, f"{winner!r} cannot race: it changes nothing by itself ({won.refusal})"
         return won.after.when(self.command)
 
     def then(self, *expected: E) -> Given[C, S, E]:
-        """Exactly these events, in this order."""
+        """Expect exactly these events, in this order."""
         assert self.refusal is None, f"refused: {self.refusal!r}"
         assert self.events == list(expected)
         return self.after
 
     def then_nothing(self) -> Given[C, S, E]:
-        """It was done already."""
+        """Expect no events: the command was already done."""
         return self.then()
 
     def then_refused(self, reason: type[Refusal], *, saying: str) -> Given[C, S, E]:
-        """A rule says no, and the sentence says what was wrong."""
+        """Expect a refusal whose sentence contains ``saying``."""
         assert self.refusal is not None, f"not refused, but decided: {self.events!r}"
         assert type(self.refusal) is reason
         assert saying in str(self.refusal)
@@ -92,6 +92,6 @@ class When(Generic[C, S, E]):
 
     @property
     def after(self) -> Given[C, S, E]:
-        """The aggregate after what was decided, whatever it was."""
+        """The aggregate after the outcome, whatever it was."""
         decider = self.given.decider
         return Given(decider, reduce(decider.evolve, self.events, self.given.state))

@@ -1,4 +1,4 @@
-"""Given what happened, when more happens, then these rows are new, changed in these columns, or gone.
+"""Given past events, when more happen, then these rows are new, changed in these columns, or deleted.
 
 given(ORDERS, requested).when(placed).then({"order-1": {"state": "placed", ...}})
 """
@@ -18,39 +18,39 @@ from tests.support.examples import NOW
 CAUSE = Cause("distributor:dora", "wish-1", "click-1")
 
 Difference = Row | Mapping[str, object] | None
-"""A new row, the columns that changed with their new values, or none where the row is gone."""
+"""A new row, the changed columns with their new values, or None if the row was deleted."""
 
 
 def recorded(event: Event, position: int, account_id: str | None = "acme", at: datetime = NOW) -> Recorded:
-    """An event as the log gives it, in a stream of all events."""
+    """An event as the log returns it, from the stream of all events."""
     return Recorded("everything", position, event, account_id, CAUSE, at, position)
 
 
 def given(projection: Projection, *events: Event) -> Given:
-    """A read model that has come through these events."""
+    """A read model folded from these events."""
     return Given(projection).after(events)
 
 
 @dataclass(frozen=True)
 class Given:
-    """A read model, with the history that it was folded from."""
+    """A read model and the history it was folded from."""
 
     projection: Projection
     history: tuple[Recorded, ...] = ()
 
     def after(self, events: Sequence[Event]) -> Given:
-        """The read model after more events."""
+        """Fold more events."""
         begin = len(self.history) + 1
         more = tuple(recorded(event, position) for position, event in enumerate(events, start=begin))
         return replace(self, history=self.history + more)
 
     def when(self, *events: Event) -> When:
-        """One more event, or several."""
+        """Fold one event or several."""
         return When(self, self.after(events))
 
     @property
     def rows(self) -> dict[str, Row]:
-        """Every row, of all tables, by its primary key, written as ``order-1/capture-1``."""
+        """All rows of all tables by primary key, written as ``order-1/capture-1``."""
         folded = self.projection.folded(self.history)
         rows = [row for table in self.projection.tables for row in folded.of(table)]
         return {"/".join(map(str, row.key())): row for row in rows}
@@ -58,13 +58,13 @@ class Given:
 
 @dataclass(frozen=True)
 class When:
-    """The read model before, and after."""
+    """The read model before and after."""
 
     before: Given
     after: Given
 
     def then(self, expected: Mapping[str, Difference]) -> Given:
-        """Exactly these rows are new, changed or gone, in exactly these columns."""
+        """Expect that exactly these rows and columns are new, changed or deleted."""
         before, after = self.before.rows, self.after.rows
         different = {
             key: _difference(before.get(key), after.get(key))
@@ -75,7 +75,7 @@ class When:
         return self.after
 
     def then_nothing(self) -> Given:
-        """No row is different."""
+        """Expect that no row changed."""
         return self.then({})
 
 

@@ -1,7 +1,7 @@
-"""Random histories of two accounts: every step is decided by the domain and committed as the handlers would.
+"""Random histories of two accounts: the domain decides every step, and it is committed as the handlers would.
 
-A seed tells one history, the same each time. What a rule refuses is no step; so that a history has everything in it,
-steps that come late in an order's life are tried as often as those that come early.
+A seed always makes the same history. Refused steps are dropped. Steps late in an order's life are tried as often as
+early ones, so that a history has everything in it.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ FLAT = {offer.service for offer in an.OFFERS if offer.pricing is Pricing.FLAT}
 
 @cache
 def told(seed: int, steps: int = 400) -> Log:
-    """A log in memory, with the history that a seed tells. It is shared: nobody appends to it."""
+    """An in-memory log with the history of a seed. It is shared, so do not append to it."""
     log = Log(MemoryRecorder())
     tell(log, seed, steps)
     return log
 
 
 def tell(log: Log, seed: int, steps: int) -> list[Recorded]:
-    """Append a history to a log, in so many attempted steps, and give it."""
+    """Append a history of so many attempted steps to a log, and return it."""
     story = Story(log, Random(seed))  # noqa: S311 - repeatable, and no secret
     story.begin()
     for _ in range(steps):
@@ -80,7 +80,7 @@ def tell(log: Log, seed: int, steps: int) -> list[Recorded]:
 
 
 class Story:
-    """Somebody who does one thing after another, in as many orders, with any outcome."""
+    """Does one random thing after another, with any outcome."""
 
     def __init__(self, log: Log, random: Random) -> None:
         self.recorded: list[Recorded] = []
@@ -119,7 +119,7 @@ class Story:
         )
 
     def begin(self) -> None:
-        """Prices, which are of no account; and two accounts, each with a package and its pool."""
+        """Publish prices and open two accounts, each with a package and its pool."""
         work = UnitOfWork(self._log)
         prices = PublishPriceList(
             at=self._now,
@@ -146,7 +146,7 @@ class Story:
             self._commit(work, account_id)
 
     def step(self) -> None:
-        """Some hours later, something is tried; where a rule refuses it, nothing happened."""
+        """Try something some hours later; a refusal leaves no trace."""
         self._now += timedelta(hours=self._random.randint(0, 3))
         self._count += 1
         account_id, work = self._random.choice(ACCOUNTS), UnitOfWork(self._log)
@@ -159,7 +159,7 @@ class Story:
         self.recorded += work.commit(account_id=account_id, cause=cause, at=self._now)
 
     def _order(self, work: UnitOfWork, account_id: str, *wanted: Callable[[Order], object]) -> tuple[str, Order]:
-        """One of the account's orders that is as it is wanted."""
+        """Pick one of the account's orders in a wanted status."""
         orders = [(i, work.state(ORDER, i)) for i, owner in self._orders.items() if owner == account_id]
         fitting = [(order_id, order) for order_id, order in orders if all(is_so(order) for is_so in wanted)]
         if not fitting:
@@ -204,7 +204,7 @@ class Story:
             work.do(PAYMENT_REFERENCE, reference, claim)
 
     def _pay(self, work: UnitOfWork, account_id: str) -> None:
-        """Mostly what is owed, and mostly in time."""
+        """Capture a payment, mostly the amount owed and mostly in time."""
         mostly = (lambda order: order.open,) if self._random.random() < 0.8 else ()
         order_id, order = self._order(work, account_id, *mostly)
         assert order.requested
@@ -240,10 +240,10 @@ class Story:
         order_id, _ = self._order(work, account_id)
         work.do(ORDER, order_id, ExpireOrder(at=self._now, order_id=order_id))
 
-    # --- what follows
+    # --- follow-up
 
     def _fulfil(self, work: UnitOfWork, account_id: str) -> None:
-        """Grant what was paid for; where the package cannot take it, the payment is set aside."""
+        """Grant what was paid for, or set the payment aside if the package cannot take it."""
         order_id, order = self._order(work, account_id, lambda order: order.captured and not order.fulfilled)
         assert order.requested
         package_id = order.requested.package_id
@@ -441,4 +441,4 @@ class Story:
 
 
 class NotThere(Exception):
-    """There is nothing yet that could be done this to."""
+    """Nothing exists yet to do this to."""

@@ -1,6 +1,6 @@
-"""A whole house in memory: its log, its clock, its mail, whoever takes the money, and a broker of a few lines.
+"""The whole application in memory: log, clock, mail, payment provider, and a broker of a few lines.
 
-ACME and its package come from `tests.support.examples`; what is asked for here are requests, as they come from outside.
+ACME and its package come from `tests.support.examples`; the requests here are those that come from outside.
 
 house = InMemory()
 house.placed(Method.PAYPAL)
@@ -67,18 +67,18 @@ MANNY = Actor(Role.ACCOUNT_MANAGER, "manny")
 PORTAL = Actor(Role.SERVICE, "portal")
 ACTORS = {actor.role: actor for actor in (WILLY, DORA, MANNY, ADA, PORTAL, SYSTEM)}
 
-MOST_STEPS = 500
+STEPS_MAX = 500
 SECRET = b"everlasting gobstoppers, 32 bytes"
 CHARGED = eur(544_65)
-"""What the order of `order` comes to: see `tests.support.examples.ORDERED`."""
+"""The total of `order`: see `tests.support.examples.ORDERED`."""
 
-# --- what is asked for ---------------------------------------------------------------------------------------------
+# --- requests ------------------------------------------------------------------------------------------------------
 
 FIFTY = {"extensions": 50, "ultimate_plan": 20, "custom_domain": 1}
 
 
 def order(order_id: str = "order-1", **quantities: int) -> OrderExpansion:
-    """An order of ACME; the one of 544.65 euros where nothing else is said."""
+    """An order of ACME; the one of 544.65 euros by default."""
     selections = tuple(Selection(service=service, quantity=n) for service, n in (quantities or FIFTY).items())
     return OrderExpansion(order_id=order_id, account_id="acme", package_id="pkg-acme", selections=selections)
 
@@ -114,11 +114,11 @@ def token_of(order_id: str = "order-1", ordinal: int = 1) -> str:
     return link_tokens.token(SECRET, link_of(order_id, ordinal))
 
 
-# --- what the house leans on ---------------------------------------------------------------------------------------
+# --- adapters ------------------------------------------------------------------------------------------------------
 
 
 class SettableClock:
-    """It stands still until somebody moves it."""
+    """A clock that stands still until it is moved."""
 
     def __init__(self, at: datetime = NOW) -> None:
         self.at = at
@@ -131,7 +131,7 @@ class SettableClock:
 
 
 class KeptMail:
-    """A mailer that keeps what it is given; while ``down`` is set it takes nothing."""
+    """A mailer that keeps its mails; while ``down`` is set it accepts none."""
 
     def __init__(self) -> None:
         self.messages: list[EmailMessage] = []
@@ -147,7 +147,7 @@ class KeptMail:
 
 
 class StandIn:
-    """A `PaymentProvider` in memory, which says by its name that it is none."""
+    """An in-memory `PaymentProvider`; its name says that it is a fake."""
 
     name: ClassVar[str] = "stand-in"
 
@@ -168,12 +168,12 @@ class StandIn:
         return self._checkouts.setdefault((order_id, method, amount), checkout)
 
     def approve(self, checkout_id: str = "checkout-1") -> None:
-        """The customer says yes."""
+        """The customer approves the payment."""
         self._approved.add(checkout_id)
         self._declining.discard(checkout_id)
 
     def enter_bad_card(self, checkout_id: str = "checkout-1") -> None:
-        """The customer says yes, with a card that will be declined."""
+        """The customer approves the payment with a card that will be declined."""
         self._approved.add(checkout_id)
         self._declining.add(checkout_id)
 
@@ -210,16 +210,16 @@ class StandIn:
 
 
 class Crashed(Exception):
-    """The program died right after a commit; nobody heard of it."""
+    """The process died right after a commit, before anybody learned of it."""
 
 
 class EventfulRecorder(MemoryRecorder):
-    """The log in memory, with rivals that commit first, and crashes that come after the commit.
+    """The in-memory log, with rivals that commit first and crashes after a commit.
 
     Attributes:
-        rivals: what happens, one for each commit, just before it.
-        crashes: so many commits are followed by a crash.
-        conflicts: how many commits lost.
+        rivals: actions to run just before a commit, one for each.
+        crashes: the number of commits to crash after.
+        conflicts: the number of commits that lost.
     """
 
     def __init__(self) -> None:
@@ -242,12 +242,12 @@ class EventfulRecorder(MemoryRecorder):
         return positions
 
 
-# --- the house -----------------------------------------------------------------------------------------------------
+# --- the application -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Due:
-    """One reaction that an event is still to be delivered to."""
+    """A pending delivery of an event to one reaction."""
 
     position: int
     reaction: Reaction
@@ -258,7 +258,7 @@ class Due:
 
 @dataclass(frozen=True)
 class Wished:
-    """Something that a person asks for in between. Where it is refused, the person is told, and that is it."""
+    """A request that a person makes in between. A refusal is answered and changes nothing."""
 
     message: Message
 
@@ -277,17 +277,17 @@ def oldest(_due: Sequence[Next]) -> int:
 
 @dataclass
 class InMemory:
-    """The house, whoever deals with it, and what its log has come to."""
+    """The application, its actors, and its log."""
 
     log: Log | None = None
-    """Another log than the one in memory."""
+    """A log other than the in-memory one."""
     recorder: EventfulRecorder = field(default_factory=EventfulRecorder)
     clock: SettableClock = field(default_factory=SettableClock)
     mailer: KeptMail = field(default_factory=KeptMail)
     delivered: int = 0
-    """The position up to which events were handed to the reactions."""
+    """The position up to which events were delivered to reactions."""
     waiting: list[Due] = field(default_factory=list)
-    """Deliveries that failed, and nothing has happened since."""
+    """Deliveries that failed, with no event since."""
 
     def __post_init__(self) -> None:
         self.provider = StandIn(self.clock)
@@ -303,14 +303,14 @@ class InMemory:
         )
         self.reader = Reader(self.dependencies.log)
 
-    # asking, and looking
+    # requests and queries
 
     def ask(self, message: Message, actor: Actor | None = None) -> Outcome:
-        """Ask as somebody who may."""
+        """Send a request as an actor who is permitted to."""
         return handle(message, self.dependencies, actor or permitted(message), correlation_id="wish-1")
 
     def ask_elsewhere(self, message: Message) -> Outcome:
-        """Ask another process over the same log."""
+        """Send a request to another process over the same log."""
         other = replace(self.dependencies, numbering=NumberSequencer())
         return handle(message, other, permitted(message), correlation_id="wish-2")
 
@@ -322,11 +322,11 @@ class InMemory:
         return [recorded.event for recorded in self.dependencies.log.read(position, limit=1000)]
 
     def all(self, kind: type[E]) -> list[E]:
-        """Every event of a kind, in order."""
+        """All events of a type, in order."""
         return [recorded.event for recorded in self.reader.history() if isinstance(recorded.event, kind)]
 
     def one(self, kind: type[E]) -> E:
-        """The only event of a kind."""
+        """The only event of a type."""
         (event,) = self.all(kind)
         return event
 
@@ -334,10 +334,10 @@ class InMemory:
         """The names of all events, in order."""
         return [type(recorded.event).__name__ for recorded in self.reader.history()]
 
-    # what happened before
+    # history
 
     def opened(self) -> InMemory:
-        """Prices, the account ACME, and its package: 100 extensions, 20 of them Ultimate."""
+        """Prices, the account ACME and its package: 100 extensions, 20 of them Ultimate."""
         for message in (publish, open_account, activate):
             self.ask(message)
         return self
@@ -356,16 +356,16 @@ class InMemory:
         return self
 
     def offline(self) -> InMemory:
-        """Placed, to be paid offline, with a PI number."""
+        """Placed with offline payment and a PI number."""
         return self.placed(Method.OFFLINE, "PI-2026-7")
 
     def approved(self) -> InMemory:
-        """The customer said yes at the provider; nobody took the money yet."""
+        """The customer approved the payment at the provider; it is not captured yet."""
         self.placed().provider.approve()
         return self
 
     def taken(self) -> InMemory:
-        """The provider took the money, and its answer was lost."""
+        """The provider captured the payment, and its answer was lost."""
         self.approved().provider.capture("checkout-1")
         return self
 
@@ -374,25 +374,25 @@ class InMemory:
         return self
 
     def just_paid(self) -> InMemory:
-        """Paid; all that was due before is delivered."""
+        """Paid; everything due before is delivered."""
         self.approved().settle()
         self.ask(complete())
         return self
 
     def settled(self) -> InMemory:
-        """Paid, and all that follows."""
+        """Paid, and all reactions done."""
         self.paid().settle()
         return self
 
     def refunded(self) -> InMemory:
-        """Paid, fulfilled, invoiced, and given back in whole; what follows from that has not happened yet."""
+        """Paid, fulfilled, invoiced and fully refunded; the reactions to the refund are still due."""
         self.settled().ask(refund())
         return self
 
     # the broker
 
     def published(self) -> list[Due]:
-        """What the events since the last call are to be delivered to."""
+        """The deliveries due for events since the last call."""
         fresh = self.dependencies.log.read(self.delivered, limit=1000)
         self.delivered = fresh[-1].position if fresh else self.delivered
         return [
@@ -402,27 +402,27 @@ class InMemory:
         ]
 
     def everything_due(self) -> list[Due]:
-        """All that was ever to be delivered."""
+        """Every delivery of the whole log."""
         self.delivered = 0
         return self.published()
 
     def deliver(self, due: Due) -> None:
-        """One delivery, by way of the message as it is on the wire."""
+        """Make one delivery, through the message as it is on the wire."""
         (recorded,) = self.dependencies.log.read(due.position - 1, limit=1)
         follow(on_the_wire(recorded), due.reaction, self.dependencies)
 
     def settle(
         self, choose: Choice = oldest, *, times: int = 1, wishes: Sequence[Message] = (), waiting: int = 0
     ) -> list[Next]:
-        """Deliver all events, and those that follow, until nothing is due.
+        """Deliver all events, and those that they cause, until nothing is due.
 
-        What fails is due again once something else has happened, and stays in ``waiting`` where nothing does.
+        A failed delivery is due again after another event, and stays in ``waiting`` if there is none.
 
         Args:
-            choose: which of what is due comes next.
-            times: how often each event is delivered.
-            wishes: what people ask for meanwhile.
-            waiting: how many deliveries are to be left at the end, because they fail.
+            choose: picks the next of the due deliveries.
+            times: the number of times each event is delivered.
+            wishes: requests that people make meanwhile.
+            waiting: the number of failing deliveries expected to be left at the end.
         """
         due: list[Next] = [Wished(message) for message in wishes]
         done: list[Next] = []
@@ -431,7 +431,7 @@ class InMemory:
         while due := [*due, *self.published() * times]:
             chosen, head = due.pop(choose(due)), self.head
             done.append(chosen)
-            assert len(done) < MOST_STEPS, f"it does not settle: {', '.join(map(str, done))}"
+            assert len(done) < STEPS_MAX, f"it does not settle: {', '.join(map(str, done))}"
             try:
                 self._do(chosen)
             except Crashed:
@@ -453,7 +453,7 @@ class InMemory:
 
 
 def in_every_order(run: Callable[[Choice], None]) -> int:
-    """Run something once for every sequence of choices that there is; gives how many there were."""
+    """Run ``run`` once for every sequence of choices; returns their number."""
     script: list[int] = []
     runs = 0
     while True:
@@ -476,7 +476,7 @@ def in_every_order(run: Callable[[Choice], None]) -> int:
 
 
 def on_the_wire(recorded: Recorded) -> CloudEvent:
-    """The message of an event after its way through the broker."""
+    """The message of an event as it comes out of the broker."""
     return CloudEvent.model_validate_json(encoded(recorded))
 
 
@@ -488,6 +488,6 @@ def text_of(mail: EmailMessage) -> str:
 
 
 def permitted(message: Message) -> Actor:
-    """Somebody who may ask for this: the customer, where the customer may."""
+    """An actor who is permitted to send this: the customer, if possible."""
     roles = COMMANDS[type(message)].roles
     return next(ACTORS[role] for role in (Role.PARTNER, Role.ADMIN, Role.DISTRIBUTOR, Role.SYSTEM) if role in roles)

@@ -1,4 +1,4 @@
-"""Lines between two servers that can fall silent: what a network does to them when it is parted."""
+"""Connections between two servers that can fall silent, as in a network partition."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ CHUNK_BYTES = 65_536
 
 
 class Line:
-    """Whoever connects to its ``port`` talks to its other end, until it is cut; what is on its way waits, as in TCP.
+    """Forwards connections on ``port`` to the other end until it is cut; bytes in flight wait, as in TCP.
 
-    Nobody is told: connections stay open, and new ones are taken and not answered.
+    Neither end is notified: connections stay open, and new ones are accepted but not answered.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
@@ -34,7 +34,7 @@ class Line:
         self._whole.set()
 
     def hang_up(self) -> None:
-        """End the connections that go through it, as where the other end has died."""
+        """Close its connections, as if the other end had died."""
         for each in self._sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -62,7 +62,7 @@ class Line:
         self._whole.wait()
         try:
             called = socket.create_connection(self._target)
-        except OSError:  # that server is not there: the caller learns it as from any network
+        except OSError:  # the server is down: the caller sees a closed connection, as on any network
             with suppress(OSError):
                 caller.shutdown(socket.SHUT_RDWR)
             return

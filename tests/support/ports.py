@@ -1,4 +1,4 @@
-"""Ports for servers that have to come back at the same address."""
+"""Ports for servers that must restart at the same address."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ BELOW_WHAT_SYSTEMS_GIVE_OUT = range(10_240, 32_768)
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on, and that no connection is given by chance while its server is away."""
+    """A free loopback port outside the ephemeral range, so that no connection takes it while its server is down."""
     while True:
-        port = random.choice(BELOW_WHAT_SYSTEMS_GIVE_OUT)  # noqa: S311 - it keeps no secret
+        port = random.choice(BELOW_WHAT_SYSTEMS_GIVE_OUT)  # noqa: S311 - not a secret
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port

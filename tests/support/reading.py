@@ -1,4 +1,4 @@
-"""What a log has come to, for who asks again and again: each event is read once, for a log only grows."""
+"""A cached view of a log: a log only grows, so each event is read once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = 1000
 
 
 class Reader:
-    """A log, read as far as it goes. A person who is erased meanwhile stays readable here, as in any memory."""
+    """A log, read to its end. A person erased meanwhile stays readable here, as in any cache."""
 
     def __init__(self, log: Log) -> None:
         self._log = log

@@ -1,4 +1,4 @@
-"""A service that sends commands as messages, and waits for the answers."""
+"""A service that sends commands as messages and waits for the answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def create_pbx(number: int = 1, *, message_id: str | None = None, **data: Any) -
 
 @dataclass(frozen=True)
 class Service:
-    """Somebody at a NATS who signs as a sender; as nobody where there is none."""
+    """A NATS client that signs as a sender, or not at all if there is none."""
 
     url: str
     sender: Sender | None = PROVISIONER
@@ -63,11 +63,11 @@ class Service:
         return asyncio.run(self._asked([(f"trunkline.commands.{version}.{name}", body)], headers))[0]
 
     def ask_all(self, bodies: list[bytes], name: str = "CreatePbx") -> list[dict[str, Any]]:
-        """The answers to many commands that are sent one upon the other, in the order of the commands."""
+        """The answers to many commands sent without waiting in between, in the order of the commands."""
         return asyncio.run(self._asked([(f"trunkline.commands.v1.{name}", body) for body in bodies], {}))
 
     def tell(self, body: bytes, name: str = "CreatePbx", **headers: str) -> None:
-        """Send a command, and want no answer."""
+        """Send a command without asking for an answer."""
 
         async def send() -> None:
             client = await nats.connect(self.url.split(","))

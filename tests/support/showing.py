@@ -1,4 +1,4 @@
-"""One showing of the demonstration, which several tests look at."""
+"""One run of the demo, shared by several tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Showing:
-    """What it told, what it gave at its end, and the database that it left."""
+    """Its output, its result, and the database that it left."""
 
     told: str
     end: dict[str, Any]
@@ -16,6 +16,6 @@ class Showing:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Every figure that it claimed."""
+        """Every figure that it reported."""
         figures: dict[str, Any] = self.end["figures"]
         return figures

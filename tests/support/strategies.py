@@ -1,6 +1,6 @@
-"""What Hypothesis draws: commands of every aggregate, over few enough ids and moments that they meet.
+"""Hypothesis strategies: commands of every aggregate, with few enough ids and moments that they collide.
 
-A sequence begins with some steps of the aggregate's story, so that what comes late in a life is reached too.
+A sequence begins with some steps of the aggregate's story, so that late states are reached too.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def ids(word: str, n: int = 3) -> SearchStrategy[str]:
 
 
 def varied(example: M, **fields: SearchStrategy[Any]) -> SearchStrategy[M]:
-    """An example whose fields are drawn anew."""
+    """An example with some fields drawn at random."""
     return st.fixed_dictionaries(fields).map(lambda drawn: but(example, **drawn))
 
 
@@ -126,14 +126,14 @@ def any_quotes(draw: st.DrawFn) -> Quote:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One kind of aggregate: its decider, a story of its life, and its commands as they are drawn."""
+    """One kind of aggregate: its decider, a story of its life, and strategies for its commands."""
 
     decider: Decider[Any, Any, Any]
     story: tuple[Command, ...]
     commands: Mapping[type[Command], SearchStrategy[Command]]
 
     def sequences(self, most: int = 12) -> SearchStrategy[list[Command]]:
-        """The whole story, or some steps of it, and then anything."""
+        """The whole story or some of its steps, then anything."""
         begun = st.sampled_from([self.story[:steps] for steps in range(len(self.story), -1, -1)])
         anything = st.one_of(*self.commands.values())
         wild = st.lists(anything, max_size=most) | st.lists(anything, min_size=most // 2, max_size=most)

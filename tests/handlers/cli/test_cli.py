@@ -54,23 +54,23 @@ def test_who_asks_something_does_not_wait_for_what_only_runs_on_to_be_loaded() -
 TRUE = '{"service": "extensions", "quantity": true}'
 REFUSED = [
     (("quote", "acme", "pkg-acme", "extension=5"), "There is no service 'extension'; the services are extensions,"),
-    (("quote", "acme", "pkg-acme", "extensions=0"), "0 is no quantity of extensions; it must be from 1 to 1,000,000."),
-    (("quote", "acme", "pkg-acme", "extensions=-4"), "-4 is no quantity of extensions"),
-    (("quote", "acme", "pkg-acme", "extensions=1000001"), "1000001 is no quantity of extensions"),
+    (("quote", "acme", "pkg-acme", "extensions=0"), "0 is not a valid quantity of extensions; use 1 to 1,000,000."),
+    (("quote", "acme", "pkg-acme", "extensions=-4"), "-4 is not a valid quantity of extensions"),
+    (("quote", "acme", "pkg-acme", "extensions=1000001"), "1000001 is not a valid quantity of extensions"),
     (("quote", "acme", "pkg-acme", "extensions=many"), "extensions=many is not a selection"),
     (("quote", "acme", "pkg-acme", "extensions=--5"), "extensions=--5 is not a selection; write a service and a whole"),
     (
         ("quote", "acme", "pkg-acme", f"extensions={5000 * '9'}"),
         "9 is not a selection; write a service and a whole number",
     ),
-    (("quote", "acme", "pkg-acme", "high_availability=99999999999"), "99999999999 is no quantity of high_availability"),
-    (("quote", "acme", "pkg-acme", "pce_white_label=2"), "pce_white_label is on or off; select it once, not 2 times."),
+    (("quote", "acme", "pkg-acme", "high_availability=99999999999"), "99999999999 is not a valid quantity"),
+    (("quote", "acme", "pkg-acme", "pce_white_label=2"), "pce_white_label has no quantity; select it once, not 2"),
     (("quote", "acme", "pkg-acme", "ultimate_plan=500"), "are more than the package's 135"),
-    (("quote", "acme", "pkg-acme", "custom_domain=1"), "custom_domain is active already"),
+    (("quote", "acme", "pkg-acme", "custom_domain=1"), "custom_domain is already active"),
     (("quote", "acme", "pkg-acme", "extensions=1", "extensions=2"), "extensions is selected twice"),
     (("quote", "wonka", "pkg-acme", "extensions=1"), "There is no account wonka"),
     (("quote", "acme", "pkg-wonka", "extensions=1"), "There is no package pkg-wonka in account acme"),
-    (("order", "acme", "pkg-acme", "extensions=0"), "0 is no quantity"),
+    (("order", "acme", "pkg-acme", "extensions=0"), "0 is not a valid quantity"),
     (("order", "acme", "pkg acme", "extensions=1"), "OrderExpansion cannot be read: package_id: string should match"),
     (("order", "acme", "pkg-acme", "extensions=1", "--as", "nobody"), "'nobody' is not a valid actor; use ROLE:NAME"),
     (
@@ -105,7 +105,7 @@ REFUSED = [
     (("invoice", "YT-1999-000001", "x.pdf"), "There is no invoice YT-1999-000001"),
     (("privacy", "erase", "alice"), "alice is not a person; write ACCOUNT/RECEIVER, as in acme/wonka."),
     (("privacy", "erase", "acme/alice/bob"), "acme/alice/bob is not a person"),
-    (("privacy", "erase", "acme/nobody"), "There is no billing receiver nobody; the account's are: alice, bob."),
+    (("privacy", "erase", "acme/nobody"), "There is no billing receiver nobody; the account has: alice, bob."),
     (("privacy", "erase", "wonka/alice"), "There is no account wonka"),
     (("privacy", "erase", "acme/alice", "--as", "partner:alice"), "may not ask for EraseBillingReceiver"),
 ]
@@ -162,7 +162,7 @@ def test_a_second_partner_has_neither_prices_in_its_currency_nor_the_packages_an
     for arguments, sentence in [
         (("order", "slugworth", "pkg-slug", "extensions=1"), "There is no price list in CHF on 2026-09-04;"),
         (("order", "slugworth", "pkg-acme", "extensions=1"), "There is no package pkg-acme in account slugworth;"),
-        (("send", "CheckOut", json.dumps(again)), "The PI number PI-2026-0815 was used before, for another order;"),
+        (("send", "CheckOut", json.dumps(again)), "The PI number PI-2026-0815 was already used for another order;"),
     ]:
         status, output, errors = run(*arguments)
         assert (status, output, errors.count("\n")) == (1, "", 1)

@@ -64,7 +64,7 @@ def test_a_payment_after_cancellation_is_set_aside(showing: Showing) -> None:
 def test_what_is_refused_says_why(showing: Showing) -> None:
     assert "12 left in the pool" in showing.figures["refused_one_too_many"]
     assert "account_manager, distributor" in showing.figures["refused_confirmed_by_the_customer"]
-    assert "was used before" in showing.figures["refused_pi_number_again"]
+    assert "was already used" in showing.figures["refused_pi_number_again"]
     assert "declined" in showing.figures["decline_reason"]
 
 
