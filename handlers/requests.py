@@ -7,13 +7,40 @@ sent as they are; see the table in `handlers.commands`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
 from domain.account import BillingContact
-from domain.messages import Identifier, Message
+from domain.messages import Command, Identifier, Message, Refusal, what_is_wrong
 from domain.money import Money
 from domain.order import Method
 from domain.payment_reference import PiNumber
 from domain.quote import Selection
 from domain.services import ServiceCode
+
+M = TypeVar("M", bound=Message)
+
+
+class MalformedCommand(Refusal):
+    """A command or request is not valid."""
+
+
+def parse(kind: type[M], fields: Mapping[str, Any], arrived_at: datetime) -> M:
+    """Return the command or request that a sender wrote. The time of a domain command is the time of its arrival.
+
+    Raises:
+        MalformedCommand: names the fields that are wrong.
+    """
+    if "at" in fields:
+        raise MalformedCommand("The time of a command is the time of its arrival; leave out the field at.")
+    timed = {**fields, "at": arrived_at} if issubclass(kind, Command) else fields
+    try:
+        return kind.model_validate(timed)
+    except ValidationError as error:
+        raise MalformedCommand(f"{kind.__name__} cannot be read: {what_is_wrong(error)}.") from error
 
 
 class Request(Message):

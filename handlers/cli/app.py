@@ -10,15 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from domain.invoice import INVOICE
-from domain.messages import Command, Message, Refusal, what_is_wrong
+from domain.messages import Refusal
 from domain.quote import Quote, Selection
 from handlers.cli import audit, dead_letters, find, privacy, projections, relay
 from handlers.cli.console import AsJson, Data, console, draw, print_json, say
@@ -28,7 +27,7 @@ from handlers.cli.views import VIEWS, shown, summary_table, table
 from handlers.commands import COMMANDS
 from handlers.demo.narrator import StoryBroken
 from handlers.dispatch import handle
-from handlers.requests import OrderExpansion
+from handlers.requests import OrderExpansion, parse
 from handlers.runtime.adapters import Adapters, mailer_of, provider_of
 from handlers.runtime.secrets import local_senders, secrets_of, signer_of
 from handlers.runtime.servers import open_servers, prepared
@@ -62,7 +61,6 @@ REPORTED_ERRORS = (
     OutOfStep,
     AnotherLog,
 )
-M = TypeVar("M", bound=Message)
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for name, group in (
@@ -175,7 +173,7 @@ def order(
     """Order an expansion at today's prices: trunkline order ACCOUNT PACKAGE extensions=25. Prints the order's id."""
     order_id = f"order-{uuid4()}"
     fields = {"order_id": order_id, "account_id": account, "package_id": package}
-    expansion = _message(OrderExpansion, fields | {"selections": _selections(selections)})
+    expansion = parse(OrderExpansion, fields | {"selections": _selections(selections)}, SystemClock().now())
     with opened_log(data) as opened, dependencies_over(opened) as dependencies:
         outcome = handle(expansion, dependencies, actor_of(actor, account), correlation_id=str(uuid4()))
     summary = Quote.model_validate(outcome.context.recorded[0].event.model_dump()["quote"])
@@ -194,9 +192,7 @@ def send(name: str, message: str, data: Data = None, actor: As = None) -> None:
         raise UnknownCommand(f"There is no command {name}; the commands are {', '.join(sorted(kinds))}.")
     with opened_log(data) as opened, dependencies_over(opened) as dependencies:
         fields = _fields(sys.stdin.read() if message == "-" else message)
-        if issubclass(kinds[name], Command):
-            fields["at"] = dependencies.clock.now()
-        command = _message(kinds[name], fields)
+        command = parse(kinds[name], fields, dependencies.clock.now())
         outcome = handle(command, dependencies, actor_of(actor, fields.get("account_id")), correlation_id=str(uuid4()))
     for recorded in outcome.context.recorded:
         say(f"{recorded.position} {recorded.event.TOPIC} {recorded.stream}")
@@ -269,13 +265,6 @@ def _selections(texts: list[str]) -> tuple[Selection, ...]:
     return tuple(selections)
 
 
-def _message(kind: type[M], fields: dict[str, Any]) -> M:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise MalformedMessage(f"{kind.__name__} cannot be read: {what_is_wrong(error)}.") from error
-
-
 def _fields(text: str) -> dict[str, Any]:
     try:
         fields = from_json(text.encode(errors="surrogateescape"))  # the original bytes, UTF-8 or not
@@ -283,8 +272,6 @@ def _fields(text: str) -> dict[str, Any]:
         raise MalformedMessage(f"The command is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise MalformedMessage("A command is a JSON object with its fields, in braces.")
-    if "at" in fields:
-        raise MalformedMessage("The time of a command is the time of its arrival; leave out the field at.")
     return fields
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from domain.messages import Command, Message, Refusal, what_is_wrong
+from domain.messages import Message, Refusal, what_is_wrong
 from handlers.context import Actor, Role
 from handlers.contract.commands import (
     REPLY_HEADER,
@@ -30,6 +30,7 @@ from handlers.dependencies import Dependencies
 from handlers.dispatch import handle
 from handlers.messaging.redelivery import PermanentFailure
 from handlers.messaging.senders import authenticate, check_fresh
+from handlers.requests import MalformedCommand, parse
 from infra.payments.provider import Checkout, PaymentNotApproved, PaymentProviderError, PaymentProviderRefused
 from infra.settings import Sender
 
@@ -40,10 +41,6 @@ ANSWERABLE = re.compile(r"(_INBOX|trunkline\.replies)(\.[A-Za-z0-9_-]+)+")
 
 class CommandTooLarge(Refusal):
     """The message is larger than a command may be."""
-
-
-class MalformedCommand(Refusal):
-    """The message is not valid."""
 
 
 class UnknownCommandType(Refusal):
@@ -150,15 +147,7 @@ def _message(event: CommandEvent, dependencies: Dependencies) -> Message:
     kind = offered().get(event.type)
     if kind is None:
         raise UnknownCommandType(f"There is no command {event.type}; the commands are {_listed(offered())}.")
-    fields = event.data
-    if issubclass(kind, Command):
-        if "at" in fields:
-            raise MalformedCommand("The time of a command is the time of its arrival; leave out the field at.")
-        fields = {**fields, "at": dependencies.clock.now()}
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise MalformedCommand(f"{kind.__name__} cannot be read: {what_is_wrong(error)}.") from None
+    return parse(kind, event.data, dependencies.clock.now())
 
 
 class PaymentRefused(Refusal):

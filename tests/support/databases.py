@@ -43,7 +43,8 @@ def fresh_database(places: ServerPlaces, template: str = "template1") -> Iterato
     """A temporary database, empty or a copy of a template, with its owner's login."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(places.database_url, autocommit=True) as conn:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        # Of an unlogged copy, creating and dropping take half of the time.
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
         conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         yield make_conninfo(places.database_url, dbname=name)
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
