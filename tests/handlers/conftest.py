@@ -1,4 +1,4 @@
-"""Houses to try handlers in: one in memory, and the real thing on real servers."""
+"""Applications to test handlers with: one in memory, and the whole composition on real servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.in_memory import InMemory
 
 @pytest.fixture
 def store() -> InMemory:
-    """A house in memory, in which nothing has happened yet."""
+    """An in-memory application with an empty log."""
     return InMemory()
 
 
@@ -26,14 +26,14 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 @pytest.fixture
 def trunkline(database_url: str, nats_url: str) -> Iterator[AtWork]:
-    """The whole composition on real servers, for one test; ACME and its package are there."""
+    """The whole composition on real servers, for one test; ACME and its package exist."""
     with at_work(database_url, nats_url) as work:
         yield work
 
 
 @pytest.fixture(scope="module")
 def shop(places: ServerPlaces, template: str) -> Iterator[AtWork]:
-    """The whole composition on real servers, for the tests of a file, each of which orders something of its own."""
+    """The whole composition on real servers, shared by the tests of a file; each test places its own orders."""
     with (
         fresh_database(places, template) as owner_url,
         at_work(as_program(owner_url), without_streams(places.nats_url)) as work,

@@ -226,7 +226,7 @@ create_lab = but(create_shop, pbx_id="pbx-lab", name="Inventing room", extension
 
 
 def in_which(given: Given, *messages: Message) -> Given:
-    """A beginning, and what was asked for after it."""
+    """A starting point and the requests made after it."""
 
     def so(store: InMemory) -> None:
         given(store)
@@ -245,17 +245,17 @@ def without_a_package(store: InMemory) -> None:
 
 
 def fulfilled(store: InMemory) -> None:
-    """Paid and granted; nothing was invoiced yet."""
+    """Paid and granted, not invoiced yet."""
     store.paid().ask(fulfil)
 
 
 def credited(store: InMemory) -> None:
-    """The credit note of a whole refund stands."""
+    """The credit note of a full refund was issued."""
     store.refunded().settle()
 
 
 def without_documents(store: InMemory) -> None:
-    """As it is years later; but for the clock, so that the link is good for one use."""
+    """Its document was deleted, as years later. The clock has not moved, so that the link is still valid."""
     credited(store)
     now, store.clock.at = store.clock.at, delete_document.at
     for document_id in (invoice_of(), mail_credit.credit_note_id):
@@ -266,7 +266,7 @@ def without_documents(store: InMemory) -> None:
 
 
 def two_fulfilled(store: InMemory) -> None:
-    """Two orders, both fulfilled, none invoiced."""
+    """Two orders, both fulfilled, neither invoiced."""
     fulfilled(store)
     store.ask(order("order-2", extensions=1))
     store.ask(check_out(Method.PAYPAL, "order-2"))
@@ -280,14 +280,14 @@ def two_fulfilled(store: InMemory) -> None:
 
 @dataclass(frozen=True)
 class Wish:
-    """A request with what follows from it.
+    """A request and its outcome.
 
     Attributes:
-        given: what happened before.
+        given: the history.
         message: the request.
-        events: what it appends.
-        rival: who commits first, between our loading and our commit; none where the request appends nothing.
-        then: what we append after that, or why we are refused.
+        events: the events it appends.
+        rival: the request that commits between our load and our commit; None if the request appends nothing.
+        then: the events that we append after that, or the reason for our refusal.
     """
 
     given: Given
@@ -427,7 +427,7 @@ WISHES = (
     ),
     Wish(InMemory.with_factory, remove, (PbxRemoved,), rival=create_lab, then=(PbxRemoved,)),
 )
-"""Every entry of `COMMANDS` but `UseInvoiceLink`, whose point is that it cannot be repeated."""
+"""Every entry of `COMMANDS` except `UseInvoiceLink`, whose point is that it cannot be repeated."""
 
 
 def named(wish: Wish) -> str:
@@ -436,16 +436,16 @@ def named(wish: Wish) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who lost, decides again at once."""
+    """Retry at once after a conflict."""
     monkeypatch.setattr(retry_on_conflict, "wait", tenacity.wait_none())
 
 
-def test_every_entry_has_a_wish_here() -> None:
+def test_every_entry_is_tested_here() -> None:
     assert {type(wish.message) for wish in WISHES} | {UseInvoiceLink} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=named)
-def test_a_wish_is_granted(store: InMemory, wish: Wish) -> None:
+def test_a_request_appends_its_events(store: InMemory, wish: Wish) -> None:
     wish.given(store)
     before = store.head
 
@@ -456,7 +456,7 @@ def test_a_wish_is_granted(store: InMemory, wish: Wish) -> None:
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=named)
-def test_a_wish_is_on_the_record_of_who_had_it_and_why(store: InMemory, wish: Wish) -> None:
+def test_a_request_is_recorded_with_its_actor_and_cause(store: InMemory, wish: Wish) -> None:
     wish.given(store)
     before, actor = store.head, permitted(wish.message)
     handle(wish.message, store.dependencies, actor, correlation_id="golden-ticket-5", causation_id="chocolate-bar")
@@ -468,7 +468,7 @@ def test_a_wish_is_on_the_record_of_who_had_it_and_why(store: InMemory, wish: Wi
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
-def test_a_wish_repeated_appends_nothing_and_is_answered_alike(store: InMemory, wish: Wish) -> None:
+def test_a_repeated_request_appends_nothing_and_gets_the_same_answer(store: InMemory, wish: Wish) -> None:
     wish.given(store)
     first = store.ask(wish.message)
     before = store.head
@@ -480,7 +480,7 @@ def test_a_wish_repeated_appends_nothing_and_is_answered_alike(store: InMemory, 
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.message != renew_link], ids=named)
-def test_a_wish_repeated_three_days_later_appends_nothing(store: InMemory, wish: Wish) -> None:
+def test_a_request_repeated_three_days_later_appends_nothing(store: InMemory, wish: Wish) -> None:
     wish.given(store)
     store.ask(wish.message)
     before = store.head
@@ -492,7 +492,7 @@ def test_a_wish_repeated_three_days_later_appends_nothing(store: InMemory, wish:
 
 
 @pytest.mark.parametrize("wish", [wish for wish in WISHES if wish.rival], ids=named)
-def test_a_wish_that_loses_to_another_is_decided_again(store: InMemory, wish: Wish) -> None:
+def test_a_request_that_loses_to_another_is_decided_again(store: InMemory, wish: Wish) -> None:
     wish.given(store)
     rival = wish.rival
     assert rival is not None
@@ -506,12 +506,12 @@ def test_a_wish_that_loses_to_another_is_decided_again(store: InMemory, wish: Wi
     except Refusal as reason:
         refusal = type(reason)
 
-    assert store.recorder.conflicts == 1, f"{type(rival).__name__} is no rival"
+    assert store.recorder.conflicts == 1, f"{type(rival).__name__} caused no conflict"
     assert (refusal or recorded) == wish.then
-    assert len(store.since(before)) > len(recorded), "the rival's events stand"
+    assert len(store.since(before)) > len(recorded), "the rival's events were recorded"
 
 
-def test_a_wish_that_loses_all_the_time_is_given_up_and_appends_nothing(store: InMemory) -> None:
+def test_a_request_that_always_loses_is_abandoned_and_appends_nothing(store: InMemory) -> None:
     store.opened()
     numbers = iter(range(100))
 
@@ -528,7 +528,7 @@ def test_a_wish_that_loses_all_the_time_is_given_up_and_appends_nothing(store: I
     assert "bucket" not in {added.receiver_id for added in store.all(BillingReceiverAdded)}
 
 
-def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(store: InMemory) -> None:
+def test_a_link_renewed_twice_has_two_successors_and_the_last_one_is_valid(store: InMemory) -> None:
     store.settled()
     store.ask(renew_link)
     store.ask(renew_link)
@@ -537,7 +537,7 @@ def test_a_link_renewed_twice_has_two_successors_and_the_last_one_counts(store: 
     assert [link.link_id for link in store.all(LinkRevoked)] == [link_of(ordinal=1), link_of(ordinal=2)]
 
 
-def test_two_renewals_at_once_give_two_links_of_which_the_last_counts(store: InMemory) -> None:
+def test_two_renewals_at_once_issue_two_links_and_the_last_one_is_valid(store: InMemory) -> None:
     store.settled()
     store.recorder.rivals.append(lambda: store.ask_elsewhere(renew_link))
     store.ask(renew_link)
@@ -566,7 +566,7 @@ def test_a_link_used_again_is_refused_and_that_is_recorded(store: InMemory) -> N
     assert [type(event) for event in store.since(before)] == [LinkRefused]
 
 
-def test_of_two_uses_at_once_one_loses_and_both_are_recorded(store: InMemory) -> None:
+def test_one_of_two_uses_at_once_loses_and_both_are_recorded(store: InMemory) -> None:
     store.settled()
     store.recorder.rivals.append(lambda: store.ask_elsewhere(use_link))
     with pytest.raises(UnknownLink):
@@ -586,7 +586,7 @@ def test_a_declined_payment_can_be_tried_again(store: InMemory) -> None:
     assert store.names()[-3:] == ["PaymentDeclined", "PaymentReferenceClaimed", "PaymentCaptured"]
 
 
-def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(store: InMemory) -> None:
+def test_a_decline_that_loses_to_a_cancellation_is_dropped(store: InMemory) -> None:
     store.placed(Method.CARD).provider.enter_bad_card()
     store.recorder.rivals.append(lambda: store.ask_elsewhere(cancel_order))
     with pytest.raises(OrderClosed, match=r"The order is cancelled; no money was taken\."):
@@ -597,7 +597,7 @@ def test_a_decline_that_loses_to_a_cancellation_is_none_any_more(store: InMemory
     assert store.provider.captures == {}
 
 
-def test_money_that_was_taken_while_the_order_was_cancelled_is_recorded_before_anybody_is_told(
+def test_money_taken_during_a_cancellation_is_recorded_before_the_answer(
     store: InMemory,
 ) -> None:
     store.approved()
@@ -612,7 +612,7 @@ def test_money_that_was_taken_while_the_order_was_cancelled_is_recorded_before_a
 
 @dataclass(frozen=True)
 class No:
-    """A request that a rule says no to."""
+    """A request that breaks a rule."""
 
     given: Given
     message: Message
@@ -621,7 +621,7 @@ class No:
 
 
 def free_of_charge(store: InMemory) -> None:
-    """A price list on which the custom domain costs nothing."""
+    """A price list with a free custom domain."""
     offers = tuple(but(offer, unit_price_minor=0) if offer.service == "custom_domain" else offer for offer in OFFERS)
     for message in (but(publish, offers=offers), open_account, activate):
         store.ask(message)
@@ -648,7 +648,7 @@ def in_francs(store: InMemory) -> None:
 
 
 def to_spare(store: InMemory) -> None:
-    """A package whose whole capacity PBXs could have, and a PBX with one unit of High Availability."""
+    """A package with its whole capacity free, and a PBX with one unit of High Availability."""
     store.ask(publish)
     store.ask(open_account)
     store.ask(but(activate, quantities={"extensions": 100, "ultimate_plan": 20, "high_availability": 2}))
@@ -1100,7 +1100,7 @@ def called(case: No) -> str:
     return f"{type(case.message).__name__}-{case.reason.__name__}"
 
 
-def test_every_entry_is_refused_somehow_here() -> None:
+def test_every_entry_has_a_refusal_here() -> None:
     assert {type(case.message) for case in NOES} == set(COMMANDS)
 
 
@@ -1117,7 +1117,7 @@ def test_a_refusal_says_why_and_writes_nothing(store: InMemory, case: No) -> Non
     assert store.head == before
 
 
-def test_a_checkout_that_nobody_approved_takes_no_money_and_writes_nothing(store: InMemory) -> None:
+def test_an_unapproved_checkout_takes_no_money_and_writes_nothing(store: InMemory) -> None:
     store.placed()
     before = store.head
     with pytest.raises(PaymentNotApproved):
@@ -1127,7 +1127,9 @@ def test_a_checkout_that_nobody_approved_takes_no_money_and_writes_nothing(store
 
 
 @pytest.mark.parametrize("spent", [use_link, renew_link], ids=["used", "revoked"])
-def test_a_spent_link_is_refused_as_a_stranger_is_and_recorded_with_its_reason(store: InMemory, spent: Message) -> None:
+def test_a_spent_link_gets_the_same_answer_as_an_unknown_one_and_is_recorded_with_its_reason(
+    store: InMemory, spent: Message
+) -> None:
     store.settled().ask(spent)
     with pytest.raises(UnknownLink, match=SPENT):
         store.ask(use_link)
@@ -1146,7 +1148,7 @@ def test_a_link_expires_after_24_hours_to_the_second(store: InMemory) -> None:
     assert store.ask(use_link).answer.content.startswith(b"%PDF")
 
 
-# --- who may ask ---------------------------------------------------------------------------------------------------
+# --- permissions ---------------------------------------------------------------------------------------------------
 
 EXAMPLES: dict[type[Message], Message] = {type(wish.message): wish.message for wish in WISHES} | {
     UseInvoiceLink: use_link
@@ -1158,7 +1160,7 @@ EXAMPLES: dict[type[Message], Message] = {type(wish.message): wish.message for w
     [(EXAMPLES[kind], role) for kind, entry in COMMANDS.items() for role in Role if role not in entry.roles],
     ids=lambda value: value if isinstance(value, Role) else type(value).__name__,
 )
-def test_a_role_that_is_not_named_may_not_ask(store: InMemory, message: Message, role: Role) -> None:
+def test_a_role_that_is_not_listed_may_not_ask(store: InMemory, message: Message, role: Role) -> None:
     store.settled()
     before = store.head
 
@@ -1169,7 +1171,9 @@ def test_a_role_that_is_not_named_may_not_ask(store: InMemory, message: Message,
 
 
 @pytest.mark.parametrize("kind", [kind for kind, entry in COMMANDS.items() if Role.PARTNER in entry.roles])
-def test_a_partner_asks_for_its_own_account_only_and_learns_of_no_other(store: InMemory, kind: type[Message]) -> None:
+def test_a_partner_asks_for_its_own_account_only_and_learns_nothing_of_others(
+    store: InMemory, kind: type[Message]
+) -> None:
     store.settled()
     before = store.head
     sentences = set()
@@ -1190,7 +1194,7 @@ def test_a_partner_without_an_account_asks_for_nothing(store: InMemory) -> None:
 
 @dataclass(frozen=True)
 class Foreign:
-    """Arthur, of Slugworth, names something of ACME's."""
+    """Arthur of Slugworth names something that belongs to ACME."""
 
     message: Message
     what: str
@@ -1214,14 +1218,14 @@ FOREIGN = (
 )
 
 
-def test_every_request_of_a_partner_that_names_something_is_among_the_foreign_ones() -> None:
+def test_every_partner_request_that_names_something_has_a_foreign_case() -> None:
     partners = {kind for kind, entry in COMMANDS.items() if Role.PARTNER in entry.roles}
     assert {type(case.message) for case in FOREIGN} == partners - {AddBillingReceiver}
 
 
 @pytest.mark.parametrize("case", FOREIGN, ids=lambda case: type(case.message).__name__)
 @pytest.mark.parametrize("stage", [InMemory.approved, InMemory.settled], ids=["open", "fulfilled"])
-def test_what_is_anothers_is_as_unknown_as_what_is_nobodys(store: InMemory, case: Foreign, stage: Given) -> None:
+def test_a_foreign_thing_is_as_unknown_as_a_missing_one(store: InMemory, case: Foreign, stage: Given) -> None:
     stage(store)
     store.ask(create_factory)
     store.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
@@ -1238,10 +1242,10 @@ def test_what_is_anothers_is_as_unknown_as_what_is_nobodys(store: InMemory, case
     assert len(store.provider.captures) == len(store.all(PaymentCaptured))
 
 
-def test_another_accounts_checkout_is_told_to_nobody_and_its_money_is_recorded_where_it_belongs(
+def test_another_accounts_checkout_is_not_revealed_and_its_money_is_recorded_for_its_own_order(
     store: InMemory,
 ) -> None:
-    """The provider takes what its customer approved, whoever asks; the answer is not for a stranger."""
+    """The provider captures what its customer approved, whoever asks; the answer must not reveal it to a stranger."""
     store.approved()
     slugworth(store)
 
@@ -1252,7 +1256,7 @@ def test_another_accounts_checkout_is_told_to_nobody_and_its_money_is_recorded_w
 
 
 def slugworth(store: InMemory) -> None:
-    """Slugworth has a package, too, and an order that is placed."""
+    """Slugworth also has a package and a placed order."""
     store.ask(but(open_account, account_id="slugworth", name="Slugworth", receiver_id="fickel"))
     store.ask(but(activate, package_id="pkg-slug", account_id="slugworth"))
     store.ask(but(order("order-2", extensions=1), account_id="slugworth", package_id="pkg-slug"), ARTHUR)
@@ -1262,9 +1266,9 @@ def slugworth(store: InMemory) -> None:
 # --- the table -----------------------------------------------------------------------------------------------------
 
 INTERNAL = {
-    # decided where their bytes are deleted, which no request can do
+    # decided when their bytes are deleted, which no request can do
     DeleteDocument,
-    # decided in the course of a request, which knows what these have to carry
+    # decided while a request is handled, which knows their content
     RequestExpansion,
     ChooseBillingContact,
     PlaceOrder,
@@ -1287,7 +1291,7 @@ INTERNAL = {
     RevokeLink,
 }
 ASKED = {
-    # domain commands that need no more than the time, so they are asked for as they are
+    # domain commands that need only the time, so callers send them as they are
     CancelOrder,
     PublishPriceList,
     OpenAccount,
@@ -1315,12 +1319,12 @@ def test_every_domain_command_is_asked_for_or_internal() -> None:
     assert not ASKED & INTERNAL
 
 
-def test_what_is_internal_cannot_be_asked_for_by_anybody(store: InMemory) -> None:
+def test_nobody_can_ask_for_an_internal_command(store: InMemory) -> None:
     for kind in INTERNAL:
         assert kind not in COMMANDS
 
 
-def test_only_the_system_may_ask_for_what_follows(store: InMemory) -> None:
+def test_only_the_system_may_send_the_commands_of_reactions(store: InMemory) -> None:
     ours = {kind for kind, entry in COMMANDS.items() if entry.roles == {Role.SYSTEM}}
     assert ours == {
         ReconcileCapture,
@@ -1336,5 +1340,5 @@ def test_only_the_system_may_ask_for_what_follows(store: InMemory) -> None:
     }
 
 
-def test_no_customer_and_no_system_confirms_money_that_was_collected_by_hand() -> None:
+def test_neither_customer_nor_system_confirms_money_collected_by_hand() -> None:
     assert COMMANDS[type(confirm())].roles == {Role.DISTRIBUTOR, Role.ACCOUNT_MANAGER}

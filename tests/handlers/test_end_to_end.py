@@ -1,4 +1,4 @@
-"""From the order to the mailed invoice, one way of paying each, on real servers; and what can be read afterwards."""
+"""From the order to the mailed invoice and the read models, for each payment method, on real servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.in_memory import DORA
 
 @dataclass(frozen=True)
 class Way:
-    """A way of paying: the order of 50 extensions, 20 Ultimate and a domain, paid."""
+    """A payment method: pays the order of 50 extensions, 20 Ultimate and a domain."""
 
     method: Method
     buy: Callable[[AtWork], str]
@@ -36,7 +36,7 @@ class Way:
 
 
 def collected(work: AtWork) -> str:
-    """Dora is told, collects the money, and confirms it."""
+    """Dora is notified, collects the money and confirms it."""
     order_id = work.order(**FIFTY)
     work.ask(CheckOut(order_id=order_id, account_id="acme", method=Method.OFFLINE, pi_number="PI-2026-7"))
     (told,) = eventually(lambda: work.mails(f"Order {order_id} of ACME awaits EUR 544.65"), "the mail to Dora")
@@ -54,7 +54,7 @@ WAYS = (
 
 
 def rows(work: AtWork, table: type[Row]) -> list[dict[str, object]]:
-    """The rows of ACME in a read model, once it knows all that the log does."""
+    """ACME's rows in a read model, once it has caught up with the log."""
     with connect(work.running.database_url) as conn:
         assert wait(conn, work.dependencies.log.head(), SOON_S)
         return [vars(row) for row in stored(conn, table, account_id="acme")]
@@ -65,13 +65,15 @@ def some(row: dict[str, object], *columns: str) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.method)
-def test_what_is_ordered_and_paid_is_granted_invoiced_mailed_and_to_be_seen(trunkline: AtWork, way: Way) -> None:
+def test_a_paid_order_is_granted_invoiced_mailed_and_visible(trunkline: AtWork, way: Way) -> None:
     order_id = way.buy(trunkline)
     trunkline.until(InvoiceEmailed, order_id)
     (issued,) = trunkline.all(InvoiceIssued, order_id)
 
     (mail,) = trunkline.mails("Invoice YT-2026-000001")
-    assert len(trunkline.mails("awaits")) == (way.method is Method.OFFLINE), "nobody else has anything to collect"
+    assert len(trunkline.mails("awaits")) == (way.method is Method.OFFLINE), (
+        "only offline payments are collected by hand"
+    )
     assert str(mail["To"]) == "Willy Wonka <wonka@acme.example>"
     answer = httpx.post(link_in(mail), trust_env=False)
     assert hashlib.sha256(answer.content).hexdigest() == issued.document.sha256
@@ -128,4 +130,4 @@ def test_what_is_ordered_and_paid_is_granted_invoiced_mailed_and_to_be_seen(trun
     assert told[-1] == ("LinkConsumed", "system:trunkline")
     assert ("OrderPlaced", "partner:willy") in told
     assert [name for name, _ in told].count("PaymentCaptured") == 1
-    assert len(told) == len(trunkline.history()) - 1, "all but the price list, which is nobody's"
+    assert len(told) == len(trunkline.history()) - 1, "all but the price list, which belongs to no account"

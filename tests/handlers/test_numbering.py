@@ -1,4 +1,4 @@
-"""Numbers of documents that are made at the same time: in order, without a gap, whichever of them fails."""
+"""Numbers of documents made concurrently: in order and gapless, even if some fail."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SOON_S = 30.0
 
 
 class Maker:
-    """Makes documents, as many at a time as it is asked for."""
+    """Makes documents concurrently."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._numbering = NumberSequencer()
 
     def make(self, document_id: str, making: Callable[[], object] = lambda: None) -> str:
-        """Make a document, which takes as long as ``making`` does. Gives its number."""
+        """Make a document, which takes as long as ``making`` does. Returns its number."""
         work = UnitOfWork(self._log)
         with self._numbering.reserve(work, SettableClock(), "YT", document_id) as turn:
             making()
@@ -38,7 +38,7 @@ class Maker:
 
     @property
     def series(self) -> list[tuple[str, str]]:
-        """The numbers in the log, each with its document."""
+        """The numbers in the log with their documents."""
         events = [recorded.event for recorded in self._log.load(INVOICE_SERIES.stream("YT-2026"))]
         return [(event.number, event.document_id) for event in events if isinstance(event, InvoiceNumberAssigned)]
 
@@ -48,7 +48,7 @@ def _maker(log: Log) -> Maker:
     return Maker(log)
 
 
-def test_documents_are_made_at_the_same_time(maker: Maker) -> None:
+def test_documents_are_made_concurrently(maker: Maker) -> None:
     together = threading.Barrier(3, timeout=SOON_S)
     with ThreadPoolExecutor(3) as threads:
         numbers = set(threads.map(lambda name: maker.make(name, together.wait), "abc"))
@@ -57,7 +57,7 @@ def test_documents_are_made_at_the_same_time(maker: Maker) -> None:
     assert [number for number, _ in maker.series] == sorted(numbers)
 
 
-def test_one_that_is_made_sooner_waits_for_those_before_it(maker: Maker) -> None:
+def test_a_document_finished_early_waits_for_those_before_it(maker: Maker) -> None:
     begun, made = threading.Event(), threading.Event()
 
     def slowly() -> None:
@@ -76,7 +76,7 @@ def test_one_that_is_made_sooner_waits_for_those_before_it(maker: Maker) -> None
     assert maker.series == [("YT-2026-000001", "slow"), ("YT-2026-000002", "quick")]
 
 
-def test_where_one_fails_those_behind_it_conflict_and_its_number_goes_to_the_next(maker: Maker) -> None:
+def test_after_a_failure_later_documents_conflict_and_the_number_goes_to_the_next(maker: Maker) -> None:
     begun, made = threading.Event(), threading.Event()
     numbered = threading.Barrier(3, timeout=SOON_S)
 
@@ -101,7 +101,7 @@ def test_where_one_fails_those_behind_it_conflict_and_its_number_goes_to_the_nex
     assert [maker.make("b"), maker.make("c")] == ["YT-2026-000001", "YT-2026-000002"]
 
 
-def test_where_one_fails_before_its_time_its_number_goes_to_the_next_and_nobody_conflicts(maker: Maker) -> None:
+def test_after_an_early_failure_the_number_goes_to_the_next_without_a_conflict(maker: Maker) -> None:
     begun, made = threading.Event(), threading.Event()
 
     def slowly() -> None:
@@ -122,7 +122,7 @@ def test_where_one_fails_before_its_time_its_number_goes_to_the_next_and_nobody_
     assert maker.series == [("YT-2026-000001", "slow"), ("YT-2026-000002", "next")]
 
 
-def test_where_another_process_was_faster_the_number_is_taken_anew(maker: Maker, log: Log) -> None:
+def test_if_another_process_was_faster_the_number_is_taken_again(maker: Maker, log: Log) -> None:
     with pytest.raises(VersionConflict):
         maker.make("ours", lambda: Maker(log).make("theirs"))
 

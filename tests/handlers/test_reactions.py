@@ -6,7 +6,7 @@ from handlers.reactions import REACTIONS
 
 
 def test_the_names_of_reactions_never_change() -> None:
-    """Another name would be a new consumer, which reads the stream from its start and mails everything once more."""
+    """A new name would create a new consumer, which reads the stream from its start and mails everything again."""
     assert {(event.TOPIC, reaction.name) for event, reactions in REACTIONS.items() for reaction in reactions} == {
         ("order.OrderPlaced.v1", "tell_account_manager"),
         ("order.PaymentCaptured.v1", "fulfil_order"),
@@ -18,7 +18,7 @@ def test_the_names_of_reactions_never_change() -> None:
     }
 
 
-def test_each_reaction_has_a_name_of_its_own() -> None:
+def test_reaction_names_are_unique() -> None:
     names = [reaction.name for reactions in REACTIONS.values() for reaction in reactions]
     assert len(set(names)) == len(names)
 

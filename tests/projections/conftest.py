@@ -1,4 +1,4 @@
-"""One database for these tests, emptied for each of them: the log of it, and the read models' tables."""
+"""One database for these tests; its log and read model tables are emptied before each."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ Lay = Callable[[Log], Log]
 
 @pytest.fixture(scope="session")
 def tables_owner_url(places: ServerPlaces, template: str) -> Iterator[str]:
-    """A migrated database that these tests share, as its owner."""
+    """A migrated database shared by these tests, with its owner's login."""
     with fresh_database(places, template) as owner_url:
         name = sql.Identifier(str(conninfo_to_dict(owner_url)["dbname"]))
         with psycopg.connect(owner_url, autocommit=True) as conn:
-            # Here processes die, and no machine does: nothing is proved by waiting for the disk.
+            # Only processes die here, never a machine, so waiting for the disk would prove nothing.
             conn.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
         yield owner_url
 
 
 @pytest.fixture(scope="session")
 def tables_url(tables_owner_url: str) -> str:
-    """The same, with the program's login."""
+    """The same, with the application's login."""
     return as_program(tables_owner_url)
 
 
 @pytest.fixture(scope="session")
 def tables_owner(tables_owner_url: str) -> Iterator[Connection[Any]]:
-    """A connection as the owner, who may put into the log whatever a test wants to be there."""
+    """A connection as the owner, who may put anything into the log."""
     with psycopg.connect(tables_owner_url, autocommit=True) as conn:
         yield conn
 
 
 @pytest.fixture
 def tables(tables_url: str, tables_owner: Connection[Any]) -> Iterator[Connection[Any]]:
-    """A connection as the program's role, to empty tables and an empty log."""
+    """A connection with the application's role to empty tables and an empty log."""
     empty(tables_owner)
     with connect(tables_url) as conn:
         yield conn
@@ -52,12 +52,12 @@ def tables(tables_url: str, tables_owner: Connection[Any]) -> Iterator[Connectio
 
 @pytest.fixture
 def lay(tables: Connection[Any], tables_owner: Connection[Any]) -> Lay:
-    """Put what a log in memory has, and the database's log has not yet, into that."""
+    """Copy the events that are missing from the database's log from an in-memory log."""
     return lambda memory: laid(tables_owner, memory)
 
 
 def laid(owner: Connection[Any], memory: Log) -> Log:
-    """Put what a log in memory has, and a database's log has not yet, into that; gives the one in memory."""
+    """Copy the events that are missing from a database's log from an in-memory log, and return the latter."""
     found = owner.execute("SELECT position FROM log.head").fetchone()
     assert found is not None
     rows: Any = memory._recorder.select_notifications(found[0], 10**9, inclusive_of_start=False)
@@ -77,7 +77,7 @@ def laid(owner: Connection[Any], memory: Log) -> Log:
 
 
 def empty(owner: Connection[Any]) -> None:
-    """Take everything out of the log and the read models, and what is known of these."""
+    """Empty the log, the read models and their bookkeeping."""
     with owner.transaction():
         owner.execute("ALTER TABLE log.events DISABLE TRIGGER only_added_to")
         owner.execute("DELETE FROM log.events")

@@ -30,18 +30,18 @@ def test_a_pbx_is_created_with_extensions() -> None:
     )
 
 
-def test_a_pbx_is_given_more_and_gives_some_back() -> None:
+def test_a_pbx_gets_more_and_releases_some() -> None:
     shown = given(ALLOCATIONS, factory_created)
     shown = shown.when(allocated).then({f"{FACTORY}/extensions": {"assigned": 80, "drawn": 80}})
     shown.when(released).then({f"{FACTORY}/extensions": {"assigned": 70, "drawn": 70}})
 
 
-def test_a_service_that_a_pbx_had_not_is_a_row_of_its_own_with_the_free_minutes_apart() -> None:
+def test_a_new_service_of_a_pbx_is_a_new_row_with_the_free_minutes_apart() -> None:
     shown = given(ALLOCATIONS, factory_created)
     shown.when(minutes_allocated).then({f"{FACTORY}/recording_minutes": row("recording_minutes", 700, 200)})
 
 
-def test_what_was_given_back_whole_stays_as_a_row_of_nothing() -> None:
+def test_a_fully_released_service_stays_as_a_row_of_zero() -> None:
     availability = but(allocated, service="high_availability", quantity=1, drawn=1)
     shown = given(ALLOCATIONS, factory_created, availability)
     shown.when(but(released, service="high_availability", quantity=1)).then(
@@ -56,7 +56,7 @@ def test_an_upgrade_shows_on_every_row_of_the_pbx_and_on_no_other() -> None:
     )
 
 
-def test_what_a_pbx_is_given_after_its_upgrade_is_of_its_new_plan() -> None:
+def test_allocations_after_an_upgrade_have_the_new_plan() -> None:
     shown = given(ALLOCATIONS, factory_created, factory_upgraded).after([but(minutes_allocated, plan="ultimate")])
     assert {row.plan for row in shown.rows.values() if isinstance(row, AllocationRow)} == {"ultimate"}
 

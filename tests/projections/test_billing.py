@@ -50,7 +50,7 @@ def documents(shown: Given) -> list[BillingDocumentRow]:
 
 
 def credited(amount_minor: int, invoice: InvoiceIssued = invoice_issued, n: int = 1) -> CreditNoteIssued:
-    """The credit note of a refund of so much."""
+    """The credit note of a refund."""
     net, taxes = credit_of(invoice.quote, eur(amount_minor))
     return but(credit_note_issued, credit_note_id=f"credit-note-{n}", net=net, taxes=taxes, total=eur(amount_minor))
 
@@ -58,11 +58,11 @@ def credited(amount_minor: int, invoice: InvoiceIssued = invoice_issued, n: int 
 # --- receivables ---------------------------------------------------------------------------------------------------
 
 
-def test_an_order_that_was_only_requested_is_not_owed() -> None:
+def test_a_requested_order_is_not_owed() -> None:
     given(BILLING).when(requested).then({"order-1": ReceivableRow("order-1", "acme", "EUR", 544_65, DEADLINE)})
 
 
-def test_an_order_placed_offline_is_owed_since_then() -> None:
+def test_an_order_placed_offline_is_owed_from_then_on() -> None:
     given(BILLING, requested).when(placed_offline).then(
         {"order-1": {"owed": True, "pi_number": "PI-2026-7", "owed_since": NOW}}
     )
@@ -72,11 +72,11 @@ def test_an_order_placed_at_the_provider_is_not_owed() -> None:
     given(BILLING, requested).when(placed).then_nothing()
 
 
-def test_who_changes_over_to_the_provider_owes_nothing_offline() -> None:
+def test_after_switching_to_the_provider_nothing_is_owed_offline() -> None:
     OWED.when(placed).then({"order-1": {"owed": False, "pi_number": None, "owed_since": None}})
 
 
-def test_a_confirmed_payment_is_recorded_and_nothing_is_owed_any_more() -> None:
+def test_a_confirmed_payment_is_recorded_and_settles_the_debt() -> None:
     OWED.when(offline_captured).then(
         {
             "order-1": {"owed": False},
@@ -87,7 +87,7 @@ def test_a_confirmed_payment_is_recorded_and_nothing_is_owed_any_more() -> None:
     )
 
 
-def test_a_payment_that_is_not_what_was_owed_is_recorded_and_all_is_still_owed() -> None:
+def test_a_payment_of_a_wrong_amount_is_recorded_and_all_is_still_owed() -> None:
     aside = but(no_longer_fits, amount=eur(5_00), reason=AsideReason.AMOUNT_DIFFERS, explanation="Too little.")
     OWED.when(aside).then(
         {
@@ -157,8 +157,8 @@ def test_a_captured_payment_that_no_longer_fits_is_set_aside() -> None:
     )
 
 
-def test_what_was_refunded_before_a_payment_is_set_aside_stays_refunded() -> None:
-    """A part goes back between payment and fulfilment; then the rest cannot be fulfilled."""
+def test_a_refund_before_a_payment_is_set_aside_stays() -> None:
+    """A part is refunded between payment and fulfilment; then the rest cannot be fulfilled."""
     PAID.after([but(refunded, amount=eur(200_00))]).when(no_longer_fits).then(
         {"order-1/capture-1": {"set_aside": "no_longer_fits", "explanation": "The Ultimate Plan no longer fits."}}
     )
@@ -189,7 +189,7 @@ def test_an_invoice_is_shown_by_service() -> None:
     )
 
 
-def test_a_credit_note_of_the_whole_takes_back_every_figure() -> None:
+def test_a_full_credit_note_reverses_every_figure() -> None:
     PAID.after([invoice_issued]).when(credit_note_issued).then(
         {
             "credit-note-1": BillingDocumentRow(
@@ -211,7 +211,7 @@ def test_a_credit_note_of_the_whole_takes_back_every_figure() -> None:
     )
 
 
-def test_a_credit_note_of_a_part_takes_back_each_service_in_proportion() -> None:
+def test_a_partial_credit_note_reverses_each_service_in_proportion() -> None:
     shown = PAID.after([invoice_issued, credited(200_00)])
     credit = documents(shown)[1]
     assert (credit.net_minor, credit.tax_minor, credit.total_minor) == (-168_88, -31_12, -200_00)
@@ -225,7 +225,7 @@ FEW_CENTS = quoted(recording_minutes=1, transcription_minutes=1)
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(quote=st.sampled_from([ORDERED, MANY, FEW_CENTS]), share=st.integers(1, 100))
-def test_a_credit_note_takes_from_each_service_what_is_its_part_and_never_gives(quote: object, share: int) -> None:
+def test_a_credit_note_reduces_each_service_by_its_part_and_increases_none(quote: object, share: int) -> None:
     invoice = but(invoice_issued, quote=quote)
     amount_minor = max(1, invoice.quote.total.amount_minor * share // 100)
     bill, credit = documents(PAID.after([invoice, credited(amount_minor, invoice)]))
@@ -240,7 +240,7 @@ def test_a_credit_note_takes_from_each_service_what_is_its_part_and_never_gives(
 # --- revenue -------------------------------------------------------------------------------------------------------
 
 
-def test_revenue_is_net_by_month_service_and_currency_with_credit_notes_taken_off() -> None:
+def test_revenue_is_net_by_month_service_and_currency_less_credit_notes() -> None:
     november = LATER + timedelta(days=30)
     second = but(
         invoice_issued, invoice_id="invoice-2", order_id="order-2", quote=quoted(extensions=10), issued_at=november
@@ -264,18 +264,18 @@ def test_revenue_is_net_by_month_service_and_currency_with_credit_notes_taken_of
     }
 
 
-def test_an_invoice_that_was_wholly_refunded_in_its_month_is_no_revenue() -> None:
+def test_an_invoice_fully_refunded_in_its_month_is_no_revenue() -> None:
     shown = PAID.after([invoice_issued, credit_note_issued])
     assert set(revenue(documents(shown)).values()) == {0}
 
 
-def test_the_month_is_that_of_utc_wherever_the_invoice_was_issued() -> None:
+def test_months_are_utc_months_wherever_the_invoice_was_issued() -> None:
     new_year_in_kathmandu = datetime(2027, 1, 1, 3, tzinfo=timezone(timedelta(hours=5, minutes=45)))
     shown = PAID.after([but(invoice_issued, issued_at=new_year_in_kathmandu)])
     assert {month for month, _, _ in revenue(documents(shown))} == {"2026-12"}
 
 
-def test_nothing_billed_is_no_revenue() -> None:
+def test_without_invoices_there_is_no_revenue() -> None:
     assert revenue([]) == {}
 
 
@@ -286,7 +286,7 @@ def receivable(order_id: str, since: datetime | None, *, owed: bool = True) -> R
     return ReceivableRow(order_id, "acme", "EUR", 544_65, DEADLINE, owed, None, since)
 
 
-def test_what_is_owed_offline_is_listed_oldest_first_with_its_days() -> None:
+def test_offline_debts_are_listed_oldest_first_with_their_age() -> None:
     monday = datetime(2026, 10, 19, 8, tzinfo=UTC)
     rows = [
         receivable("order-3", monday + timedelta(hours=3)),
@@ -305,6 +305,6 @@ def test_what_is_owed_offline_is_listed_oldest_first_with_its_days() -> None:
     ]
 
 
-def test_what_was_placed_today_is_owed_for_0_days() -> None:
+def test_an_order_placed_today_is_owed_for_0_days() -> None:
     rows = OWED.projection.folded(OWED.history).of(ReceivableRow)
     assert [(row.order_id, row.pi_number, days) for row, days in owed(rows, LATER)] == [("order-1", "PI-2026-7", 0)]

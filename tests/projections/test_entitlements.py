@@ -35,7 +35,7 @@ def row(service: str, total: int, allocated: int = 0, *, flat: bool = False) -> 
 
 
 def answer(shown: Given) -> dict[str, tuple[int, int, int, int]]:
-    """Total, allocated, available and over-allocated by service."""
+    """Total, allocated, available and over-allocated units by service."""
     rows = shown.projection.folded(shown.history).of(EntitlementRow)
     return {
         line.service: (line.total, line.allocated, line.available, line.over_allocated) for line in entitlements(rows)
@@ -51,11 +51,11 @@ def test_a_package_begins_with_its_first_capacity() -> None:
     )
 
 
-def test_an_order_expands_what_is_there() -> None:
+def test_an_order_expands_a_service() -> None:
     PACKAGE.when(expanded("extensions", 50)).then({"pkg-acme/extensions": {"total": 150}})
 
 
-def test_an_order_brings_a_service_that_was_not_there_until_the_package_ends() -> None:
+def test_an_order_adds_a_new_service_until_the_package_ends() -> None:
     PACKAGE.when(expanded("recording_minutes", 1_000)).then(
         {"pkg-acme/recording_minutes": row("recording_minutes", 1_000)}
     )
@@ -65,7 +65,7 @@ def test_a_flat_service_is_on() -> None:
     PACKAGE.when(subscribed("custom_domain")).then({"pkg-acme/custom_domain": row("custom_domain", 1, flat=True)})
 
 
-def test_a_reversed_grant_takes_back_and_switches_off() -> None:
+def test_a_reversed_grant_withdraws_units_and_switches_services_off() -> None:
     shown = PACKAGE.after([expanded("extensions", 50), expanded("ultimate_plan", 20), subscribed("custom_domain")])
     shown.when(reversed_("order-1", "custom_domain", extensions=50, ultimate_plan=20)).then(
         {
@@ -94,12 +94,12 @@ def test_an_ultimate_pbx_holds_extensions_of_the_ultimate_share() -> None:
     )
 
 
-def test_a_pbx_is_given_more_and_gives_some_back() -> None:
+def test_a_pbx_gets_more_and_releases_some() -> None:
     shown = PACKAGE.after([factory_created]).when(allocated).then({"pkg-acme/extensions": {"allocated": 80}})
     shown.when(released).then({"pkg-acme/extensions": {"allocated": 70}})
 
 
-def test_an_ultimate_pbx_is_given_more_and_gives_some_back_in_both_shares() -> None:
+def test_an_ultimate_pbx_gets_more_and_releases_some_in_both_shares() -> None:
     ultimate = but(allocated, pbx_id="pbx-shop", plan=Plan.ULTIMATE, quantity=5, drawn=5)
     shown = PACKAGE.after([shop_created])
     shown = shown.when(ultimate).then(
@@ -110,7 +110,7 @@ def test_an_ultimate_pbx_is_given_more_and_gives_some_back_in_both_shares() -> N
     )
 
 
-def test_of_recording_minutes_only_those_beyond_the_free_ones_count() -> None:
+def test_only_recording_minutes_beyond_the_free_ones_count() -> None:
     minutes = but(allocated, service="recording_minutes", quantity=700, drawn=200)
     shown = PACKAGE.after([expanded("recording_minutes", 1_000), factory_created])
     shown.when(minutes).then({"pkg-acme/recording_minutes": {"allocated": 200}})
@@ -124,7 +124,7 @@ def test_an_upgrade_moves_the_extensions_into_the_ultimate_share() -> None:
     assert answer(shown)["enterprise_plan"] == (20, 0, 20, 0)
 
 
-def test_a_removed_pbx_gives_back_all_that_it_drew() -> None:
+def test_a_removed_pbx_returns_all_that_it_drew() -> None:
     minutes = CapacityAllocated(
         **allocated.model_dump(exclude={"service", "quantity", "drawn"}),
         service="recording_minutes",
@@ -137,14 +137,14 @@ def test_a_removed_pbx_gives_back_all_that_it_drew() -> None:
     )
 
 
-def test_a_removed_ultimate_pbx_gives_back_both_shares() -> None:
+def test_a_removed_ultimate_pbx_returns_both_shares() -> None:
     shown = PACKAGE.after([shop_created])
     shown.when(but(factory_removed, pbx_id="pbx-shop", plan=Plan.ULTIMATE, released={"extensions": 15})).then(
         {"pkg-acme/extensions": {"allocated": 0}, "pkg-acme/ultimate_plan": {"allocated": 0}}
     )
 
 
-def test_what_the_pool_is_told_is_known_from_the_package_already() -> None:
+def test_grants_to_the_pool_are_already_known_from_the_package() -> None:
     PACKAGE.when(granted, withdrawn).then_nothing()
 
 
@@ -172,7 +172,7 @@ def test_without_the_ultimate_plan_all_extensions_are_enterprise() -> None:
     assert answer(shown) == {"extensions": (100, 60, 40, 0), "enterprise_plan": (100, 60, 40, 0)}
 
 
-def test_after_a_refund_what_pbxs_hold_is_shown_as_over_allocated_and_nothing_as_available() -> None:
+def test_after_a_refund_the_units_of_pbxs_are_over_allocated_and_none_are_available() -> None:
     shown = PACKAGE.after(
         [
             expanded("extensions", 50),
@@ -189,7 +189,7 @@ def test_after_a_refund_what_pbxs_hold_is_shown_as_over_allocated_and_nothing_as
     }
 
 
-def test_the_answer_begins_with_the_size_of_the_package_and_ends_with_what_is_on_or_off() -> None:
+def test_the_answer_begins_with_the_size_of_the_package_and_ends_with_flat_services() -> None:
     shown = PACKAGE.after(
         [subscribed("custom_domain"), expanded("recording_minutes", 1), subscribed("ycm_white_label")]
     )
@@ -206,7 +206,7 @@ def test_the_answer_begins_with_the_size_of_the_package_and_ends_with_what_is_on
     assert lines[1] == Entitlement("pkg-acme", "enterprise_plan", False, 80, 0, 80, 0, YEARS_END)
 
 
-def test_an_account_with_two_packages_sees_each_by_itself() -> None:
+def test_an_account_with_two_packages_sees_each_separately() -> None:
     second = but(activated, package_id="pkg-acme-2", quantities={"extensions": 7})
     shown = PACKAGE.after([second, factory_created])
     lines = entitlements(shown.projection.folded(shown.history).of(EntitlementRow))

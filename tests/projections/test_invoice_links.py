@@ -61,7 +61,7 @@ def test_a_refused_use_is_an_attempt_and_changes_nothing_else(reason: RefusalRea
     )
 
 
-def test_each_attempt_is_kept_also_those_of_one_moment() -> None:
+def test_each_attempt_is_kept_even_at_the_same_moment() -> None:
     shown = given(INVOICE_LINKS, link_issued, consumed).after([refused(RefusalReason.USED)] * 3)
     attempts = [row for row in shown.rows.values() if isinstance(row, InvoiceLinkAttemptRow)]
     assert [(row.position, row.outcome) for row in attempts] == [

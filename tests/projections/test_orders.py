@@ -58,17 +58,17 @@ def test_an_order_begins_with_its_request() -> None:
     )
 
 
-def test_its_billing_contact_is_chosen_and_chosen_anew() -> None:
+def test_its_billing_contact_is_chosen_and_chosen_again() -> None:
     shown = given(ORDERS, requested).when(contact_chosen).then({"order-1": {"receiver_id": "wonka"}})
     bucket_chosen = but(contact_chosen, receiver_id="bucket", contact=bucket_added.contact)
     shown.when(bucket_chosen).then({"order-1": {"receiver_id": "bucket"}})
 
 
-def test_it_is_placed_to_be_paid_at_the_provider() -> None:
+def test_it_is_placed_for_payment_at_the_provider() -> None:
     given(ORDERS, requested).when(placed).then({"order-1": {"state": "placed", "method": "paypal", "placed_at": NOW}})
 
 
-def test_it_is_placed_to_be_paid_offline_and_after_all_at_the_provider() -> None:
+def test_it_is_placed_for_offline_payment_and_then_for_the_provider() -> None:
     shown = given(ORDERS, requested)
     shown = shown.when(placed_offline).then(
         {"order-1": {"state": "placed", "method": "offline", "pi_number": "PI-2026-7", "placed_at": NOW}}
@@ -98,13 +98,13 @@ def test_it_expires() -> None:
     given(ORDERS, requested, placed).when(expired).then({"order-1": {"state": "expired"}})
 
 
-def test_money_that_fulfils_nothing_puts_it_before_a_person() -> None:
+def test_a_payment_set_aside_marks_it_for_a_person() -> None:
     late = but(no_longer_fits, reason=AsideReason.EXPIRED, explanation="The payment came too late.")
     given(ORDERS, requested, placed, expired).when(late).then({"order-1": {"attention": "expired"}})
     PAID.when(no_longer_fits).then({"order-1": {"attention": "no_longer_fits"}})
 
 
-def test_it_is_refunded_in_part_and_then_wholly() -> None:
+def test_it_is_refunded_partly_and_then_fully() -> None:
     shown = PAID.after([fulfilled])
     shown = shown.when(but(refunded, amount=eur(200_00))).then(
         {"order-1": {"state": "partly_refunded", "refunded_minor": 200_00}}
@@ -114,18 +114,18 @@ def test_it_is_refunded_in_part_and_then_wholly() -> None:
     )
 
 
-def test_it_is_refunded_in_part_before_it_is_fulfilled() -> None:
+def test_it_is_partly_refunded_before_it_is_fulfilled() -> None:
     shown = PAID.after([but(refunded, amount=eur(200_00))])
     shown.when(fulfilled).then({"order-1": {"fulfilled_at": LATER}})
 
 
-def test_an_order_is_nobody_elses_business() -> None:
+def test_an_order_is_visible_to_its_account_only() -> None:
     other = but(requested, order_id="order-2")
     shown = given(ORDERS, requested, other).when(but(cancelled, order_id="order-2"))
     shown.then({"order-2": {"state": "cancelled"}})
 
 
-def test_unpaid_in_time_are_open_orders_whose_time_is_over_the_oldest_first(tables: Connection[Any]) -> None:
+def test_open_orders_past_their_deadline_are_listed_oldest_first(tables: Connection[Any]) -> None:
     late, latest = NOW - timedelta(days=1), NOW - timedelta(days=2)
 
     def order(order_id: str, *then: Event, expires_at: datetime = late) -> list[Event]:

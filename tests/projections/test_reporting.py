@@ -1,4 +1,4 @@
-"""The views for reports: stable, commented, right, and nothing but read."""
+"""The reporting views: stable, commented, correct and read-only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DOCUMENTED = Path(__file__).parents[2] / "docs" / "reporting.md"
 
 @pytest.fixture(scope="module")
 def owner(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
-    """The owner of a database with read models in it."""
+    """A connection as the owner of a database with read models."""
     with (
         fresh_database(places, template) as owner_url,
         psycopg.connect(owner_url, autocommit=True, row_factory=dict_row) as owner,
@@ -61,7 +61,7 @@ def owner(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
 
 @pytest.fixture
 def reader(owner: Connection[Any]) -> Iterator[Connection[Any]]:
-    """The same as somebody who reads reports."""
+    """The same with the role of a report reader."""
     owner.execute("SET ROLE trunkline_reader")
     yield owner
     owner.execute("RESET ROLE")
@@ -71,7 +71,7 @@ def rows(conn: Connection[Any], query: str) -> list[dict[str, Any]]:
     return conn.execute(query.encode()).fetchall()
 
 
-def test_every_view_and_every_column_says_what_it_is(owner: Connection[Any]) -> None:
+def test_every_view_and_every_column_has_a_comment(owner: Connection[Any]) -> None:
     found = rows(
         owner,
         "SELECT c.relname, a.attname, obj_description(c.oid) AS view_said, col_description(c.oid, a.attnum) AS said "
@@ -114,13 +114,13 @@ def test_an_auditor_reads_them_too(owner: Connection[Any]) -> None:
         owner.execute("RESET ROLE")
 
 
-def test_the_views_say_what_the_read_models_say(reader: Connection[Any], owner: Connection[Any]) -> None:
+def test_the_views_agree_with_the_read_models(reader: Connection[Any], owner: Connection[Any]) -> None:
     shown = rows(reader, "SELECT * FROM reporting.entitlements ORDER BY package_id, service")
     owner.execute("RESET ROLE")
     said = [asdict(line) for account in ACCOUNTS for line in entitlements_of(owner, account)]
     expected = sorted(said, key=lambda line: (line["package_id"], line["service"]))
     for view, line in zip(shown, expected, strict=True):
-        # An extension is over-allocated in the view too where the Enterprise share alone is.
+        # The view also shows extensions as over-allocated if only the Enterprise share is.
         same = ("package_id", "service", "total", "allocated", "available", "valid_until")
         assert {column: view[column] for column in same} == {column: line[column] for column in same}
         assert view["over_allocated"] >= line["over_allocated"]
@@ -140,7 +140,7 @@ def test_the_views_say_what_the_read_models_say(reader: Connection[Any], owner: 
     }
 
 
-def test_the_log_is_decoded_and_an_event_that_is_no_json_for_the_database_hides_no_other(
+def test_the_log_is_decoded_and_an_event_with_invalid_json_hides_no_other(
     owner: Connection[Any],
 ) -> None:
     assert len(rows(owner, "SELECT 1 FROM reporting.events WHERE state ->> 'order_id' IS NOT NULL")) > 50
@@ -156,7 +156,7 @@ def test_the_log_is_decoded_and_an_event_that_is_no_json_for_the_database_hides_
         assert len(rows(owner, "SELECT state FROM reporting.events")) == len(stored(owner, TimelineRow)) + 2
 
 
-def test_how_far_each_read_model_has_come_can_be_asked_in_sql(reader: Connection[Any]) -> None:
+def test_the_progress_of_each_read_model_can_be_queried_in_sql(reader: Connection[Any]) -> None:
     found = {row["name"]: row for row in rows(reader, "SELECT * FROM reporting.projections")}
     assert {projection.name for projection in PROJECTIONS} <= found.keys()
     assert {(row["lag"], row["halted_before"], row["skipped"]) for row in found.values()} == {(0, None, 0)}

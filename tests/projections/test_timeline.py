@@ -8,7 +8,7 @@ from tests.support.examples import LATER, NOW, captured, opened, placed, publish
 from tests.support.given_projection import given, recorded
 
 
-def test_every_event_is_a_line_with_its_place_who_caused_it_and_why() -> None:
+def test_every_event_is_a_line_with_its_position_actor_and_cause() -> None:
     fact = Recorded(
         "order-order-1", 3, captured, "acme", Cause("system:trunkline", "wish-1", "event-2"), LATER, position=17
     )
@@ -28,7 +28,7 @@ def test_every_event_is_a_line_with_its_place_who_caused_it_and_why() -> None:
     ]
 
 
-def test_lines_stand_in_the_order_of_the_log() -> None:
+def test_lines_are_in_the_order_of_the_log() -> None:
     rows = given(TIMELINE, opened, requested, placed).rows.values()
     assert [(row.position, row.topic) for row in rows if isinstance(row, TimelineRow)] == [
         (1, "account.AccountOpened.v1"),
@@ -37,11 +37,11 @@ def test_lines_stand_in_the_order_of_the_log() -> None:
     ]
 
 
-def test_what_concerns_no_account_is_in_no_timeline() -> None:
+def test_events_without_an_account_are_in_no_timeline() -> None:
     assert TIMELINE.folded([recorded(published, 1, account_id=None)]).of(TimelineRow) == []
 
 
-def test_each_account_has_its_own() -> None:
+def test_each_account_has_its_own_timeline() -> None:
     history = [recorded(opened, 1), recorded(opened, 2, account_id="slugworth"), recorded(requested, 3)]
     lines = TIMELINE.folded(history).of(TimelineRow)
     assert [(line.account_id, line.position) for line in lines] == [("acme", 1), ("slugworth", 2), ("acme", 3)]

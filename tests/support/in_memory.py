@@ -2,10 +2,10 @@
 
 ACME and its package come from `tests.support.examples`; the requests here are those that come from outside.
 
-house = InMemory()
-house.placed(Method.PAYPAL)
-house.pay()
-house.settle()
+store = InMemory()
+store.placed(Method.PAYPAL)
+store.pay()
+store.settle()
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Positions and times on the command line: one way of reading them, for every command."""
+"""Positions and times on the command line: every command parses them the same way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECORDED = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
 
 @dataclass
 class Recorded:
-    """A log with 42 events, all of them recorded at one time."""
+    """A log with 42 events, all recorded at the same time."""
 
     def head(self) -> int:
         """See `History`."""
@@ -60,7 +60,7 @@ def test_anything_else_is_refused(text: str, sentence: str) -> None:
     assert sentence in str(refused.value)
 
 
-def test_a_filter_by_position_takes_no_time_and_a_filter_by_time_no_position() -> None:
+def test_a_position_filter_rejects_times_and_a_time_filter_rejects_positions() -> None:
     assert position("42", Recorded()) == 42
     assert moment("2026-09-01T12:00:00+00:00") == RECORDED
     with pytest.raises(UnknownPosition, match="is not a position; write a whole number, up to 42"):

@@ -1,4 +1,4 @@
-"""``trunkline audit``, as somebody with an auditor's login uses it; and what is signed, by whom, and when."""
+"""``trunkline audit`` with an auditor's login, and the signing of checkpoints."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ DORA = Cause("distributor:dora", "wish-1", "click-1")
 
 @pytest.fixture(scope="module")
 def history(places: ServerPlaces, template: str) -> Iterator[tuple[str, list[Recorded]]]:
-    """A database with a history of two accounts, as the program; and the history."""
+    """A database, with the application's login, that has a history of two accounts; and that history."""
     with fresh_database(places, template) as url:
         with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=150)
@@ -72,7 +72,7 @@ def history(places: ServerPlaces, template: str) -> Iterator[tuple[str, list[Rec
 
 @pytest.fixture(scope="module")
 def auditor_url(places: ServerPlaces, history: tuple[str, list[Recorded]]) -> Iterator[str]:
-    """The same database with a login that is an auditor, and nothing else."""
+    """The same database with a login that is only an auditor."""
     name, password = f"auditor_{secrets.token_hex(6)}", secrets.token_hex(16)
     with psycopg.connect(places.database_url, autocommit=True) as conn:
         make = sql.SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {} IN ROLE trunkline_auditor")
@@ -83,7 +83,7 @@ def auditor_url(places: ServerPlaces, history: tuple[str, list[Recorded]]) -> It
 
 @pytest.fixture
 def run_at(monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
-    """Run a command line on a database. Gives exit status, output and errors."""
+    """Run a command line on a database. Returns exit status, stdout and stderr."""
 
     def run_one(database_url: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
@@ -105,7 +105,7 @@ def signer(tmp_path: Path) -> Signer:
 
 @pytest.fixture
 def signing(signer: Signer, tmp_path: Path, nats_url: str, monkeypatch: pytest.MonkeyPatch) -> Signer:
-    """The settings of who signs."""
+    """The settings of the signer."""
     monkeypatch.setenv("TRUNKLINE_SIGNING_KEY", str(tmp_path / "key.pem"))
     monkeypatch.setenv("TRUNKLINE_CHECKPOINT_FILE", str(signer.file))
     monkeypatch.setenv("TRUNKLINE_NATS_URL", nats_url)
@@ -143,7 +143,7 @@ def tamper(owner_url: str, *statements: str) -> None:
 # --- verify --------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_that_nobody_has_touched_is_said_to_be_whole_and_what_is_not_proven_is_said_too(
+def test_an_untouched_log_is_reported_intact_with_the_limits_of_the_proof(
     run: Run, history: tuple[str, list[Recorded]]
 ) -> None:
     status, output, errors = run("verify")
@@ -154,21 +154,21 @@ def test_a_log_that_nobody_has_touched_is_said_to_be_whole_and_what_is_not_prove
     assert output.count("\n") == 2
 
 
-def test_what_is_verified_is_told_to_machines(run: Run, history: tuple[str, list[Recorded]]) -> None:
+def test_a_verification_is_reported_as_json_too(run: Run, history: tuple[str, list[Recorded]]) -> None:
     status, output, _ = run("verify", "--json")
 
     found = json.loads(output)
     assert (status, found["ok"], found["to_position"], found["checkpoints"]) == (0, True, len(history[1]), 0)
 
 
-def test_a_bar_is_drawn_on_a_terminal_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progress_bar_is_drawn_on_a_terminal_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     assert "verified" in run("verify")[1]
     monkeypatch.delenv("TTY_COMPATIBLE")
     assert "verified" not in run("verify")[1]
 
 
-def test_a_log_that_was_tampered_with_is_named_with_exit_status_1(
+def test_a_log_that_was_tampered_with_exits_with_status_1(
     run_at: Run, postgres: Log, database_url: str, owner_url: str
 ) -> None:
     append(postgres, opened, wonka_added, wonka_default)
@@ -202,7 +202,7 @@ def test_checkpoints_of_the_file_and_of_the_broker_are_checked(
     assert "2 signed checkpoints agree" in run_at(database_url, "verify", "--published")[1]
 
 
-def test_a_tail_that_was_written_anew_is_found_by_what_was_published(
+def test_a_rewritten_tail_is_found_by_published_checkpoints(
     run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer
 ) -> None:
     append(postgres, opened, wonka_added)
@@ -224,10 +224,10 @@ def test_a_tail_that_was_written_anew_is_found_by_what_was_published(
     assert "Position 2 differs from what was signed on" in errors
 
 
-# --- verify, from a checkpoint on ----------------------------------------------------------------------------------
+# --- verify from a checkpoint --------------------------------------------------------------------------------------
 
 
-def test_a_verification_goes_on_from_the_last_checkpoint_that_it_passed(
+def test_a_verification_continues_from_the_last_checkpoint_that_it_passed(
     run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer
 ) -> None:
     append(postgres, opened, wonka_added)
@@ -249,7 +249,7 @@ def test_a_verification_goes_on_from_the_last_checkpoint_that_it_passed(
     assert (found["hash"], found["log_root"]) == (whole["hash"], whole["log_root"])
 
 
-def test_what_a_verification_goes_on_from_is_checked_itself(
+def test_the_state_that_a_verification_continues_from_is_checked_itself(
     run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer, tmp_path: Path
 ) -> None:
     append(postgres, opened, wonka_added, wonka_default)
@@ -277,7 +277,7 @@ def test_what_a_verification_goes_on_from_is_checked_itself(
     assert missing["reason"].startswith("its row is missing; the signed checkpoint of")
 
 
-def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
+def test_an_interrupted_verification_continues_from_where_it_was(
     run_at: Run, postgres: Log, database_url: str, signing: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(postgres, opened, wonka_added)
@@ -302,9 +302,9 @@ def test_whoever_interrupts_a_verification_goes_on_from_where_it_was(
     assert "3 events, positions 3 to 5" in run_at(database_url, "verify", "--from-checkpoint")[1]
 
 
-def test_ctrl_c_ends_a_question_that_waits(owner_url: str, database_url: str, postgres: Log) -> None:
+def test_ctrl_c_ends_a_waiting_query(owner_url: str, database_url: str, postgres: Log) -> None:
     append(postgres, opened)
-    # Whoever runs the tests in the background may have them ignore the signal, and children inherit that.
+    # A test run in the background may ignore the signal, and child processes inherit that.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{heeding}; from handlers.cli.app import main; main()", "audit", "verify"]
     env = os.environ | {"TRUNKLINE_DATABASE_URL": database_url}
@@ -312,7 +312,7 @@ def test_ctrl_c_ends_a_question_that_waits(owner_url: str, database_url: str, po
     with psycopg.connect(owner_url) as owner, psycopg.connect(owner_url, autocommit=True) as onlooker:
         owner.execute("LOCK TABLE log.events")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as asked:
-            eventually(lambda: onlooker.execute(waits).fetchone(), "the question")
+            eventually(lambda: onlooker.execute(waits).fetchone(), "the waiting query")
             asked.send_signal(signal.SIGINT)
             output, errors = asked.communicate()
     assert (asked.returncode, output) == (130, "")
@@ -327,7 +327,7 @@ def test_a_checkpoint_is_signed_published_and_added_to_the_file_once(
 ) -> None:
     append(postgres, opened, wonka_added)
     status, output, _ = run_at(database_url, "checkpoint", "--json")
-    assert run_at(database_url, "checkpoint")[0] == 0  # the log has not moved on
+    assert run_at(database_url, "checkpoint")[0] == 0  # the log has not grown
 
     (kept,) = in_file(signing)
     assert (status, kept.position) == (0, 2)
@@ -336,7 +336,9 @@ def test_a_checkpoint_is_signed_published_and_added_to_the_file_once(
     kept.check([signing.key.public])
 
 
-def test_what_was_published_cannot_be_deleted(postgres: Log, database_url: str, signing: Signer, nats_url: str) -> None:
+def test_published_checkpoints_cannot_be_deleted(
+    postgres: Log, database_url: str, signing: Signer, nats_url: str
+) -> None:
     append(postgres, opened)
     on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
     with pytest.raises(nats.js.errors.APIError, match="message delete not permitted"):
@@ -372,9 +374,7 @@ def test_a_log_whose_head_does_not_agree_is_not_signed(
     assert in_file(signing) == []
 
 
-def test_a_forged_message_among_the_checkpoints_is_not_built_upon(
-    postgres: Log, database_url: str, signing: Signer, nats_url: str
-) -> None:
+def test_a_forged_checkpoint_is_not_extended(postgres: Log, database_url: str, signing: Signer, nats_url: str) -> None:
     append(postgres, opened)
     on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
     forged = in_file(signing)[0].model_copy(update={"hash": 64 * "0"})
@@ -384,7 +384,9 @@ def test_a_forged_message_among_the_checkpoints_is_not_built_upon(
         on(nats_url, lambda jetstream: _sign(signing, database_url, jetstream))
 
 
-def test_one_makes_checkpoints_at_a_time(postgres: Log, database_url: str, signing: Signer, nats_url: str) -> None:
+def test_one_process_makes_checkpoints_at_a_time(
+    postgres: Log, database_url: str, signing: Signer, nats_url: str
+) -> None:
     append(postgres, opened)
 
     async def two(jetstream: JetStreamContext) -> None:
@@ -395,7 +397,7 @@ def test_one_makes_checkpoints_at_a_time(postgres: Log, database_url: str, signi
         on(nats_url, two)
 
 
-def test_the_worker_signs_now_and_then_and_at_its_end_and_two_of_them_sign_once(
+def test_the_worker_signs_periodically_and_at_shutdown_and_two_workers_sign_once(
     database_url: str, nats_url: str, signing: Signer, postgres: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers.runtime.worker, "CHECKPOINT_EVERY_S", 0.1)
@@ -414,7 +416,7 @@ def test_the_worker_signs_now_and_then_and_at_its_end_and_two_of_them_sign_once(
     assert on(nats_url, published_checkpoints) == in_file(signing)
 
 
-def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
+def test_a_worker_that_finds_tampering_reports_it_and_keeps_working(
     owner_url: str,
     nats_url: str,
     signing: Signer,
@@ -429,19 +431,19 @@ def test_a_worker_that_finds_the_log_tampered_with_says_so_and_works_on(
         eventually(lambda: in_file(signing), "the first checkpoint")
         with caplog.at_level(logging.ERROR):
             tamper(owner_url, "UPDATE log.events SET hash = sha256('forged') WHERE position = 2")
-            eventually(lambda: worker.unsigned, "what is wrong")
+            eventually(lambda: worker.unsigned, "the report of the tampering")
         assert worker.failing is None
         tamper(owner_url, f"UPDATE log.events SET hash = '\\x{in_file(signing)[0].hash}' WHERE position = 2")
-        eventually(lambda: worker.unsigned is None, "that it is well again")
+        eventually(lambda: worker.unsigned is None, "the end of the report")
     assert "no checkpoint is signed" in caplog.text
 
 
-def test_a_worker_without_a_key_says_that_it_signs_nothing(database_url: str, nats_url: str, postgres: Log) -> None:
+def test_a_worker_without_a_key_reports_that_it_signs_nothing(database_url: str, nats_url: str, postgres: Log) -> None:
     with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
         assert worker.unsigned == "not signed, because TRUNKLINE_SIGNING_KEY is not set"
 
 
-def test_embedded_data_have_a_key_and_a_file_of_their_own_and_others_need_settings(tmp_path: Path) -> None:
+def test_embedded_data_have_their_own_key_and_file_and_others_need_settings(tmp_path: Path) -> None:
     signer = signer_of(settings(), tmp_path)
     assert signer
     assert signer.file == tmp_path / "checkpoints.jsonl"
@@ -469,7 +471,7 @@ def picked(run: Run, *filters: str) -> list[int]:
     return [json.loads(line)["position"] for line in output.splitlines()]
 
 
-def test_events_are_picked_by_each_filter_and_by_all_of_them(run: Run, history: tuple[str, list[Recorded]]) -> None:
+def test_each_filter_selects_events_and_so_do_all_together(run: Run, history: tuple[str, list[Recorded]]) -> None:
     recorded = history[1]
 
     def expected(fits: Callable[[Recorded], bool]) -> list[int]:
@@ -498,7 +500,7 @@ def test_events_are_picked_by_each_filter_and_by_all_of_them(run: Run, history: 
     )
 
 
-def test_a_line_has_everything_that_stands_in_the_log(run: Run, history: tuple[str, list[Recorded]]) -> None:
+def test_a_line_has_every_field_of_the_log(run: Run, history: tuple[str, list[Recorded]]) -> None:
     one = history[1][3]
     line = json.loads(run("events", "--json", "--from-position", "4", "--limit", "1")[1])
 
@@ -510,7 +512,7 @@ def test_a_line_has_everything_that_stands_in_the_log(run: Run, history: tuple[s
     assert len(line["hash"]) == 64
 
 
-def test_events_come_as_tables_too_and_in_pages_of_any_size(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_are_printed_as_tables_too_and_in_pages_of_any_size(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = picked(run)
     monkeypatch.setattr("infra.audit.auditor.ROWS_PER_PAGE", 3)
     monkeypatch.setattr("handlers.cli.audit.LINES", 4)
@@ -521,7 +523,7 @@ def test_events_come_as_tables_too_and_in_pages_of_any_size(run: Run, monkeypatc
     assert "account.AccountOpened.v1" in output
 
 
-def test_whoever_has_read_enough_goes_away_without_an_error(auditor_url: str) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_error(auditor_url: str) -> None:
     trunkline = str(Path(sys.executable).with_name("trunkline"))
     env = os.environ | {"TRUNKLINE_DATABASE_URL": auditor_url}
     with subprocess.Popen(
@@ -566,9 +568,7 @@ def test_every_kind_of_aggregate_can_be_shown(run: Run, history: tuple[str, list
 # --- explain -------------------------------------------------------------------------------------------------------
 
 
-def test_what_an_explanation_ends_with_is_what_the_read_model_says(
-    run: Run, history: tuple[str, list[Recorded]]
-) -> None:
+def test_an_explanation_ends_with_the_value_of_the_read_model(run: Run, history: tuple[str, list[Recorded]]) -> None:
     database_url, recorded = history
     with postgres_log(database_url, master_key=MASTER_KEY) as log:
         for position in (len(recorded), len(recorded) // 2):
@@ -584,7 +584,7 @@ def test_what_an_explanation_ends_with_is_what_the_read_model_says(
                     assert sum(step["allocated_change"] for step in steps) == line["allocated"]
 
 
-def test_a_hundred_extensions_with_twenty_ultimate_are_explained_to_be_eighty(
+def test_eighty_enterprise_extensions_are_explained_by_a_hundred_with_twenty_ultimate(
     run_at: Run, postgres: Log, database_url: str
 ) -> None:
     package = activated.model_copy(update={"quantities": {"extensions": 100}})
@@ -609,7 +609,7 @@ def test_a_hundred_extensions_with_twenty_ultimate_are_explained_to_be_eighty(
 # --- export --------------------------------------------------------------------------------------------------------
 
 
-def test_an_export_proves_itself_where_there_is_neither_database_nor_network(
+def test_an_export_proves_itself_without_database_or_network(
     run_at: Run, history: tuple[str, list[Recorded]], signing: Signer, nats_url: str, tmp_path: Path
 ) -> None:
     key, file = tmp_path / "public.pem", tmp_path / "acme.json"
@@ -647,7 +647,7 @@ def test_an_export_proves_itself_where_there_is_neither_database_nor_network(
     assert (status, json.loads(output)["ok"]) == (1, False)
 
 
-def test_what_is_no_regular_file_is_written_into_and_not_replaced(run: Run, signing: Signer, tmp_path: Path) -> None:
+def test_a_special_file_is_written_into_and_not_replaced(run: Run, signing: Signer, tmp_path: Path) -> None:
     real, link, pipe = tmp_path / "real.pem", tmp_path / "link.pem", tmp_path / "pipe"
     link.symlink_to(real)
     os.mkfifo(pipe)
@@ -672,7 +672,7 @@ def test_a_broken_log_is_neither_exported_nor_signed(
     assert in_file(signing) == []
 
 
-def test_a_log_in_which_a_row_has_no_position_is_not_exported(
+def test_a_log_with_a_row_without_a_position_is_not_exported(
     run_at: Run, postgres: Log, database_url: str, owner_url: str, signing: Signer, tmp_path: Path
 ) -> None:
     append(postgres, opened, wonka_added)
@@ -688,7 +688,7 @@ def test_a_log_in_which_a_row_has_no_position_is_not_exported(
     assert in_file(signing) == []
 
 
-# --- what cannot be done -------------------------------------------------------------------------------------------
+# --- refusals ------------------------------------------------------------------------------------------------------
 
 REFUSED = [
     (("show", "order-order-4711"), "There is no stream order-order-4711 in the log."),
@@ -746,9 +746,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), REFUSED, ids=lambda value: str(value)[:60])
-def test_what_cannot_be_done_is_said_in_one_sentence(
-    run: Run, tmp_path: Path, arguments: tuple[str, ...], sentence: str
-) -> None:
+def test_a_refusal_is_one_sentence(run: Run, tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
     (tmp_path / "KEY").write_bytes(SigningKey(Ed25519PrivateKey.generate()).public.pem())
     (tmp_path / "GARBAGE").write_text("golden ticket\n")
     given = [str(tmp_path / one) if one in ("KEY", "GARBAGE") else one for one in arguments]
@@ -769,7 +767,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
         (("public-key", "/nowhere/at/all"), "/nowhere/at/all cannot be written"),
     ],
 )
-def test_what_cannot_be_signed_or_written_is_said_too(
+def test_a_failure_to_sign_or_write_is_one_sentence(
     run_at: Run, history: tuple[str, list[Recorded]], signing: Signer, arguments: tuple[str, ...], sentence: str
 ) -> None:
     status, output, errors = run_at(history[0], *arguments)
@@ -826,9 +824,7 @@ def test_an_event_that_nobody_can_read_is_named_and_the_others_are_still_listed(
     assert run_at(database_url, "events", "--type", "account.TicketFound.v1")[0] == 0
 
 
-def test_an_event_is_listed_by_its_name_under_whichever_topic_it_was_stored(
-    run_at: Run, postgres: Log, database_url: str
-) -> None:
+def test_an_event_is_listed_by_its_name_under_any_stored_topic(run_at: Run, postgres: Log, database_url: str) -> None:
     append(postgres, opened)
     topics = ["invoice_link.LinkRevoked.v1", "invoice_link.LinkRevoked.v2"]
     for topic in topics:
@@ -837,9 +833,7 @@ def test_an_event_is_listed_by_its_name_under_whichever_topic_it_was_stored(
     assert [json.loads(line)["topic"] for line in listed] == topics
 
 
-def test_an_event_of_a_later_version_is_no_explanation_and_no_silence(
-    run_at: Run, postgres: Log, database_url: str
-) -> None:
+def test_an_event_of_a_later_version_is_reported_as_unreadable(run_at: Run, postgres: Log, database_url: str) -> None:
     append(postgres, opened)
     postgres.append([Change("subscription-pkg-acme", 0, [activated])], account_id="acme", cause=DORA, at=NOW)
     row = postgres.encoded(Recorded("subscription-pkg-acme", 2, activated, "acme", DORA, NOW))
@@ -853,7 +847,7 @@ def test_an_event_of_a_later_version_is_no_explanation_and_no_silence(
     assert "subscription-pkg-acme version 2, at position 4, cannot be read" in errors
 
 
-def test_a_table_cuts_off_no_name_that_one_may_want_to_ask_for(run: Run, history: tuple[str, list[Recorded]]) -> None:
+def test_a_table_truncates_no_name_that_can_be_queried(run: Run, history: tuple[str, list[Recorded]]) -> None:
     order = next(one for one in history[1] if one.stream.startswith("invoice_series-"))
     cells = "".join(run("events", "--stream", order.stream, "--limit", "1")[1].replace("\u2502", "|").split())
     assert "\u2026" not in cells
@@ -861,7 +855,7 @@ def test_a_table_cuts_off_no_name_that_one_may_want_to_ask_for(run: Run, history
 
 
 @pytest.mark.parametrize("asked", [("verify",), ("verify", "--json"), ("events",), ("explain", "acme", "extensions")])
-def test_who_reads_no_more_changes_nothing_of_what_comes_of_a_command(
+def test_a_closed_pipe_does_not_change_the_result_of_a_command(
     auditor_url: str, owner_url: str, asked: tuple[str, ...]
 ) -> None:
     gone, ours = os.pipe()
@@ -879,7 +873,7 @@ def test_who_reads_no_more_changes_nothing_of_what_comes_of_a_command(
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_an_endless_list_that_nobody_reads_any_more_ends(auditor_url: str, form: tuple[str, ...]) -> None:
+def test_an_endless_list_ends_once_the_pipe_is_closed(auditor_url: str, form: tuple[str, ...]) -> None:
     endless = """
 import sys
 from itertools import cycle
@@ -904,7 +898,7 @@ main()
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_question_gives_its_login_no_more_rights(
+def test_a_query_grants_its_login_no_rights(
     run: Run, history: tuple[str, list[Recorded]], places: ServerPlaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRUNKLINE_OWNER_URL", make_conninfo(places.database_url))
@@ -917,7 +911,7 @@ def test_a_question_gives_its_login_no_more_rights(
     assert roles == (["trunkline_auditor"],)
 
 
-def test_who_loses_patience_while_the_program_is_loaded_sees_no_traceback() -> None:
+def test_ctrl_c_during_startup_shows_no_traceback() -> None:
     impatient = """
 import sys, handlers.cli.start
 class Impatient:

@@ -1,4 +1,4 @@
-"""The command line answers in one sentence where something is wrong, and writes nothing then."""
+"""Command line errors: one sentence, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.support.showing import Showing
 
 @pytest.fixture
 def run(showing: Showing, monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
-    """Run a command line on the database that the demonstration left, two days after its end.
+    """Run a command line on the database that the demo left, two days after its end.
 
-    Gives exit status, output and errors.
+    Returns exit status, stdout and stderr.
     """
     for module in ("app", "session"):
         monkeypatch.setattr(
@@ -43,8 +43,8 @@ def head(showing: Showing) -> int:
         return int(row["events"])
 
 
-def test_who_asks_something_does_not_wait_for_what_only_runs_on_to_be_loaded() -> None:
-    """It is a third of the program."""
+def test_a_query_does_not_load_the_modules_of_long_running_commands() -> None:
+    """They are a third of the program."""
     late = {"fastapi", "uvicorn", "faststream", "handlers.runtime.worker"}
     loaded = f"import sys, handlers.cli.app; print({late} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ REFUSED = [
     (("order", "acme", "pkg-acme", "extensions=1", "--as", "partner:al\nice"), "is not a valid actor; use ROLE:NAME"),
     (("send", "Upgrade", "{}"), "There is no command Upgrade; the commands are"),
     (("send", "UpgradePbx", "{"), "The command is not valid JSON"),
-    (("send", "UpgradePbx", "\udcff\udcfe"), "The command is not valid JSON"),  # so do bytes arrive that are no UTF-8
+    (("send", "UpgradePbx", "\udcff\udcfe"), "The command is not valid JSON"),  # how bytes that are not UTF-8 arrive
     (("send", "UpgradePbx", "[]"), "A command is a JSON object"),
     (("send", "UpgradePbx", '{"at": "2026-01-01T00:00:00Z"}'), "leave out the field at"),
     (("send", "UpgradePbx", '{"pbx": "lab"}'), "UpgradePbx cannot be read: account_id: field required"),
@@ -112,7 +112,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), REFUSED, ids=lambda value: str(value)[:60])
-def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written(
+def test_a_refusal_is_one_sentence_and_nothing_is_written(
     run: Run, showing: Showing, arguments: tuple[str, ...], sentence: str
 ) -> None:
     before = head(showing)
@@ -127,10 +127,10 @@ def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written(
     assert head(showing) == before
 
 
-def test_a_second_partner_has_neither_prices_in_its_currency_nor_the_packages_and_numbers_of_the_first(
+def test_a_second_partner_has_no_prices_in_its_currency_and_no_access_to_the_first_ones_package(
     run: Run, showing: Showing
 ) -> None:
-    """ACME bought in euros, in pkg-acme, against PI-2026-0815; Slugworth pays in francs."""
+    """ACME bought in euros, for pkg-acme, with PI-2026-0815; Slugworth pays in francs."""
     slugworth = {
         "account_id": "slugworth",
         "name": "Slugworth",
@@ -171,7 +171,7 @@ def test_a_second_partner_has_neither_prices_in_its_currency_nor_the_packages_an
 
 
 @pytest.mark.parametrize("command", ["demo --keep {}", "up --data {}", "invoice YT-2026-000001 {}/invoice.pdf"])
-def test_a_place_that_cannot_be_used_is_named(run: Run, tmp_path: Path, command: str) -> None:
+def test_an_unusable_path_is_named(run: Run, tmp_path: Path, command: str) -> None:
     place = tmp_path / "letter.txt"
     place.touch()
 
@@ -183,10 +183,10 @@ def test_a_place_that_cannot_be_used_is_named(run: Run, tmp_path: Path, command:
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_what_the_operating_system_refuses_is_one_sentence_too(
+def test_an_operating_system_error_is_one_sentence_too(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A directory stands where the file with the servers' addresses has to be."""
+    """A directory is in the place of the file with the servers' addresses."""
     monkeypatch.delenv("TRUNKLINE_DATABASE_URL")
     (tmp_path / "postgres").mkdir()
     (tmp_path / "running.json").mkdir()
@@ -208,7 +208,7 @@ def test_a_port_that_is_taken_names_its_setting(run: Run, monkeypatch: pytest.Mo
     assert "address already in use; set TRUNKLINE_HTTP_PORT to another port" in errors
 
 
-def test_whom_the_system_has_no_name_for_is_asked_for_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_system_name_is_asked_for_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found: 12345")
 
@@ -246,7 +246,7 @@ def test_a_missing_link_secret_is_asked_for(run: Run, monkeypatch: pytest.Monkey
     assert run("order", "acme", "pkg-acme", "extensions=1")[2].startswith("TRUNKLINE_LINK_SECRET is missing")
 
 
-def test_a_missing_or_another_master_key_is_named_and_nobody_looks_erased(
+def test_a_missing_or_wrong_master_key_is_named_and_nobody_looks_erased(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY[::-1]).decode())
@@ -271,7 +271,7 @@ def test_a_missing_or_another_master_key_is_named_and_nobody_looks_erased(
         ("TRUNKLINE_NATS_URL", "nats", ("dead-letters", "list")),
     ],
 )
-def test_data_in_two_places_are_not_taken_for_one_another(
+def test_a_database_setting_and_a_data_directory_are_not_mixed_up(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str, server: str, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv(named, "postgresql://nobody@127.0.0.1:1/nothing")
@@ -284,7 +284,7 @@ def test_data_in_two_places_are_not_taken_for_one_another(
     )
 
 
-def test_without_a_database_the_command_line_asks_where_the_data_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_database_the_command_line_asks_for_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRUNKLINE_DATABASE_URL")
 
     assert "No database is given; set TRUNKLINE_DATABASE_URL" in run("show", "orders", "acme")[2]
@@ -321,7 +321,7 @@ def test_a_command_is_sent_as_json_and_its_events_are_named(run: Run) -> None:
 
 
 def test_a_read_model_is_shown_as_it_was(run: Run) -> None:
-    """Position 6 is the package's activation: 100 extensions, and nothing else."""
+    """Position 6 is the package's activation with 100 extensions and nothing else."""
     then = json.loads(run("show", "entitlements", "acme", "--as-of", "6", "--json")[1])
     by_moment = json.loads(run("show", "entitlements", "acme", "--as-of", "2026-03-01T00:00:00Z", "--json")[1])
 
@@ -340,7 +340,7 @@ def test_each_view_is_a_table_for_people(run: Run, name: str) -> None:
     assert output.count("\n") > 4
 
 
-def test_brackets_and_colons_that_people_wrote_are_shown_as_they_are(run: Run) -> None:
+def test_brackets_and_colons_in_names_are_shown_unchanged(run: Run) -> None:
     creation = {
         "account_id": "acme",
         "package_id": "pkg-acme",
@@ -357,7 +357,7 @@ def test_brackets_and_colons_that_people_wrote_are_shown_as_they_are(run: Run) -
     assert "[/x] [red] :bug:" in output
 
 
-def test_a_terminal_that_knows_ascii_only_shows_all_the_rest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ascii_terminal_shows_everything_else(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", terminal)
 

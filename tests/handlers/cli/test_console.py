@@ -1,4 +1,4 @@
-"""What is printed is what was said, whatever people wrote into it."""
+"""Text is printed unchanged, whatever it contains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from handlers.cli.console import PIPE_WIDTH, console, say
 WRITTEN = "[/red] Wonka [bold]& Sons[/bold] :bell: [erased]"
 
 
-def test_what_people_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_text_is_not_interpreted_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     say(WRITTEN)
     table = Table()
     table.add_column("name")

@@ -1,4 +1,4 @@
-"""Dead letters: listed, shown, put back for the one that had them, or given up with a reason."""
+"""Dead letters: listed, shown, replayed for the consumer that failed, or dropped with a reason."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory
 
 @pytest.fixture(name="run")
 def _run(broker: Broker, monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
-    """Run ``trunkline dead-letters``. Gives exit status, output and errors."""
+    """Run ``trunkline dead-letters``. Returns exit status, stdout and stderr."""
     monkeypatch.setenv("TRUNKLINE_NATS_URL", broker.url)
     return partial(command_line, "dead-letters")
 
@@ -53,7 +53,7 @@ def listed(run: Run, *more: str) -> list[dict[str, object]]:
     return found
 
 
-def test_what_failed_is_put_back_for_the_reaction_that_had_it_and_for_no_other(
+def test_a_dead_letter_is_replayed_for_the_reaction_that_failed_only(
     acme: InMemory, broker: Broker, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = handlers.messaging.reactions_consumer.follow
@@ -82,7 +82,7 @@ def test_what_failed_is_put_back_for_the_reaction_that_had_it_and_for_no_other(
     assert len([1 for message in broker.events() if message.subject == subject_of(PaymentCaptured)]) == 1
 
 
-def test_a_command_is_put_back_with_its_signature_however_old_it_is_by_then(
+def test_a_replayed_command_keeps_its_signature_at_any_age(
     acme: InMemory, broker: Broker, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **__: object) -> None:
@@ -101,7 +101,7 @@ def test_a_command_is_put_back_with_its_signature_however_old_it_is_by_then(
     assert listed(run) == []
 
 
-def test_one_that_is_dropped_leaves_the_reason_and_no_body(acme: InMemory, broker: Broker, run: Run) -> None:
+def test_a_dropped_dead_letter_leaves_its_reason_and_no_body(acme: InMemory, broker: Broker, run: Run) -> None:
     Service(broker.url).tell(create_pbx(colour="a personal red"))
     (letter,) = eventually(lambda: listed(run), "the dead letter")
     number = str(letter["number"])
@@ -124,7 +124,7 @@ def test_one_that_is_dropped_leaves_the_reason_and_no_body(acme: InMemory, broke
         (("drop", "4711", "--reason", "x"), "There is no dead letter 4711"),
     ],
 )
-def test_one_that_is_not_there_is_said_so_in_one_sentence(
+def test_an_unknown_dead_letter_is_refused_in_one_sentence(
     acme: InMemory, run: Run, arguments: tuple[str, ...], says: str
 ) -> None:
     status, _, errors = run(*arguments)

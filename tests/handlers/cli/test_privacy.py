@@ -1,6 +1,6 @@
-"""A person erased, on a real PostgreSQL and a real NATS: then every read model rebuilt, and the database restored.
+"""Erasure of a person on a real PostgreSQL and NATS, followed by a rebuild of every read model and a restore.
 
-Plain text is nowhere, totals are unchanged, and not one byte of the log is another.
+No clear text is left anywhere, totals are unchanged, and no byte of the log changes.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ Erase = Callable[[str, str], tuple[int, str, str]]
 
 
 def tables(owner_url: str) -> Tables:
-    """Every row of every table of the database, of ours or not."""
+    """Every row of every table of the database, ours or not."""
     with psycopg.connect(owner_url) as conn:
         names = conn.execute(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
@@ -82,7 +82,7 @@ def tables(owner_url: str) -> Tables:
 
 
 def spellings(text: str) -> set[bytes]:
-    """A text as it might stand somewhere: as it is, within JSON, with and without escapes."""
+    """The forms in which a text may be stored: as it is, or in JSON with and without escapes."""
     return {text.encode(), json.dumps(text)[1:-1].encode(), json.dumps(text, ensure_ascii=False)[1:-1].encode()}
 
 
@@ -91,7 +91,7 @@ def as_bytes(value: object) -> bytes:
 
 
 def found_in(rows: Tables) -> set[str]:
-    """The tables where one of Veruca's texts stands."""
+    """The tables that contain one of Veruca's texts."""
     needles = [needle for text in TEXTS for needle in spellings(text or "")]
     return {
         name
@@ -109,7 +109,7 @@ async def _every_message(nats_url: str) -> bytes:
         messages = []
         for stream in await jetstream.streams_info():
             name, state = stream.config.name or "", stream.state
-            numbers = range(max(1, state.first_seq), state.last_seq + 1)  # an empty one is from 0 to 0
+            numbers = range(max(1, state.first_seq), state.last_seq + 1)  # an empty stream runs from 0 to 0
             found = [await jetstream.get_msg(name, number) for number in numbers]
             messages += [f"{message.subject} {message.headers}".encode() + (message.data or b"") for message in found]
         return b"\n".join(messages)
@@ -123,7 +123,7 @@ def read_models(rows: Tables) -> Tables:
 
 @dataclass(frozen=True)
 class Bought:
-    """A shop that Veruca bought in: her orders are requested, placed, invoiced, and refunded in part."""
+    """A shop with Veruca's orders: requested, placed, invoiced and partly refunded."""
 
     database_url: str
     owner_url: str
@@ -134,7 +134,7 @@ class Bought:
 
 @pytest.fixture(scope="module")
 def once(places: ServerPlaces, template: str) -> Iterator[Bought]:
-    """It happens once; tests have copies."""
+    """Run once; tests get copies."""
     nats_url = without_streams(places.nats_url)
     with fresh_database(places, template) as owner_url:
         yield _bought(as_program(owner_url), owner_url, nats_url)
@@ -178,7 +178,7 @@ def relayed(database_url: str) -> int:
 
 @pytest.fixture
 def erase(monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Erase:
-    """Run ``trunkline privacy erase PERSON`` on a database. Gives exit status, output and errors."""
+    """Run ``trunkline privacy erase PERSON`` on a database. Returns exit status, stdout and stderr."""
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", "s" * 32)
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
 
@@ -191,7 +191,7 @@ def erase(monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Erase:
 
 @contextmanager
 def log_at(database_url: str) -> Iterator[Log]:
-    """The log in a process that has read nothing of it yet."""
+    """The log in a process that has not read from it yet."""
     with postgres_log(database_url, master_key=MASTER_KEY) as log:
         yield log
 
@@ -204,7 +204,7 @@ def buyers(log: Log) -> list[BillingContact]:
 
 
 def rebuilt(database_url: str) -> None:
-    """Take every row out of the read models, and fold all of them anew."""
+    """Delete all rows of the read models and fold them again."""
     with connect(database_url) as conn:
         for projection in PROJECTIONS:
             for table in projection.tables:
@@ -214,7 +214,7 @@ def rebuilt(database_url: str) -> None:
         assert bring_up_to_date(database_url, log, SOON_S)
 
 
-def test_a_person_erased_stands_nowhere_also_after_a_rebuild_and_everything_else_is_as_it_was(
+def test_an_erased_person_is_nowhere_even_after_a_rebuild_and_everything_else_is_unchanged(
     bought: Bought, erase: Erase, places: ServerPlaces
 ) -> None:
     assert found_in(bought.before) <= {KEPT_BY_LAW}, "not even before the erasure"
@@ -256,7 +256,7 @@ def test_a_person_erased_stands_nowhere_also_after_a_rebuild_and_everything_else
         assert recipients == [WONKA.email, ERASED_CONTACT.email]
 
 
-def test_the_search_would_find_what_stands_somewhere(bought: Bought) -> None:
+def test_the_search_finds_clear_text(bought: Bought) -> None:
     with psycopg.connect(bought.owner_url) as owner:
         for statement in (
             "UPDATE read.orders SET attention = 'tell Veruca' WHERE order_id = 'order-1'",
@@ -268,8 +268,8 @@ def test_the_search_would_find_what_stands_somewhere(bought: Bought) -> None:
     assert found_in(tables(bought.owner_url)) >= {"read.orders", "public.aside"}
 
 
-def test_what_the_law_wants_kept_is_kept_apart(bought: Bought, erase: Erase) -> None:
-    """The bytes of what was issued: they are evidence, and are in no event and no read model."""
+def test_documents_that_the_law_requires_are_kept_apart(bought: Bought, erase: Erase) -> None:
+    """The bytes of issued documents are evidence; they are in no event and no read model."""
     assert erase(bought.database_url, PERSON)[0] == 0
     with psycopg.connect(bought.owner_url) as owner:
         documents = [content for (content,) in owner.execute("SELECT content FROM log.documents")]
@@ -277,7 +277,7 @@ def test_what_the_law_wants_kept_is_kept_apart(bought: Bought, erase: Erase) -> 
     assert len([text for text in texts if VERUCA.company in text]) == 2  # the invoice, and its credit note
 
 
-def test_who_was_erased_before_is_not_erased_again(bought: Bought, erase: Erase) -> None:
+def test_an_erased_person_is_not_erased_again(bought: Bought, erase: Erase) -> None:
     erase(bought.database_url, PERSON)
     before = tables(bought.owner_url)
 

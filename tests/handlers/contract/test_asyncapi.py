@@ -1,4 +1,4 @@
-"""The document of the contract: current, of the version it says, and compared with what others build on."""
+"""The AsyncAPI document: up to date, correctly versioned, and compatible with what others build on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ COMMITTED = Path(__file__).parents[3] / "docs" / "asyncapi.yaml"
 Change = Callable[[dict[str, Any]], None]
 
 
-def test_the_committed_document_is_current() -> None:
+def test_the_committed_document_is_up_to_date() -> None:
     assert COMMITTED.read_text(encoding="utf-8") == as_yaml(document()), "run make contract"
 
 
-def test_it_is_asyncapi_3_and_every_reference_in_it_leads_somewhere() -> None:
+def test_it_is_asyncapi_3_and_every_reference_resolves() -> None:
     contract = document()
     assert contract["asyncapi"] == "3.0.0"
     assert len(contract["channels"]) > len(EVENTS) + 15
@@ -120,7 +120,7 @@ def rename_subject(contract: dict[str, Any]) -> None:
         (rename_subject, "the channel trunkline.commands.v1.CreatePbx is gone"),
     ],
 )
-def test_what_breaks_who_builds_on_it_is_named(change: Change, says: str) -> None:
+def test_breaking_changes_are_named(change: Change, says: str) -> None:
     changed = copy.deepcopy(document())
     change(changed)
     assert [found for found in breaking_changes(document(), changed) if says in found], says
@@ -155,14 +155,14 @@ def say_it_better(contract: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change", [add_field, add_optional_field, add_word, add_channel, widen, say_it_better], ids=lambda c: c.__name__
 )
-def test_what_adds_to_it_breaks_nobody(change: Change) -> None:
+def test_additions_break_nobody(change: Change) -> None:
     changed = copy.deepcopy(document())
     change(changed)
     assert breaking_changes(document(), changed) == []
 
 
 def test_a_breaking_change_is_not_written(tmp_path: Path) -> None:
-    """What was committed has a field more than what there is now."""
+    """The committed document has a field that the current one lacks."""
     older = copy.deepcopy(document())
     schema(older, "PaymentCapturedData")["properties"]["fee"] = {"type": "integer"}
     (tmp_path / "older.yaml").write_text(as_yaml(older), encoding="utf-8")
@@ -172,7 +172,7 @@ def test_a_breaking_change_is_not_written(tmp_path: Path) -> None:
     assert "breaking: PaymentCaptured.payload.data: the field fee is gone" in checked.stderr
 
 
-def test_the_page_tells_every_message_and_sends_none() -> None:
+def test_the_page_documents_every_message_and_sends_none() -> None:
     told = page()
     for event in EVENTS:
         assert f'id="{event.__name__}"' in told
@@ -180,7 +180,7 @@ def test_the_page_tells_every_message_and_sends_none() -> None:
         assert means not in told
 
 
-def test_the_page_is_served_and_there_is_no_way_to_try(trunkline: AtWork) -> None:
+def test_the_page_is_served_without_a_way_to_send_messages(trunkline: AtWork) -> None:
     with httpx.Client(base_url=trunkline.url, trust_env=False) as client:
         assert client.get("/asyncapi").text == page()
         assert yaml.safe_load(client.get("/asyncapi.yaml").text) == document()

@@ -1,4 +1,4 @@
-"""The contract: every event has its message, byte for byte the same for good, and none carries personal data.
+"""The contract: every event has a message, byte for byte stable, and none carries personal data.
 
 ``python -m tests.handlers.contract.test_contract`` writes the messages of new events; existing ones never change.
 """
@@ -28,19 +28,19 @@ PERSONAL = {
     *("contact", "buyer", "name", "email", "company", "address", "phone", "vat_id", "manager_email", "recipient"),
     *("reason", "explanation", "message_id", "token_sha256"),
 }
-"""Fields of stored events under which stands what is personal, or what a person wrote, or what opens something."""
+"""Fields of stored events that hold personal data, human text or secrets."""
 WORDS = {"reason"}
-"""Of these, fields that messages do have, where it is one word of a list."""
+"""The exceptions: fields that messages have because the value is an enumeration."""
 
 
 def recorded(event: Event) -> Recorded:
-    """An example as it may stand in a log."""
+    """An example as it may be stored in a log."""
     cause = Cause("distributor:dora", "c0441e1a-0000-4000-8000-000000000001", "ca05a1e0-0000-4000-8000-000000000002")
     return Recorded(f"golden-{event.TOPIC}", 1, event, "acme", cause, LATER, 4711)
 
 
 def leaves(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
-    """Every text in a value."""
+    """All texts in a value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -49,7 +49,7 @@ def leaves(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
 
 
 def secrets(value: object) -> Iterator[str]:
-    """What an event says and its message may not: whole texts, and not a country's two letters."""
+    """Texts that an event contains and its message must not; two-letter countries are left out."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from (text for text in leaves(inner) if len(text) > 2) if key in PERSONAL else secrets(inner)
@@ -74,7 +74,7 @@ def test_every_topic_has_a_message_and_every_message_a_topic() -> None:
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: event.TOPIC)
-def test_the_message_of_an_event_is_the_same_byte_for_byte_for_good(event: Event) -> None:
+def test_the_message_of_an_event_never_changes_by_a_byte(event: Event) -> None:
     assert encoded(recorded(event)) == (GOLDEN / f"{event.TOPIC}.json").read_bytes()
 
 
@@ -83,15 +83,15 @@ def test_every_message_has_a_golden_and_every_golden_a_message() -> None:
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: event.TOPIC)
-def test_no_message_repeats_what_is_personal_or_what_a_person_wrote(event: Event) -> None:
+def test_no_message_repeats_personal_data_or_human_text(event: Event) -> None:
     said = encoded(recorded(event)).decode()
     for secret in secrets(json.loads(event.model_dump_json())):
         word_of_a_list = isinstance(getattr(event, "reason", None), StrEnum) and secret == event.reason  # type: ignore[attr-defined]
         assert word_of_a_list or secret not in said, secret
 
 
-def test_the_examples_would_betray_it() -> None:
-    """The test above sees something: contacts, addresses and free texts do stand in the stored events."""
+def test_the_examples_contain_personal_data() -> None:
+    """The test above is effective: stored events do contain contacts, addresses and free texts."""
     told = {secret for event in EXAMPLES for secret in secrets(json.loads(event.model_dump_json()))}
     assert len(told) > 15
     assert any("@" in secret for secret in told)
@@ -100,11 +100,11 @@ def test_the_examples_would_betray_it() -> None:
 @pytest.mark.parametrize(
     "data", dict.fromkeys(published.data for published in EVENTS.values()), ids=lambda data: data.__name__
 )
-def test_no_message_has_a_field_for_what_is_personal(data: type[BaseModel]) -> None:
+def test_no_message_has_a_field_for_personal_data(data: type[BaseModel]) -> None:
     assert not (PERSONAL - WORDS) & set(fields(data.model_json_schema()))
 
 
-def test_a_message_says_where_its_event_stands_and_why_it_happened() -> None:
+def test_a_message_carries_the_position_and_cause_of_its_event() -> None:
     example = EXAMPLES[0]
     message = CloudEvent.model_validate_json(encoded(recorded(example)))
     assert (message.specversion, message.source, message.datacontenttype) == (
@@ -119,21 +119,21 @@ def test_a_message_says_where_its_event_stands_and_why_it_happened() -> None:
     assert message.type == "trunkline.events.v1.account.AccountOpened"
 
 
-def test_on_the_wire_a_position_is_a_string_and_what_is_absent_is_left_out() -> None:
-    """An Integer of CloudEvents ends at 2^31 - 1, and a log may not."""
+def test_on_the_wire_a_position_is_a_string_and_absent_fields_are_left_out() -> None:
+    """A CloudEvents Integer ends at 2^31 - 1; a log may be longer."""
     first = Recorded("account-acme", 1, EXAMPLES[0], None, Cause("admin:ada", "wish-1"), LATER, 2**40)
     wire = json.loads(encoded(first))
     assert wire["position"] == str(2**40)
     assert {"partitionkey", "causationid"}.isdisjoint(wire)
 
 
-def test_what_an_older_event_did_not_record_is_absent_as_it_was_when_that_was_told() -> None:
-    """Its message is the one that went out before there was more to tell."""
+def test_fields_that_an_older_event_lacks_are_absent_from_its_message() -> None:
+    """Its message is the same as the one published before the field existed."""
     older = LinkRevoked(link_id="link-1", replaced_by=None, revoked_at=LATER)
     assert set(json.loads(encoded(recorded(older)))["data"]) == {"link_id", "revoked_at"}
 
 
-def test_an_event_without_a_message_is_named_and_not_left_out_in_silence() -> None:
+def test_an_event_without_a_message_is_named_and_not_silently_left_out() -> None:
     class TicketFound(Event):
         TOPIC = "account.TicketFound.v1"
 
@@ -142,7 +142,7 @@ def test_an_event_without_a_message_is_named_and_not_left_out_in_silence() -> No
 
 
 def write_missing() -> None:
-    """Write the messages that are not there yet; those that are, stay as they are."""
+    """Write missing messages; existing ones stay unchanged."""
     GOLDEN.mkdir(exist_ok=True)
     for event in EXAMPLES:
         path = GOLDEN / f"{event.TOPIC}.json"

@@ -1,4 +1,4 @@
-"""The demonstration tells what happened, and every figure that it claims is worked out here by hand."""
+"""The demo reports what happened; every figure that it claims is worked out here by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_amounts_mid_term_are_for_the_days_that_are_left(showing: Showing) -> No
     assert showing.figures["second_order"]["total_minor"] == 1044_44
 
 
-def test_a_capture_told_26_times_is_recorded_once(showing: Showing) -> None:
+def test_a_capture_reported_26_times_is_recorded_once(showing: Showing) -> None:
     assert showing.figures["webhooks_redelivered"] == 25
     assert showing.figures["webhook_answers"] == [204]
     assert showing.figures["captures_recorded_of_the_first_order"] == 1
@@ -61,14 +61,14 @@ def test_a_payment_after_cancellation_is_set_aside(showing: Showing) -> None:
     assert aside["amount_minor"] == 7_12
 
 
-def test_what_is_refused_says_why(showing: Showing) -> None:
+def test_refusals_say_why(showing: Showing) -> None:
     assert "12 left in the pool" in showing.figures["refused_one_too_many"]
     assert "account_manager, distributor" in showing.figures["refused_confirmed_by_the_customer"]
     assert "was already used" in showing.figures["refused_pi_number_again"]
     assert "declined" in showing.figures["decline_reason"]
 
 
-def test_every_figure_that_is_told_is_given(showing: Showing) -> None:
+def test_every_figure_in_the_text_is_in_the_json(showing: Showing) -> None:
     figures = showing.figures
 
     for told in [
@@ -88,7 +88,7 @@ def test_every_figure_that_is_told_is_given(showing: Showing) -> None:
     assert figures["second_order"]["taxes"] == [{"rate_bp": 19_00, "tax_minor": 166_76}]
 
 
-def test_entitlements_are_also_told_as_they_were_before_the_second_order(showing: Showing) -> None:
+def test_entitlements_are_also_shown_as_of_before_the_second_order(showing: Showing) -> None:
     assert showing.figures["entitlements_before_the_second_order"] == {
         "extensions": {"total": 100, "allocated": 80},
         "enterprise_plan": {"total": 80, "allocated": 60},
@@ -160,10 +160,10 @@ def test_the_story_is_told_in_words_events_and_rows(showing: Showing, told: str)
     assert told in showing.told
 
 
-def test_one_command_shows_it_on_servers_of_its_own_and_leaves_none_running() -> None:
-    """`trunkline demo --json --keep DIR` prints one JSON document, keeps the data, and stops what it started.
+def test_one_command_runs_the_demo_on_its_own_servers_and_leaves_none_running() -> None:
+    """`trunkline demo --json --keep DIR` prints one JSON document, keeps the data, and stops its servers.
 
-    It tells of a link that lives for 24 hours, whatever the environment says.
+    It mentions a link that is valid for 24 hours, whatever the environment says.
     """
     with temporary_directory() as directory:
         keep = directory / "kept"

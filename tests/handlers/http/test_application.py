@@ -1,4 +1,4 @@
-"""HTTP, over a real socket: the invoice link, the provider's webhook, health, and whatever somebody may send."""
+"""HTTP over a real socket: the invoice link, the provider's webhook, health, and malformed requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Link:
 
 @pytest.fixture(name="link")
 def _link(shop: AtWork) -> Link:
-    """A fresh link to an invoice of its own."""
+    """A fresh link to a new invoice."""
     return bought_link(shop)
 
 
@@ -71,21 +71,21 @@ def bought_link(shop: AtWork) -> Link:
 
 
 def attempts(shop: AtWork, link: Link) -> Counter[str]:
-    """What came of every use of the links of an invoice: consumed, or the reason why not."""
+    """The outcome of every use of an invoice's links: consumed, or the reason for the refusal."""
     ours = {event.link_id for event in shop.all(LinkIssued) if event.invoice_id == link.invoice.invoice_id}
     consumed = ["consumed" for event in shop.all(LinkConsumed) if event.link_id in ours]
     return Counter(consumed + [event.reason for event in shop.all(LinkRefused) if event.link_id in ours])
 
 
 def look(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
-    """All that a stranger sees of an answer, but for the time of day."""
+    """Everything that a stranger sees of an answer, except the time."""
     return answer.status_code, answer.content, {name: answer.headers[name] for name in answer.headers if name != "date"}
 
 
 # --- the link ------------------------------------------------------------------------------------------------------
 
 
-def test_a_mail_scanner_that_opens_the_link_uses_nothing_up(shop: AtWork, http: httpx.Client, link: Link) -> None:
+def test_a_mail_scanner_that_opens_the_link_does_not_spend_it(shop: AtWork, http: httpx.Client, link: Link) -> None:
     for verb in ("GET", "HEAD", "GET", "HEAD"):
         assert http.request(verb, link.path).status_code == 200
     assert attempts(shop, link) == {}
@@ -115,7 +115,7 @@ def test_the_page_of_the_link_has_a_button_and_loads_nothing(http: httpx.Client,
         assert loads not in page.text
 
 
-def test_the_button_gives_the_very_document_that_was_issued(http: httpx.Client, link: Link) -> None:
+def test_the_button_serves_the_document_as_issued(http: httpx.Client, link: Link) -> None:
     answer = http.post(link.path)
 
     assert answer.status_code == 200
@@ -124,13 +124,13 @@ def test_the_button_gives_the_very_document_that_was_issued(http: httpx.Client, 
     assert len(answer.content) == link.invoice.document.size_bytes
 
 
-def test_of_100_uses_at_once_exactly_one_wins_and_each_is_recorded(
+def test_exactly_one_of_100_uses_at_once_wins_and_each_is_recorded(
     shop: AtWork, http: httpx.Client, link: Link
 ) -> None:
     barrier = Barrier(100)
 
     def use(_number: int) -> httpx.Response:
-        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:  # noqa: S501 - a hundred times no TLS
+        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:  # noqa: S501 - plain HTTP
             barrier.wait()
             return client.post(link.url)
 
@@ -142,8 +142,10 @@ def test_of_100_uses_at_once_exactly_one_wins_and_each_is_recorded(
     assert attempts(shop, link) == {"consumed": 1, "used": 99}
 
 
-def test_absent_used_expired_and_revoked_links_are_answered_alike_to_the_byte(shop: AtWork, http: httpx.Client) -> None:
-    """Who was told that a token exists could go on guessing."""
+def test_absent_used_expired_and_revoked_links_get_the_same_answer_to_the_byte(
+    shop: AtWork, http: httpx.Client
+) -> None:
+    """A different answer would reveal which tokens exist."""
     used, revoked, expired = [bought_link(shop) for _ in range(3)]
     assert http.post(used.path).status_code == 200
     shop.ask(RenewInvoiceLink(invoice_id=revoked.invoice.invoice_id), ADA)
@@ -177,9 +179,7 @@ def test_a_browser_gets_a_page_and_a_program_a_problem(http: httpx.Client) -> No
     }
 
 
-def test_a_new_link_works_where_the_one_before_it_is_worth_nothing(
-    shop: AtWork, http: httpx.Client, link: Link
-) -> None:
+def test_a_new_link_works_and_the_previous_one_does_not(shop: AtWork, http: httpx.Client, link: Link) -> None:
     shop.ask(RenewInvoiceLink(invoice_id=link.invoice.invoice_id), ADA)
     mails = eventually(lambda: len(found := shop.mails(link.invoice.number)) == 2 and found, "the second mail")
     assert isinstance(mails, list)
@@ -189,7 +189,7 @@ def test_a_new_link_works_where_the_one_before_it_is_worth_nothing(
     assert http.post(new).status_code == 200
 
 
-def test_while_the_document_cannot_be_read_the_link_is_not_used_up(
+def test_while_the_document_cannot_be_read_the_link_is_not_spent(
     shop: AtWork, http: httpx.Client, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_sha256: str) -> None:
@@ -205,7 +205,7 @@ def test_while_the_document_cannot_be_read_the_link_is_not_used_up(
     assert http.post(link.path).status_code == 200
 
 
-# --- what nobody is to see -----------------------------------------------------------------------------------------
+# --- secrecy -------------------------------------------------------------------------------------------------------
 
 
 def test_a_token_is_in_no_log_and_nowhere_in_the_database(
@@ -232,7 +232,7 @@ def test_a_token_is_in_no_log_and_nowhere_in_the_database(
 
 
 def everything_stored(shop: AtWork, places: ServerPlaces) -> str:
-    """Every row of every table of ours, as text; bytes decoded as far as they are text."""
+    """Every row of our tables as text; bytes are decoded as far as possible."""
     rows = []
     with psycopg.connect(as_owner(places, shop.running.database_url)) as conn:
         tables = conn.execute(
@@ -245,9 +245,7 @@ def everything_stored(shop: AtWork, places: ServerPlaces) -> str:
     return "\n".join(rows)
 
 
-def test_every_answer_about_a_link_tells_browsers_and_caches_to_keep_it_to_themselves(
-    http: httpx.Client, link: Link
-) -> None:
+def test_every_answer_about_a_link_forbids_caching_and_referrers(http: httpx.Client, link: Link) -> None:
     answers = [
         http.get(link.path),
         http.head(link.path),
@@ -296,7 +294,7 @@ def test_a_forged_webhook_is_refused_and_writes_nothing(shop: AtWork, http: http
     assert shop.dependencies.log.head() == head
 
 
-def test_a_webhook_of_anything_else_is_taken_and_writes_nothing(shop: AtWork, http: httpx.Client) -> None:
+def test_a_webhook_of_any_other_type_is_accepted_and_writes_nothing(shop: AtWork, http: httpx.Client) -> None:
     head = shop.dependencies.log.head()
     answer = http.post("/webhooks/paypal", json={"id": "WH-2", "event_type": "CHECKOUT.ORDER.APPROVED"})
 
@@ -324,7 +322,7 @@ def test_a_webhook_of_anything_else_is_taken_and_writes_nothing(shop: AtWork, ht
     ],
     ids=lambda body: repr(body[:40]),
 )
-def test_what_is_no_webhook_is_refused_and_writes_nothing(shop: AtWork, http: httpx.Client, body: bytes) -> None:
+def test_an_invalid_webhook_is_refused_and_writes_nothing(shop: AtWork, http: httpx.Client, body: bytes) -> None:
     head = shop.dependencies.log.head()
     answer = http.post("/webhooks/paypal", content=body)
 
@@ -343,7 +341,7 @@ def test_a_webhook_that_is_too_large_is_refused_before_it_is_read(http: httpx.Cl
     assert http.post("/webhooks/paypal", content=b" " * WEBHOOK_BYTES_MAX).status_code == 400
 
 
-def test_while_the_provider_does_not_answer_a_webhook_is_to_come_again(shop: AtWork, http: httpx.Client) -> None:
+def test_while_the_provider_does_not_answer_a_webhook_asks_for_a_retry(shop: AtWork, http: httpx.Client) -> None:
     shop.around.simulator.inject(Faults(unavailable=100))
     answer = http.post("/webhooks/paypal", json=webhook("0ANYTHING00000000"))
     shop.around.simulator.inject(Faults())
@@ -369,7 +367,7 @@ def test_while_the_provider_does_not_answer_a_webhook_is_to_come_again(shop: AtW
         ("POST", "/health", 405),
     ],
 )
-def test_what_is_not_there_is_a_problem_in_json(http: httpx.Client, verb: str, path: str, status: int) -> None:
+def test_an_unknown_path_is_a_problem_in_json(http: httpx.Client, verb: str, path: str, status: int) -> None:
     answer = http.request(verb, path)
 
     assert answer.status_code == status
@@ -377,7 +375,7 @@ def test_what_is_not_there_is_a_problem_in_json(http: httpx.Client, verb: str, p
     assert answer.json()["status"] == status
 
 
-def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_ones(http: httpx.Client) -> None:
     """RFC 9110, 15.5.6: a 405 names them."""
     assert http.put("/webhooks/paypal").headers["allow"] == "POST"
     assert set(http.put("/invoices/x").headers["allow"].split(", ")) <= {"GET", "HEAD", "POST"}
@@ -393,9 +391,7 @@ def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
     ),
     body=st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode)),
 )
-def test_whatever_is_sent_is_never_answered_with_500(
-    shop: AtWork, http: httpx.Client, verb: str, path: str, body: bytes
-) -> None:
+def test_no_request_is_answered_with_500(shop: AtWork, http: httpx.Client, verb: str, path: str, body: bytes) -> None:
     head = shop.dependencies.log.head()
     answer = http.request(verb, f"/{quote(path, safe='/')}", content=body)
 
@@ -413,9 +409,9 @@ def test_whatever_is_sent_is_never_answered_with_500(
         b"POST /webhooks/paypal HTTP/1.1\r\nHost: x\r\nContent-Length: nonsense\r\n\r\n",
         b"GET /invoices/x HTTP/1.1\r\nHost: x\r\nAccept: \xff\xfe\r\n\r\n",
     ],
-    ids=["bytes that are no text", "a NUL", "a way up", "no HTTP", "a length that is none", "a header of bytes"],
+    ids=["bytes that are not text", "a NUL", "a parent path", "not HTTP", "an invalid length", "a header of bytes"],
 )
-def test_what_no_client_library_sends_is_answered_below_500_too(shop: AtWork, request_bytes: bytes) -> None:
+def test_malformed_http_is_answered_below_500_too(shop: AtWork, request_bytes: bytes) -> None:
     where = urlsplit(shop.url)
     with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=10) as connection:
         connection.sendall(request_bytes)
@@ -424,7 +420,7 @@ def test_what_no_client_library_sends_is_answered_below_500_too(shop: AtWork, re
     assert 200 <= status < 500
 
 
-def test_a_client_that_hangs_up_amid_a_webhook_harms_nobody(shop: AtWork, http: httpx.Client) -> None:
+def test_a_client_that_disconnects_during_a_webhook_does_no_harm(shop: AtWork, http: httpx.Client) -> None:
     where = urlsplit(shop.url)
     for _ in range(3):
         with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=10) as connection:
@@ -433,7 +429,7 @@ def test_a_client_that_hangs_up_amid_a_webhook_harms_nobody(shop: AtWork, http: 
     assert http.get("/health").status_code == 200
 
 
-def test_health_says_how_far_everything_has_come(shop: AtWork, http: httpx.Client) -> None:
+def test_health_reports_the_progress_of_everything(shop: AtWork, http: httpx.Client) -> None:
     def current() -> bool:
         report = http.get("/health").json()
         return set(report["projections"].values()) == {report["head"]}

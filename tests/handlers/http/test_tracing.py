@@ -1,4 +1,4 @@
-"""Traces of what really runs: one for all that follows from a wish, each span below what led to it."""
+"""Traces of the whole composition: one trace per request with all its consequences, each span below its cause."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def ids(span: ReadableSpan) -> tuple[int, int]:
 
 
 def above(span: ReadableSpan, spans: list[ReadableSpan]) -> list[str]:
-    """The names of the spans above one, from the root."""
+    """The names of a span's ancestors, from the root."""
     by_id = {ids(each): each for each in spans}
     names = [span.name]
     while span.parent is not None and (higher := by_id.get((span.parent.trace_id, span.parent.span_id))):
@@ -69,7 +69,7 @@ def above(span: ReadableSpan, spans: list[ReadableSpan]) -> list[str]:
 
 @pytest.fixture(name="paid")
 def _paid(exporter: InMemorySpanExporter, trunkline: AtWork) -> tuple[AtWork, list[ReadableSpan], str]:
-    """What was traced of an order that a webhook paid, whose caller has a trace of his own; and the order's id."""
+    """The spans of an order paid by a webhook whose caller sent its own trace, and the order's id."""
     order_id, capture_id = trunkline.taken()
     body = {"id": "WH-1", "event_type": "PAYMENT.CAPTURE.COMPLETED", "resource": {"id": capture_id}}
     headers = {"traceparent": TRACEPARENT}
@@ -80,7 +80,9 @@ def _paid(exporter: InMemorySpanExporter, trunkline: AtWork) -> tuple[AtWork, li
         spans = exporter.get_finished_spans()
         traces = [ids(span)[0] for span in spans if span.name == "POST /webhooks/paypal"]
         found = [span for span in spans if ids(span)[0] in traces]
-        return found if {span.name for span in found} >= {*FROM_REQUEST_TO_MAIL} else []  # a span is told at its end
+        return (
+            found if {span.name for span in found} >= {*FROM_REQUEST_TO_MAIL} else []
+        )  # a span is exported when it ends
 
     return trunkline, eventually(of_request, "every span") or [], order_id
 
@@ -148,7 +150,7 @@ def test_no_span_has_personal_data_or_a_token_in_it(
         assert text not in told
 
 
-def test_a_refusal_is_an_answer_and_no_error(exporter: InMemorySpanExporter, store: InMemory) -> None:
+def test_a_refusal_is_an_answer_and_not_an_error(exporter: InMemorySpanExporter, store: InMemory) -> None:
     with pytest.raises(Exception, match="account"):
         store.ask(order())
 
@@ -158,10 +160,10 @@ def test_a_refusal_is_an_answer_and_no_error(exporter: InMemorySpanExporter, sto
     assert "trunkline.refused" in span.attributes
 
 
-def test_what_has_no_trace_of_its_own_is_in_the_one_of_its_correlation_id(
+def test_work_without_a_trace_joins_the_trace_of_its_correlation_id(
     exporter: InMemorySpanExporter, store: InMemory
 ) -> None:
-    """Any text may be one; a UUID is the trace's id as it stands."""
+    """Any text can be a correlation id; a UUID is used as the trace id unchanged."""
     store.opened()
     spans = exporter.get_finished_spans()
 
@@ -170,7 +172,7 @@ def test_what_has_no_trace_of_its_own_is_in_the_one_of_its_correlation_id(
     assert tracing.trace_id(str(wish)) == wish.int
 
 
-def test_where_no_collector_is_named_nothing_is_traced(monkeypatch: pytest.MonkeyPatch, store: InMemory) -> None:
+def test_without_a_collector_nothing_is_traced(monkeypatch: pytest.MonkeyPatch, store: InMemory) -> None:
     for name in tracing.ENDPOINTS:
         monkeypatch.delenv(name, raising=False)
     with tracing.exported():
@@ -178,9 +180,7 @@ def test_where_no_collector_is_named_nothing_is_traced(monkeypatch: pytest.Monke
         assert tracing.published("subject", str(uuid4()), "wish-1") == {}
 
 
-def test_traces_go_to_the_collector_that_the_standard_setting_names(
-    monkeypatch: pytest.MonkeyPatch, store: InMemory
-) -> None:
+def test_traces_go_to_the_collector_of_the_standard_setting(monkeypatch: pytest.MonkeyPatch, store: InMemory) -> None:
     taken: list[ExportTraceServiceRequest] = []
 
     class Collector(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""A cluster of three NATS servers, of which one after another is away while orders come in."""
+"""A cluster of three NATS servers that go down one after another while orders come in."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.sending import SENDERS, Service, create_pbx
 
 pytestmark = [
     pytest.mark.long,
-    # nats-py leaves a socket behind where a server goes away while it greets; the next connection goes elsewhere
+    # nats-py leaks a socket if a server goes away during the handshake; the next connection goes elsewhere
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -39,11 +39,11 @@ FROZEN_S = 5.0
 def _cluster(tmp_path: Path) -> Iterator[Cluster]:
     with Cluster(tmp_path) as cluster:
         yield cluster
-    gc.collect()  # of what is said above, so that no other test has to hear of it
+    gc.collect()  # collect those sockets here, so that no other test gets their warning
 
 
 class Buying:
-    """Somebody who buys on and on, in a thread. Each order that was accepted is counted."""
+    """A thread that keeps buying and counts the accepted orders."""
 
     def __init__(self, store: InMemory) -> None:
         self.orders = 0
@@ -72,16 +72,16 @@ class Buying:
         self._thread.join()
 
     def flow(self, more: int, what: str) -> None:
-        """Orders go on, through to their invoices, from now on."""
+        """Wait until further orders get through to their invoices."""
         invoiced = len(self._dependencies.all(InvoiceIssued))
         eventually(lambda: len(self._dependencies.all(InvoiceIssued)) >= invoiced + more, what)
 
 
 @pytest.fixture(name="bought")
 def _bought(postgres: Log, database_url: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buying]:
-    """Somebody who buys. In the end every order has become what it has to, and the stream is the log.
+    """Buy in the background. At the end, check that every order is complete and that the stream equals the log.
 
-    What somebody had fetched when the broker went away comes again after the time to acknowledge: shorter here.
+    Messages fetched when the broker went away are redelivered after the acknowledgement timeout, which is shorter here.
     """
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 10)
     store = InMemory(log=postgres).opened()
@@ -108,15 +108,13 @@ def _bought(postgres: Log, database_url: str, cluster: Cluster, monkeypatch: pyt
 
 
 def _answer_at(cluster: Cluster) -> dict[str, Any] | None:
-    """What a service hears that asks again with the same id where it hears nothing, as after a server went away."""
+    """The answer to a service that retries with the same id until it gets one, as after a server went away."""
     with suppress(NatsTimeout):
         return Service(cluster.url).ask(create_pbx())
     return None
 
 
-def test_leader_and_follower_are_killed_and_one_is_frozen_under_load_and_nothing_is_missing_or_reordered(
-    cluster: Cluster, bought: Buying
-) -> None:
+def test_killed_and_paused_servers_under_load_lose_and_reorder_nothing(cluster: Cluster, bought: Buying) -> None:
     leader = cluster.leader()
     leader.kill()
     bought.flow(3, "invoices without the leader")
@@ -131,16 +129,14 @@ def test_leader_and_follower_are_killed_and_one_is_frozen_under_load_and_nothing
     frozen.freeze()
     time.sleep(FROZEN_S)
     frozen.thaw()
-    bought.flow(3, "invoices after a frost")
+    bought.flow(3, "invoices after the pause")
 
 
-def test_the_leader_is_parted_from_the_others_under_load_and_nothing_is_missing_or_reordered(
-    cluster: Cluster, bought: Buying
-) -> None:
-    """It goes on listening to its clients, and has nobody to agree with; the others elect one of their own."""
+def test_a_partitioned_leader_under_load_loses_and_reorders_nothing(cluster: Cluster, bought: Buying) -> None:
+    """It still listens to its clients but has no quorum; the others elect a new leader."""
     parted = cluster.leader()
     cluster.part(parted)
-    bought.flow(10, "invoices while the network is parted")
+    bought.flow(10, "invoices during the partition")
     eventually(lambda: cluster.leader() is not parted, "another leader")
     cluster.join()
     bought.flow(3, "invoices after that")

@@ -1,4 +1,4 @@
-"""Commands as messages, on a real NATS: done once, answered, and only for who may."""
+"""Commands as messages on a real NATS: done once, answered, and only for permitted senders."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _broker(nats_url: str) -> Broker:
 
 @pytest.fixture(name="acme")
 def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
-    """ACME with its package, and a worker that takes commands."""
+    """ACME with its package, and a worker that consumes commands."""
     store = InMemory(log=postgres).opened()
     with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
         yield store
@@ -70,13 +70,13 @@ def test_a_command_is_done_and_answered_with_the_positions_of_its_events(acme: I
 
 
 def test_the_same_command_again_gets_the_same_answer_and_does_nothing(acme: InMemory, service: Service) -> None:
-    """Also after days: the inbox is in the log's database, and has no window."""
+    """Also after days: the inbox is in the log's database and has no duplicate window."""
     first = service.ask(create_pbx())
     assert service.ask(create_pbx()) == first | {"time": first["time"]}
     assert len(acme.all(PbxCreated)) == 1
 
 
-def test_under_the_id_of_one_command_no_other_is_done(acme: InMemory, service: Service) -> None:
+def test_another_command_under_a_used_id_is_not_done(acme: InMemory, service: Service) -> None:
     service.ask(create_pbx())
     answer = service.ask(create_pbx(2, message_id="create-1"))
     assert (answer["data"]["outcome"], answer["data"]["code"]) == ("refused", "message_id_reused")
@@ -89,7 +89,7 @@ def test_two_senders_may_use_the_same_id(acme: InMemory, service: Service) -> No
     assert answer["data"]["outcome"] == "accepted"
 
 
-def test_what_a_rule_refuses_is_answered_with_its_code_and_its_sentence_and_not_tried_again(
+def test_a_refusal_is_answered_with_its_code_and_sentence_and_not_retried(
     acme: InMemory, service: Service, broker: Broker
 ) -> None:
     answer = service.ask(create_pbx(extensions=4711))
@@ -100,7 +100,7 @@ def test_what_a_rule_refuses_is_answered_with_its_code_and_its_sentence_and_not_
     assert broker.dead_letters() == []
 
 
-def test_commands_of_an_account_are_dealt_with_in_their_order(acme: InMemory, service: Service) -> None:
+def test_commands_of_an_account_are_processed_in_order(acme: InMemory, service: Service) -> None:
     answers = service.ask_all([create_pbx(number) for number in range(1, 41)])
     assert [answer["data"]["outcome"] for answer in answers] == ["accepted"] * 40
     assert [event.pbx_id for event in acme.all(PbxCreated)] == [f"pbx-{number}" for number in range(1, 41)]
@@ -140,25 +140,23 @@ def test_a_service_has_its_customer_pay_at_the_provider(acme: InMemory, service:
     back = body_of("CompleteCheckout", "p-3", **facts, checkout_id=opened["checkout_id"])
     assert service.ask(back, "CompleteCheckout")["data"]["outcome"] == "accepted"
     assert acme.one(PaymentCaptured).order_id == "order-1"
-    assert "checkout" not in service.ask(check_out, "CheckOut")["data"], "there is nothing to pay any more"
+    assert "checkout" not in service.ask(check_out, "CheckOut")["data"], "there is nothing left to pay"
 
 
-# --- who may -------------------------------------------------------------------------------------------------------
+# --- permissions ---------------------------------------------------------------------------------------------------
 
 STRANGER = Sender(name="stranger", secret=SecretStr("s" * 32), accounts=("*",))
 IMPOSTOR = Sender(name="provisioner", secret=SecretStr("guess" * 8), accounts=("*",))
 
 
 @pytest.mark.parametrize("sender", [None, STRANGER, IMPOSTOR], ids=["nobody", "a stranger", "a wrong secret"])
-def test_who_does_not_sign_as_somebody_we_know_is_refused(
-    acme: InMemory, service: Service, sender: Sender | None
-) -> None:
+def test_an_unknown_signer_is_refused(acme: InMemory, service: Service, sender: Sender | None) -> None:
     answer = Service(service.url, sender).ask(create_pbx())
     assert answer["data"]["code"] == "unknown_sender"
     assert acme.all(PbxCreated) == []
 
 
-def test_a_body_that_was_changed_on_its_way_is_refused(acme: InMemory, service: Service) -> None:
+def test_a_body_changed_in_transit_is_refused(acme: InMemory, service: Service) -> None:
     signed = service.signed("trunkline.commands.v1.CreatePbx", "", create_pbx())
     answer = service.ask(create_pbx(extensions=99), **signed)
     assert answer["data"]["code"] == "unknown_sender"
@@ -170,31 +168,31 @@ def test_a_foreign_account_is_refused(acme: InMemory, service: Service) -> None:
     assert "slugworth" in answer["data"]["sentence"]
 
 
-def test_who_may_act_for_some_accounts_may_not_send_what_names_none(acme: InMemory, service: Service) -> None:
+def test_a_sender_limited_to_accounts_may_not_send_a_command_without_one(acme: InMemory, service: Service) -> None:
     some = Sender(**{**COLLECTOR.model_dump(), "name": "crm", "secret": OF_ACME.secret, "accounts": ("acme",)})
     refund = body_of("RefundOrder", "r-1", order_id="order-1", refund_id="refund-1")
     assert Service(service.url, some).ask(refund, "RefundOrder")["data"]["code"] == "foreign_account"
 
 
 def test_a_package_of_another_account_is_refused(acme: InMemory, service: Service) -> None:
-    """The account is one that the sender may act for, and the package is not that account's."""
+    """The sender may act for the account, but the package belongs to another one."""
     answer = Service(service.url, BOSS).ask(create_pbx(account_id="slugworth"))
     assert answer["data"]["code"] == "unknown_pool"
     assert acme.all(PbxCreated) == []
 
 
-def test_a_copy_that_comes_later_is_refused(acme: InMemory, service: Service) -> None:
-    """What was refused once is not done months later, because somebody kept a copy."""
+def test_a_late_copy_is_refused(acme: InMemory, service: Service) -> None:
+    """A command that was refused is not done months later because somebody kept a copy."""
     old = create_pbx()
     sent_at = datetime.now(UTC) - timedelta(minutes=6)
     answer = service.ask(json.dumps(json.loads(old) | {"time": sent_at.isoformat()}).encode())
     assert answer["data"]["code"] == "message_out_of_date"
 
 
-def test_a_command_that_waited_for_us_for_an_hour_is_done(
+def test_a_command_that_waited_in_the_queue_for_an_hour_is_done(
     postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What counts is when it reached the broker; from then on it may wait."""
+    """What counts is when it reached the broker; after that it may wait."""
     store = InMemory(log=postgres).opened()
     with working(store.dependencies, database_url, broker.url):
         pass
@@ -203,15 +201,15 @@ def test_a_command_that_waited_for_us_for_an_hour_is_done(
         eventually(lambda: store.all(PbxCreated), "the PBX")
 
 
-def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
+def test_a_command_that_outlasts_the_acknowledgement_timeout_is_not_redelivered(
     postgres: Log, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor are those of its account that wait for it."""
+    """Neither are the commands of its account that wait for it."""
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 4)
     begun: list[str] = []
     real = deal_with
 
-    def slow(incoming: Incoming, *given: Any) -> object:  # noqa: ANN401 - whatever it takes
+    def slow(incoming: Incoming, *given: Any) -> object:  # noqa: ANN401 - any arguments
         begun.append(json.loads(incoming.body)["id"])
         time.sleep(5)
         return real(incoming, *given)
@@ -228,7 +226,7 @@ def test_a_command_that_takes_longer_than_a_message_is_waited_for_is_not_begun_e
     assert begun == ["create-1", "create-2"]
 
 
-# --- what is wrong -------------------------------------------------------------------------------------------------
+# --- invalid messages ----------------------------------------------------------------------------------------------
 
 GARBAGE = (b"", b"garbage", b"\xff\x00\xfe", b"{}", b"[1, 2]", b'{"specversion": "0.3"}', b"[" * 10_000)
 
@@ -242,7 +240,7 @@ def test_garbage_is_answered(acme: InMemory, service: Service, body: bytes) -> N
 
 @dataclass(frozen=True)
 class Wrong:
-    """A message that is wrong, and what it is told. It is made when it is sent: what is old is refused for that."""
+    """An invalid message and its answer. It is made when it is sent, because an old one would be refused as late."""
 
     body: Callable[[], bytes]
     code: str
@@ -265,7 +263,7 @@ WRONG = (
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong.code} {wrong.says}")
-def test_what_cannot_be_done_is_answered_with_a_refusal_that_says_why(
+def test_an_invalid_message_is_answered_with_a_refusal_that_says_why(
     acme: InMemory, service: Service, broker: Broker, wrong: Wrong
 ) -> None:
     answer = service.ask(wrong.body(), wrong.name, wrong.version)
@@ -275,7 +273,7 @@ def test_what_cannot_be_done_is_answered_with_a_refusal_that_says_why(
     assert broker.dead_letters() == []
 
 
-def test_a_refusal_that_nobody_asked_for_goes_to_the_dead_letters_at_once(
+def test_a_refusal_without_a_reply_subject_goes_to_the_dead_letters_at_once(
     acme: InMemory, service: Service, broker: Broker
 ) -> None:
     service.tell(create_pbx(colour="red"))
@@ -287,16 +285,18 @@ def test_a_refusal_that_nobody_asked_for_goes_to_the_dead_letters_at_once(
 
 
 @pytest.mark.parametrize("place", ["trunkline.events.v1.order.PaymentCaptured", "$JS.API.STREAM.DELETE.X", "a.>", ""])
-def test_no_answer_goes_where_answers_do_not_go(acme: InMemory, service: Service, broker: Broker, place: str) -> None:
-    """Or a sender could have us publish in our name."""
+def test_no_answer_goes_to_a_subject_that_is_not_for_answers(
+    acme: InMemory, service: Service, broker: Broker, place: str
+) -> None:
+    """Otherwise a sender could make us publish in our name."""
     body = create_pbx(colour="red")
     signed = service.signed("trunkline.commands.v1.CreatePbx", place, body)
     service.tell(body, **{"Trunkline-Reply": place, **signed})
     eventually(broker.dead_letters, "the dead letter")
-    eventually(lambda: len(broker.events()) == acme.head, "our own events, and no other")
+    eventually(lambda: len(broker.events()) == acme.head, "our own events and no others")
 
 
-def test_a_message_of_a_megabyte_is_dead_lettered_with_its_beginning(
+def test_a_message_of_a_megabyte_is_dead_lettered_with_its_first_part(
     acme: InMemory, service: Service, broker: Broker
 ) -> None:
     service.tell(b"x" * (1024 * 1024 - 1000))
@@ -307,7 +307,7 @@ def test_a_message_of_a_megabyte_is_dead_lettered_with_its_beginning(
     assert service.ask(create_pbx())["data"]["outcome"] == "accepted"
 
 
-def test_what_fails_for_reasons_of_ours_is_tried_again_until_it_is_done(
+def test_a_command_that_fails_on_our_side_is_retried_until_it_is_done(
     acme: InMemory, service: Service, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = iter(range(2))
@@ -324,7 +324,7 @@ def test_what_fails_for_reasons_of_ours_is_tried_again_until_it_is_done(
     assert broker.dead_letters() == []
 
 
-def test_every_command_that_is_not_ours_alone_is_offered() -> None:
+def test_every_command_that_is_not_internal_is_offered() -> None:
     names = {kind.__name__ for kind in offered().values()}
     assert {"CreatePbx", "AllocateCapacity", "OrderExpansion", "ConfirmOfflinePayment", "OpenAccount"} <= names
     assert names.isdisjoint({"FulfilPaidOrder", "ReconcileCapture", "UseInvoiceLink", "MailInvoiceLink"})

@@ -1,4 +1,4 @@
-"""Past events out of the log: the same messages as over the stream, from any position, for who may."""
+"""Past events from the log: the same messages as on the stream, from any position, for permitted senders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _broker(nats_url: str) -> Broker:
 
 @pytest.fixture(name="acme")
 def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory]:
-    """ACME after a whole purchase, all of it published."""
+    """ACME after a whole purchase, fully published."""
     store = InMemory(log=postgres).settled()
     with working(store.dependencies, database_url, broker.url, Duties(senders=SENDERS)):
         eventually(lambda: len(broker.events()) == store.head, "every event on its stream")
@@ -38,7 +38,7 @@ def _acme(postgres: Log, database_url: str, broker: Broker) -> Iterator[InMemory
 
 
 def asked(url: str, sender: Sender | None = PROVISIONER, **request: Any) -> list[Msg]:  # noqa: ANN401 - JSON
-    """All that a request is answered with, up to the message that ends the page."""
+    """All answers to a request, up to the message that ends the page."""
 
     async def ask() -> list[Msg]:
         client = await nats.connect(url)
@@ -59,7 +59,7 @@ def asked(url: str, sender: Sender | None = PROVISIONER, **request: Any) -> list
     return asyncio.run(ask())
 
 
-def test_history_is_the_same_byte_for_byte_as_what_went_over_the_stream(acme: InMemory, broker: Broker) -> None:
+def test_history_equals_the_stream_byte_for_byte(acme: InMemory, broker: Broker) -> None:
     *events, end = asked(broker.url, after=0)
 
     assert [event.data for event in events] == [message.data for message in broker.events()]
@@ -83,15 +83,15 @@ def test_history_is_read_page_by_page_from_any_position(acme: InMemory, broker: 
     assert positions == list(range(4, acme.head + 1))
 
 
-def test_it_is_told_too_when_the_broker_has_forgotten(acme: InMemory, broker: Broker) -> None:
-    """Which is the point: the stream keeps what its retention says, and the log keeps everything."""
+def test_history_is_complete_even_if_the_stream_has_expired(acme: InMemory, broker: Broker) -> None:
+    """This is the point: the stream has a retention limit, and the log keeps everything."""
     before = [message.data for message in broker.events()]
     broker.purge()
     *events, _ = asked(broker.url, after=0)
     assert [event.data for event in events] == before
 
 
-def test_who_may_act_for_one_account_is_told_of_no_other(acme: InMemory, broker: Broker) -> None:
+def test_a_sender_limited_to_one_account_gets_the_history_of_no_other(acme: InMemory, broker: Broker) -> None:
     *events, end = asked(broker.url, OF_ACME, after=0)
     told = [json.loads(event.data) for event in events]
     assert {event["partitionkey"] for event in told} == {"acme"}
@@ -111,7 +111,7 @@ def test_who_may_act_for_one_account_is_told_of_no_other(acme: InMemory, broker:
         ({"after": 0, "time": (datetime.now(UTC) - timedelta(hours=1)).isoformat()}, "message_out_of_date"),
     ],
 )
-def test_what_may_not_be_asked_is_refused_with_the_reason(
+def test_a_request_that_is_not_permitted_is_refused_with_the_reason(
     acme: InMemory, broker: Broker, request_of: dict[str, Any], code: str
 ) -> None:
     (end,) = asked(broker.url, **request_of)
@@ -122,7 +122,7 @@ def test_what_may_not_be_asked_is_refused_with_the_reason(
 
 
 def test_it_is_the_purchase(acme: InMemory, broker: Broker) -> None:
-    """The data of a message is what the contract says of the event."""
+    """The data of each message follows the contract of its event."""
     *events, _ = asked(broker.url, after=0)
     (captured,) = [json.loads(event.data) for event in events if b"PaymentCaptured" in event.data]
     assert captured["data"]["amount"] == acme.one(PaymentCaptured).amount.model_dump()

@@ -1,4 +1,4 @@
-"""A message with an id is dealt with once, whatever comes twice; and the same message gives the same answer again."""
+"""A message with an id is processed once; a duplicate gets the same answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.in_memory import InMemory, order, permitted
 
 @pytest.fixture
 def shop(log: Log) -> InMemory:
-    """A house in memory, or on PostgreSQL, with ACME, its package, and a PBX."""
+    """An application, in memory or on PostgreSQL, with ACME, its package and a PBX."""
     return InMemory(log=log).with_factory()
 
 
@@ -27,7 +27,7 @@ def send(shop: InMemory, message: Message, message_id: str = "message-1") -> Out
     return handle(message, shop.dependencies, permitted(message), correlation_id="wish-1", message_id=message_id)
 
 
-def test_the_same_message_again_gives_the_same_events_and_appends_nothing(shop: InMemory) -> None:
+def test_a_repeated_message_returns_the_same_events_and_appends_nothing(shop: InMemory) -> None:
     first = send(shop, allocate)
     head = shop.head
     again = send(shop, but(allocate, at=NOW + timedelta(minutes=3)))
@@ -46,7 +46,7 @@ def test_another_message_under_a_known_id_is_refused_and_changes_nothing(shop: I
     assert shop.head == head
 
 
-def test_what_was_done_already_is_remembered_too(shop: InMemory) -> None:
+def test_a_message_without_effect_is_remembered_too(shop: InMemory) -> None:
     assert send(shop, create_factory).context.recorded == []
     with pytest.raises(MessageIdReused):
         send(shop, allocate)
@@ -58,12 +58,12 @@ def test_a_refusal_is_not_remembered(shop: InMemory) -> None:
     assert len(send(shop, allocate).context.recorded) == 1
 
 
-def test_two_messages_that_ask_for_the_same_are_two(shop: InMemory) -> None:
+def test_two_messages_with_the_same_content_are_both_processed(shop: InMemory) -> None:
     send(shop, order(), "message-1")
     assert send(shop, order(), "message-2").context.recorded == []
 
 
-def test_of_many_copies_at_once_one_is_dealt_with_and_all_have_its_answer(postgres: Log) -> None:
+def test_one_of_many_copies_at_once_is_processed_and_all_get_its_answer(postgres: Log) -> None:
     shop = InMemory(log=postgres).with_factory()
     head = shop.head
     copies = [but(allocate, at=NOW + timedelta(seconds=n)) for n in range(16)]
@@ -73,7 +73,7 @@ def test_of_many_copies_at_once_one_is_dealt_with_and_all_have_its_answer(postgr
     assert {outcome.context.recorded[0].position for outcome in outcomes} == {head + 1}
 
 
-def test_messages_of_many_senders_at_once_are_each_dealt_with_once(postgres: Log) -> None:
+def test_messages_of_many_senders_at_once_are_each_processed_once(postgres: Log) -> None:
     shop = InMemory(log=postgres).with_factory()
     wishes = [
         AllocateCapacity.model_validate(

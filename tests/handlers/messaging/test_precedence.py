@@ -1,4 +1,4 @@
-"""What a customer waits for goes before mails."""
+"""Work that a customer waits for goes before mails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handlers.reactions import FULFIL_ORDER, ISSUE_INVOICE, MAIL_CREDIT_NOTE, MA
 
 
 async def _mails_at_once(precedence: Precedence) -> int:
-    """How many of three mails are sent at the same time."""
+    """The number of mails, out of three, that are sent concurrently."""
     running = most = 0
 
     async def mail() -> None:
@@ -28,7 +28,7 @@ async def _mails_at_once(precedence: Precedence) -> int:
     return most
 
 
-def test_mails_are_sent_one_at_a_time_while_much_is_waited_for_and_together_otherwise() -> None:
+def test_mails_are_sent_one_at_a_time_under_load_and_concurrently_otherwise() -> None:
     async def all_of_it() -> list[int]:
         precedence = Precedence()
         found = [await _mails_at_once(precedence)]
@@ -41,7 +41,7 @@ def test_mails_are_sent_one_at_a_time_while_much_is_waited_for_and_together_othe
     assert asyncio.run(all_of_it()) == [3, 1, 3]
 
 
-def test_a_mail_that_hangs_holds_up_the_next_one_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_mail_delays_the_next_one_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers.messaging.precedence, "MAIL_WAIT_MAX_S", 0.01)
 
     async def all_of_it() -> int:
@@ -57,7 +57,7 @@ def test_a_mail_that_hangs_holds_up_the_next_one_for_a_while_and_no_longer(monke
     assert asyncio.run(asyncio.wait_for(all_of_it(), 5)) == 1, "and one at a time again"
 
 
-def test_nothing_that_is_waited_for_waits_for_a_mail() -> None:
+def test_nothing_that_a_customer_waits_for_waits_for_a_mail() -> None:
     async def all_of_it() -> None:
         precedence = Precedence()
         async with AsyncExitStack() as under_way:

@@ -1,4 +1,4 @@
-"""The example of a service that lives on our messages: it needs nothing of ours, and it may be killed at any moment."""
+"""The example of a service driven by our messages: it imports none of our code and may be killed at any moment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def provisioner(url: str, sender: Sender = PROVISIONER) -> Iterator[subprocess.P
         "TRUNKLINE_SENDER_SECRET": sender.secret.get_secret_value(),
         "PATH": os.environ["PATH"],
     }
-    # In a directory of nobody's, so that it finds no package of ours by chance.
+    # In an unrelated directory, so that it does not find our packages by chance.
     process = subprocess.Popen([sys.executable, "-I", str(PROGRAM)], env=given, cwd="/", stdout=subprocess.DEVNULL)
     with process:
         try:
@@ -56,7 +56,7 @@ def provisioner(url: str, sender: Sender = PROVISIONER) -> Iterator[subprocess.P
             process.send_signal(signal.SIGTERM)
 
 
-def test_it_imports_nothing_of_ours() -> None:
+def test_it_imports_none_of_our_code() -> None:
     tree = ast.parse(PROGRAM.read_text(encoding="utf-8"))
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -64,7 +64,7 @@ def test_it_imports_nothing_of_ours() -> None:
     assert tops - sys.stdlib_module_names == {"nats"}
 
 
-def test_killed_again_and_again_it_creates_each_pbx_once_and_allocates_every_minute_once(
+def test_killed_repeatedly_it_still_creates_each_pbx_and_allocates_every_minute_once(
     postgres: Log, database_url: str, broker: Broker
 ) -> None:
     store = InMemory(log=postgres).opened()

@@ -1,4 +1,4 @@
-"""Messages on a real NATS: what the relay publishes, and what becomes of a delivery."""
+"""Messages on a real NATS: what the relay publishes, and how deliveries are processed."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def _broker(nats_url: str) -> Broker:
 
 @pytest.fixture(name="on_postgres")
 def _on_postgres(postgres: Log) -> InMemory:
-    """A house whose log is on PostgreSQL; its mail and its provider are in memory."""
+    """An application with its log on PostgreSQL, and mail and payment provider in memory."""
     return InMemory(log=postgres)
 
 
 def relayed(database_url: str, log: Log, broker: Broker) -> None:
-    """Run a relay until every event is on its stream, and the relay has noted that."""
+    """Run a relay until every event is on its stream and the relay has saved its position."""
 
     async def run() -> None:
         stopping = threading.Event()
@@ -83,7 +83,7 @@ def relay_position(database_url: str) -> int:
 
 @dataclass(frozen=True)
 class Published:
-    """A whole purchase, refunded in the end, and what the relay made of it."""
+    """A whole purchase with a refund, as the relay published it."""
 
     history: list[Recorded]
     messages: list[RawStreamMsg]
@@ -132,7 +132,7 @@ def test_messages_carry_no_personal_data(published: Published) -> None:
         assert fact.encode() not in everything, fact
 
 
-def test_after_a_restart_the_relay_goes_on_where_it_was(
+def test_after_a_restart_the_relay_continues_where_it_was(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     on_postgres.paid()
@@ -145,7 +145,7 @@ def test_after_a_restart_the_relay_goes_on_where_it_was(
     assert broker.positions() == [recorded.position for recorded in on_postgres.dependencies.log.history()]
 
 
-def test_what_was_published_before_a_crash_and_not_noted_is_not_doubled(
+def test_events_published_before_a_crash_are_not_published_twice(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_postgres.opened()
@@ -188,9 +188,7 @@ def test_a_wiped_stream_is_rebuilt_from_the_log(on_postgres: InMemory, database_
     assert [message.data for message in broker.events()] == bodies
 
 
-def test_of_two_relays_one_waits_until_the_other_is_gone(
-    on_postgres: InMemory, database_url: str, broker: Broker
-) -> None:
+def test_a_second_relay_waits_until_the_first_is_gone(on_postgres: InMemory, database_url: str, broker: Broker) -> None:
     on_postgres.settled()
     two = [
         threading.Thread(target=relayed, args=(database_url, on_postgres.dependencies.log, broker)) for _ in range(2)
@@ -206,7 +204,7 @@ def test_of_two_relays_one_waits_until_the_other_is_gone(
 # --- deliveries ----------------------------------------------------------------------------------------------------
 
 
-def test_what_happened_before_the_worker_began_is_caught_up_with(
+def test_the_worker_catches_up_with_events_from_before_its_start(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     on_postgres.paid()
@@ -214,9 +212,7 @@ def test_what_happened_before_the_worker_began_is_caught_up_with(
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
 
 
-def test_everything_delivered_once_more_changes_nothing(
-    on_postgres: InMemory, database_url: str, broker: Broker
-) -> None:
+def test_redelivering_everything_changes_nothing(on_postgres: InMemory, database_url: str, broker: Broker) -> None:
     with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
         eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail")
@@ -255,8 +251,8 @@ def test_two_workers_share_the_work_and_do_nothing_twice(
     assert broker.positions() == [recorded.position for recorded in on_postgres.dependencies.log.history()]
 
 
-def test_a_consumer_that_takes_long_holds_up_nobody_and_misses_nothing(trunkline: AtWork, broker: Broker) -> None:
-    """Another service's: it has taken messages, and does not come to acknowledge them."""
+def test_a_slow_consumer_blocks_nobody_and_misses_nothing(trunkline: AtWork, broker: Broker) -> None:
+    """Another service's consumer: it has fetched messages and does not acknowledge them."""
     trunkline.until(InvoiceEmailed, trunkline.buy(recording_minutes=100))
     broker.add_consumer(ConsumerConfig(durable_name="slow", ack_wait=1))
     taken = broker.fetched("slow", 3, acknowledging=False)
@@ -271,7 +267,7 @@ def test_a_consumer_that_takes_long_holds_up_nobody_and_misses_nothing(trunkline
     assert sorted(int(json.loads(body)["position"]) for body in late) == everything
 
 
-def test_while_the_mail_server_fails_the_mail_waits_and_orders_go_on(trunkline: AtWork) -> None:
+def test_while_the_mail_server_fails_the_mail_waits_and_orders_continue(trunkline: AtWork) -> None:
     trunkline.around.catcher.refusal = "451 4.3.0 the post office is closed"
     first = trunkline.buy()
     trunkline.until(InvoiceIssued, first)
@@ -302,7 +298,7 @@ UNREADABLE = (
 CONTENT_TYPES = ({}, *({"content-type": f"{kind}"} for kind in ("application/json", "text/plain", "nonsense")))
 
 
-def test_what_cannot_be_read_goes_to_the_dead_letters_at_once_with_its_error(
+def test_an_unreadable_message_goes_to_the_dead_letters_at_once_with_its_error(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     unreadable = list(product(UNREADABLE, CONTENT_TYPES))
@@ -312,7 +308,7 @@ def test_what_cannot_be_read_goes_to_the_dead_letters_at_once_with_its_error(
         eventually(lambda: len(broker.dead_letters()) == len(unreadable), "the dead letters")
 
         on_postgres.paid()
-        eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail of an order that comes after them")
+        eventually(lambda: on_postgres.all(InvoiceEmailed), "the mail of a later order")
         eventually(lambda: broker.idle("fulfil_order"), "an idle consumer")
         assert broker.consumer("fulfil_order").num_redelivered == 0
 
@@ -323,7 +319,7 @@ def test_what_cannot_be_read_goes_to_the_dead_letters_at_once_with_its_error(
         assert "Error: " in letter.headers["Trunkline-Error"]
 
 
-def test_a_message_that_names_no_event_of_ours_goes_to_the_dead_letters_at_once(
+def test_a_message_that_names_no_event_in_the_log_goes_to_the_dead_letters_at_once(
     on_postgres: InMemory, database_url: str, broker: Broker
 ) -> None:
     on_postgres.paid()
@@ -339,7 +335,7 @@ def test_a_message_that_names_no_event_of_ours_goes_to_the_dead_letters_at_once(
 
 
 class Stumbling:
-    """A reaction that fails so many times before it does its work."""
+    """A reaction that fails so many times before it succeeds."""
 
     def __init__(self, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_s: list[float] = []
@@ -355,10 +351,10 @@ class Stumbling:
         self._follow(message, reaction, dependencies)
 
 
-def test_what_fails_is_delivered_again_later_and_later(
+def test_a_failed_delivery_is_retried_with_backoff(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not within milliseconds, and not for ever: by 0.4 s, then 0.8 s, give or take a fifth."""
+    """Neither within milliseconds nor for ever: after 0.4 s, then 0.8 s, each with 20 % jitter."""
     stumbling = Stumbling(2, monkeypatch)
     with working(on_postgres.dependencies, database_url, broker.url):
         on_postgres.paid()
@@ -370,7 +366,7 @@ def test_what_fails_is_delivered_again_later_and_later(
     assert broker.dead_letters() == []
 
 
-def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
+def test_a_reaction_that_outlasts_the_acknowledgement_timeout_is_not_redelivered(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 4)
@@ -390,7 +386,7 @@ def test_what_takes_longer_than_a_message_is_waited_for_is_not_begun_elsewhere(
     assert sorted(begun) == sorted(set(begun))
 
 
-def test_what_fails_to_the_end_goes_to_the_dead_letters_others_go_on_and_it_can_be_put_back(
+def test_after_the_last_failure_it_is_a_dead_letter_others_continue_and_it_can_be_replayed(
     on_postgres: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers.messaging.redelivery, "DELIVERIES_MAX", 2)
@@ -409,7 +405,7 @@ def test_what_fails_to_the_end_goes_to_the_dead_letters_others_go_on_and_it_can_
         eventually(lambda: len(on_postgres.all(InvoiceEmailed)) == 1, "the mail of the other order")
 
         broker.publish(subject_of(PaymentCaptured), letter.data or b"")
-        eventually(lambda: len(on_postgres.all(InvoiceEmailed)) == 2, "the mail of what was put back")
+        eventually(lambda: len(on_postgres.all(InvoiceEmailed)) == 2, "the mail of the replayed order")
 
     assert letter.subject == f"{DEAD_LETTER_SUBJECTS}.fulfil_order"
     assert letter.headers is not None
@@ -417,7 +413,7 @@ def test_what_fails_to_the_end_goes_to_the_dead_letters_others_go_on_and_it_can_
     assert CloudEvent.model_validate_json(letter.data or b"").type == "trunkline.events.v1.order.PaymentCaptured"
 
 
-def test_each_reaction_has_a_durable_consumer_of_its_name_and_its_event(broker: Broker) -> None:
+def test_each_reaction_has_a_durable_consumer_with_its_name_and_event(broker: Broker) -> None:
     async def provide_twice() -> None:
         async with connected(broker.url) as client:
             for _ in range(2):

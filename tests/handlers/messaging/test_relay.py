@@ -1,4 +1,4 @@
-"""The relay on a real NATS: each event once and in order in the stream, whatever breaks."""
+"""The relay on a real NATS: each event is on the stream once and in order, whatever breaks."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def _broker(nats_url: str) -> Broker:
 
 @pytest.fixture(name="acme")
 def _acme(postgres: Log) -> InMemory:
-    """ACME after a whole purchase. None of it is published yet."""
+    """ACME after a whole purchase, not yet published."""
     return InMemory(log=postgres).settled()
 
 
 class Relaying:
-    """A relay in a thread of its own."""
+    """A relay in its own thread."""
 
     def __init__(self, database_url: str, log: Log, url: str, encode: Encode = encoded) -> None:
         self.relay = Relay(database_url, log, encode)
@@ -71,7 +71,7 @@ class Relaying:
 
         try:
             asyncio.run(run())
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
+        except BaseException as error:  # noqa: BLE001 - the test checks it
             self.failure = error
 
     def __enter__(self) -> Self:
@@ -108,10 +108,10 @@ def test_its_position_is_saved_once_everything_is_acknowledged(
     assert all_there(acme, broker)
 
 
-def test_after_the_window_of_duplicates_nothing_is_published_twice(
+def test_after_the_duplicate_window_nothing_is_published_twice(
     acme: InMemory, database_url: str, broker: Broker
 ) -> None:
-    """A crash before the position was saved, and a server that has forgotten all ids meanwhile."""
+    """A crash before the position was saved, after which the server has forgotten all message ids."""
     with relaying(acme, database_url, broker):
         eventually(lambda: saved(database_url) == acme.head, "the position")
     with connect(database_url) as conn:
@@ -124,22 +124,22 @@ def test_after_the_window_of_duplicates_nothing_is_published_twice(
     assert all_there(acme, broker)
 
 
-def test_what_the_stream_lost_is_published_again(acme: InMemory, database_url: str, broker: Broker) -> None:
-    """The broker came back from a backup that is older than the saved position."""
+def test_events_lost_by_the_stream_are_published_again(acme: InMemory, database_url: str, broker: Broker) -> None:
+    """The broker was restored from a backup older than the saved position."""
     with relaying(acme, database_url, broker):
         eventually(lambda: saved(database_url) == acme.head, "the position")
     bodies = [message.data for message in broker.events()]
     broker.lose_after(4)
 
     with relaying(acme, database_url, broker):
-        eventually(lambda: len(broker.events()) == acme.head, "what was lost")
+        eventually(lambda: len(broker.events()) == acme.head, "the lost events")
     assert [message.data for message in broker.events()] == bodies
 
 
-def test_a_message_of_somebody_else_in_between_neither_hides_nor_reorders_an_event(
+def test_a_foreign_message_in_between_neither_hides_nor_reorders_an_event(
     acme: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes the place in the stream of one that is under way; those behind that one must not go on without it."""
+    """It takes the stream sequence of a message in flight; the messages after that one must not overtake it."""
     encoding = threading.Event()
     intruded = threading.Event()
 
@@ -163,7 +163,7 @@ def test_a_message_of_somebody_else_in_between_neither_hides_nor_reorders_an_eve
     ]
 
 
-def test_a_rebuild_gives_the_same_messages_and_consumers_stay_and_get_them_again(
+def test_a_rebuild_publishes_the_same_messages_and_consumers_stay_and_get_them_again(
     acme: InMemory, database_url: str, broker: Broker
 ) -> None:
     with working(acme.dependencies, database_url, broker.url):
@@ -180,7 +180,7 @@ def test_a_rebuild_gives_the_same_messages_and_consumers_stay_and_get_them_again
         assert saved(database_url) == acme.head
 
 
-def test_a_server_that_has_not_forgotten_in_time_what_it_had_is_made_to(
+def test_a_rebuild_works_around_a_duplicate_window_that_has_not_passed(
     acme: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def only_purge(jetstream: JetStreamContext) -> None:
@@ -196,7 +196,9 @@ def test_a_server_that_has_not_forgotten_in_time_what_it_had_is_made_to(
     assert [message.data for message in broker.events()] == bodies
 
 
-def test_where_nobody_relays_the_command_rebuilds_by_itself(acme: InMemory, database_url: str, broker: Broker) -> None:
+def test_without_an_active_relay_the_command_rebuilds_by_itself(
+    acme: InMemory, database_url: str, broker: Broker
+) -> None:
     with relaying(acme, database_url, broker):
         eventually(lambda: saved(database_url) == acme.head, "the position")
     bodies = [message.data for message in broker.events()]
@@ -232,7 +234,7 @@ def test_a_stream_that_was_deleted_is_noticed_and_filled_again(
         eventually(lambda: worker.failing is None, "a good report")
 
 
-def test_the_stream_of_another_log_is_not_written_to(
+def test_a_stream_of_another_log_is_not_written_to(
     acme: InMemory, database_url: str, broker: Broker, memory: Log
 ) -> None:
     with relaying(acme, database_url, broker):
@@ -241,7 +243,7 @@ def test_the_stream_of_another_log_is_not_written_to(
         conn.execute("DELETE FROM read.positions")
     strange = InMemory(log=memory).opened()
     with Relaying(database_url, strange.dependencies.log, broker.url) as running:
-        eventually(lambda: running.failure, "a complaint")
+        eventually(lambda: running.failure, "the report of the failure")
     assert isinstance(running.failure, AnotherLog)
     assert "trunkline relay rebuild" in str(running.failure)
     assert len(broker.events()) == acme.head
@@ -250,10 +252,10 @@ def test_the_stream_of_another_log_is_not_written_to(
 # --- a poison event ------------------------------------------------------------------------------------------------
 
 
-def test_an_event_that_cannot_be_told_stops_the_relay_before_it_until_it_can_and_is_named(
+def test_an_event_that_cannot_be_encoded_stops_the_relay_and_is_named(
     acme: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is before it is published; nothing behind it overtakes it; health says where and why."""
+    """Events before it are published, no later event overtakes it, and health says where and why."""
     monkeypatch.setattr(infra.broker.relay, "BLOCKED_S", 0.05)
     poisoned = threading.Event()
     poisoned.set()
@@ -267,9 +269,9 @@ def test_an_event_that_cannot_be_told_stops_the_relay_before_it_until_it_can_and
         fact.position for fact in acme.dependencies.log.history() if isinstance(fact.event, PaymentCaptured)
     )
     with relaying(acme, database_url, broker, told) as relay:
-        eventually(lambda: relay.blocked, "a complaint")
+        eventually(lambda: relay.blocked, "the report of the failure")
         assert relay.blocked == f"position {captured}: ValueError: the gobstopper is not everlasting"
-        eventually(lambda: broker.positions() == list(range(1, captured)), "what is before it")
+        eventually(lambda: broker.positions() == list(range(1, captured)), "the events before it")
         assert saved(database_url) == captured - 1
 
         poisoned.clear()
@@ -282,7 +284,7 @@ def test_a_stored_event_that_cannot_be_read_stops_the_relay_and_health_names_it(
 ) -> None:
     monkeypatch.setattr(infra.broker.relay, "BLOCKED_S", 0.05)
     with tampered(places, database_url, 5), working(acme.dependencies, database_url, broker.url) as worker:
-        blocked = eventually(lambda: worker.relay.blocked, "a complaint")
+        blocked = eventually(lambda: worker.relay.blocked, "the report of the failure")
         assert blocked is not None
         assert "at position 5" in blocked
         assert broker.positions() == [1, 2, 3, 4]
@@ -290,27 +292,27 @@ def test_a_stored_event_that_cannot_be_read_stops_the_relay_and_health_names_it(
 
 @contextmanager
 def tampered(places: ServerPlaces, database_url: str, position: int) -> Iterator[None]:
-    """A row whose topic no version of the program knows."""
+    """A row whose topic is unknown to every version of the application."""
     with psycopg.connect(as_owner(places, database_url), autocommit=True) as owner:
         owner.execute("ALTER TABLE log.events DISABLE TRIGGER ALL")
         owner.execute("UPDATE log.events SET topic = 'order.TicketFound.v9' WHERE position = %s", (position,))
         yield
 
 
-def test_a_message_that_is_larger_than_nats_takes_stops_the_relay_and_is_named(
+def test_a_message_too_large_for_nats_stops_the_relay_and_is_named(
     acme: InMemory, database_url: str, broker: Broker
 ) -> None:
     def swollen(recorded: Recorded) -> bytes:
         return encoded(recorded) + (b" " * 1024 * 1024 if recorded.position == 3 else b"")
 
     with relaying(acme, database_url, broker, swollen) as relay:
-        blocked = eventually(lambda: relay.blocked, "a complaint")
+        blocked = eventually(lambda: relay.blocked, "the report of the failure")
         assert blocked is not None
         assert blocked.startswith("position 3: TooLarge: its message has 10")
         assert broker.positions() == [1, 2]
 
 
-# --- several, and their deaths -------------------------------------------------------------------------------------
+# --- several relays and their deaths -------------------------------------------------------------------------------
 
 KILLED = """
 import asyncio, sys, threading
@@ -331,10 +333,10 @@ asyncio.run(run(*sys.argv[1:]))
 """
 
 
-def test_when_the_active_one_is_killed_in_the_middle_another_takes_over_and_nothing_is_missing_or_doubled(
+def test_after_the_active_relay_is_killed_another_takes_over_and_nothing_is_lost_or_doubled(
     acme: InMemory, database_url: str, broker: Broker
 ) -> None:
-    """`kill -9`, three times, each in the middle of some thousand events."""
+    """`kill -9` three times, each in the middle of thousands of events."""
     many(acme, 3000)
     environment = {**os.environ, "PYTHONPATH": "."}
     for kills in (1, 2, 3):
@@ -359,10 +361,10 @@ def many(store: InMemory, count: int) -> None:
         store.dependencies.log.append(changes, account_id=f"account-{number}", cause=Cause("admin:ada", "many"), at=NOW)
 
 
-def test_two_that_relay_at_once_against_all_rules_do_not_mix_up_the_order(
+def test_two_relays_active_at_once_do_not_break_the_order(
     acme: InMemory, database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that lost its lock does not know so yet, and goes on with what it has under way."""
+    """A relay that lost its lock does not know it yet and continues with its messages in flight."""
     monkeypatch.setattr(infra.broker.relay, "only_one", lambda _conn, _name: True)
     monkeypatch.setattr(infra.broker.relay, "TRIES", 10_000)
     monkeypatch.setattr(infra.broker.relay, "RETRY_DELAY_S", 0.01)

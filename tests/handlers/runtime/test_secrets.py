@@ -1,4 +1,4 @@
-"""Secrets: given, or made once and kept beside an embedded database."""
+"""Secrets: from the settings, or generated once and stored beside an embedded database."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ GIVEN = b64encode(32 * b"w").decode()
 ELSEWHERE = "postgresql://wonka@factory/chocolate"
 
 
-def test_a_master_key_that_is_given_is_taken(tmp_path: Path) -> None:
+def test_a_given_master_key_is_used(tmp_path: Path) -> None:
     assert master_key(settings(master_key=GIVEN), tmp_path) == 32 * b"w"
     assert master_key(settings(master_key=GIVEN, database_url=ELSEWHERE), None) == 32 * b"w"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_beside_an_embedded_database_one_is_made_kept_and_shown_to_nobody(tmp_path: Path) -> None:
+def test_beside_an_embedded_database_one_is_generated_stored_and_kept_private(tmp_path: Path) -> None:
     made = master_key(settings(), tmp_path)
     assert made is not None
     assert len(made) == 32
@@ -41,7 +41,7 @@ def test_beside_an_embedded_database_one_is_made_kept_and_shown_to_nobody(tmp_pa
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-def test_of_many_that_make_one_at_once_all_have_the_same(tmp_path: Path) -> None:
+def test_processes_that_generate_one_at_once_share_the_same(tmp_path: Path) -> None:
     begin = Barrier(8)
 
     def one(_: int) -> bytes | None:
@@ -53,8 +53,8 @@ def test_of_many_that_make_one_at_once_all_have_the_same(tmp_path: Path) -> None
     assert [file.name for file in tmp_path.iterdir()] == ["master-key"]
 
 
-def test_for_a_database_elsewhere_none_is_made_by_the_way(tmp_path: Path) -> None:
-    """It would be lost with the directory, and with it all personal data in that database."""
+def test_for_an_external_database_none_is_generated(tmp_path: Path) -> None:
+    """It would be lost with the directory, and all personal data in that database with it."""
     given = settings(database_url=ELSEWHERE, link_secret="s" * 32)
     assert master_key(given, tmp_path) is None
     with pytest.raises(WrongSetting, match=r"^TRUNKLINE_MASTER_KEY is missing: base64 of 32 bytes"):
@@ -75,11 +75,11 @@ NEW = MASTER_KEY[::-1]
 
 @pytest.fixture(name="rewrap")
 def _rewrap(command_line: Run) -> Run:
-    """Run ``trunkline privacy rewrap``. Gives exit status, output and errors."""
+    """Run ``trunkline privacy rewrap``. Returns exit status, stdout and stderr."""
     return partial(command_line, "privacy", "rewrap")
 
 
-def test_a_directory_has_both_keys_until_all_is_wrapped_anew_and_then_the_new_one_alone(tmp_path: Path) -> None:
+def test_a_directory_has_both_keys_until_all_is_rewrapped_and_then_only_the_new_one(tmp_path: Path) -> None:
     old = master_key(settings(), tmp_path)
     with next_master_key(settings(), tmp_path) as both:
         assert master_key(settings(), tmp_path) == both
@@ -89,7 +89,7 @@ def test_a_directory_has_both_keys_until_all_is_wrapped_anew_and_then_the_new_on
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-def test_what_was_interrupted_goes_on_with_the_same_new_key(tmp_path: Path) -> None:
+def test_an_interrupted_rewrap_continues_with_the_same_new_key(tmp_path: Path) -> None:
     master_key(settings(), tmp_path)
     with pytest.raises(KeyboardInterrupt), next_master_key(settings(), tmp_path) as both:
         raise KeyboardInterrupt
@@ -100,7 +100,7 @@ def test_what_was_interrupted_goes_on_with_the_same_new_key(tmp_path: Path) -> N
     assert master_key(settings(), tmp_path) == both[:32]
 
 
-def test_the_command_wraps_the_keys_of_a_database_anew(
+def test_the_command_rewraps_the_keys_of_a_database(
     postgres: Log, database_url: str, owner_url: str, rewrap: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(postgres, opened, wonka_added)

@@ -1,4 +1,4 @@
-"""The worker: what it says when something is away, and that it goes on when that is back."""
+"""The worker: it reports that a server is down, and continues once the server is back."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(autouse=True)
 def _watchful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is away is noticed soon."""
+    """Settings that detect a lost connection soon."""
     monkeypatch.setattr(handlers.runtime.worker, "WATCH_EVERY_S", 0.1)
 
 
@@ -76,7 +76,7 @@ def test_without_nats_nothing_begins_and_the_setting_is_named(
     assert not [thread for thread in threading.enumerate() if thread.name == "worker"]
 
 
-def test_a_password_that_nats_does_not_know_is_said_without_repeating_it(
+def test_a_password_that_nats_rejects_is_reported_without_repeating_it(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infra.broker.nats, "CONNECT_S", 0.5)
@@ -97,10 +97,10 @@ def _own_nats(tmp_path: Path) -> Iterator[OwnNats]:
 
 OUTAGE_S = 3.0
 WINDOW_S = 1.0
-"""Of duplicates: NATS is away for longer, as it would be with five minutes and two."""
+"""A short duplicate window, so that NATS is down for longer, as five minutes are longer than two."""
 
 
-def test_while_nats_is_away_orders_are_taken_and_health_says_so_and_afterwards_nothing_is_missing(
+def test_while_nats_is_down_orders_are_accepted_and_health_says_so_and_nothing_is_lost(
     database_url: str, own_nats: OwnNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infra.broker.nats, "DUPLICATES_S", WINDOW_S)
@@ -130,7 +130,7 @@ def test_while_nats_is_away_orders_are_taken_and_health_says_so_and_afterwards_n
         assert len(trunkline.mails("Invoice")) == 3
 
 
-def test_a_consumer_that_was_deleted_is_noticed_and_made_anew(trunkline: AtWork, broker: Broker) -> None:
+def test_a_deleted_consumer_is_noticed_and_created_again(trunkline: AtWork, broker: Broker) -> None:
     broker.delete_consumer("fulfil_order")
     order_id = trunkline.buy()
 
@@ -138,8 +138,8 @@ def test_a_consumer_that_was_deleted_is_noticed_and_made_anew(trunkline: AtWork,
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
 
 
-def test_streams_that_were_wiped_are_rebuilt_and_what_was_to_be_done_is_done(trunkline: AtWork, broker: Broker) -> None:
-    """The mail server is down, so that something is still to be done when the broker forgets about it."""
+def test_wiped_streams_are_rebuilt_and_pending_work_is_done(trunkline: AtWork, broker: Broker) -> None:
+    """The mail server is down, so that work is pending when the broker loses it."""
     trunkline.around.catcher.refusal = "451 4.3.0 the post office is closed"
     order_id = trunkline.buy()
     trunkline.until(InvoiceIssued, order_id)
@@ -157,12 +157,12 @@ def test_streams_that_were_wiped_are_rebuilt_and_what_was_to_be_done_is_done(tru
 
 
 def cut_all_lines(owner: psycopg.Connection, name: object) -> int:
-    """End every session on a database; gives how many there were."""
+    """Terminate all sessions of a database; returns their number."""
     query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
     return len(owner.execute(query, (name,)).fetchall())
 
 
-def test_after_its_database_lines_were_cut_everything_goes_on(trunkline: AtWork, places: ServerPlaces) -> None:
+def test_after_its_database_connections_are_cut_everything_continues(trunkline: AtWork, places: ServerPlaces) -> None:
     first = trunkline.buy()
     trunkline.until(InvoiceEmailed, first)
     with psycopg.connect(as_owner(places, trunkline.running.database_url)) as owner:
@@ -176,17 +176,17 @@ def test_after_its_database_lines_were_cut_everything_goes_on(trunkline: AtWork,
     assert httpx.get(f"{trunkline.url}/health", trust_env=False).status_code == 200
 
 
-def test_while_its_database_is_away_health_fails_and_says_so_and_later_everything_goes_on(
+def test_while_its_database_is_down_health_fails_and_later_everything_continues(
     trunkline: AtWork, places: ServerPlaces
 ) -> None:
-    """Nobody is let in, which is what a restart of PostgreSQL looks like from here."""
+    """Connections are refused, which is what a restart of PostgreSQL looks like to a client."""
     name = psycopg.conninfo.conninfo_to_dict(trunkline.running.database_url)["dbname"]
     with psycopg.connect(places.database_url, autocommit=True) as owner:
         owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
         cut_all_lines(owner, name)
         answer = httpx.get(f"{trunkline.url}/health", trust_env=False)
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:trunkline:problem:unavailable")
-        eventually(lambda: trunkline.worker.failing, "a worker that says so")
+        eventually(lambda: trunkline.worker.failing, "a worker that reports it")
         owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
 
     eventually(lambda: trunkline.running.health()["ok"], "a good report")
@@ -206,7 +206,7 @@ def test_a_worker_that_fails_says_what_is_wrong_until_it_works_again(
         assert isinstance(report, dict)
         assert report["worker"] == "the database is having its tea"
 
-        def bad_answer() -> httpx.Response | None:  # while it begins anew it does not know yet
+        def bad_answer() -> httpx.Response | None:  # while it restarts, it does not know yet
             answer = httpx.get(f"{trunkline.url}/health", trust_env=False)
             return answer if answer.status_code == 503 else None
 
@@ -219,7 +219,7 @@ def test_a_worker_that_fails_says_what_is_wrong_until_it_works_again(
     trunkline.until(InvoiceEmailed, order_id)
 
 
-def test_a_halted_projection_makes_health_fail_and_is_named_while_everything_else_goes_on(
+def test_a_halted_projection_fails_health_and_is_named_while_everything_else_continues(
     trunkline: AtWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def poisoned(_rows: object, _recorded: object) -> None:
@@ -244,11 +244,11 @@ def test_a_halted_projection_makes_health_fail_and_is_named_while_everything_els
 
 @pytest.fixture(name="on_postgres")
 def _on_postgres(postgres: Log) -> InMemory:
-    """A house whose log is on PostgreSQL; its mail and its provider are in memory."""
+    """An application with its log on PostgreSQL, and mail and payment provider in memory."""
     return InMemory(log=postgres)
 
 
-def test_orders_that_nobody_paid_in_time_are_closed_and_no_others(on_postgres: InMemory, database_url: str) -> None:
+def test_orders_not_paid_in_time_are_closed_and_no_others(on_postgres: InMemory, database_url: str) -> None:
     on_postgres.paid()
     for number in (2, 3, 4):
         on_postgres.ask(order(f"order-{number}", extensions=1))
@@ -269,7 +269,7 @@ def test_orders_that_nobody_paid_in_time_are_closed_and_no_others(on_postgres: I
 def test_an_order_that_was_paid_while_the_read_model_lagged_is_not_closed(
     on_postgres: InMemory, database_url: str
 ) -> None:
-    """The order itself decides; the read model only says which to ask."""
+    """The order itself decides; the read model only finds candidates."""
     on_postgres.approved()
     bring_up_to_date(database_url, on_postgres.dependencies.log, SOON_S)
     on_postgres.ask(complete())
@@ -279,7 +279,7 @@ def test_an_order_that_was_paid_while_the_read_model_lagged_is_not_closed(
     assert on_postgres.all(OrderExpired) == []
 
 
-def test_an_order_that_the_read_model_knows_and_the_log_does_not_is_left_alone(
+def test_an_order_that_only_the_read_model_knows_is_left_alone(
     on_postgres: InMemory, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_postgres.ordered()
@@ -300,21 +300,21 @@ def test_the_worker_closes_orders_by_itself(
         working(on_postgres.dependencies, database_url, nats_url),
     ):
         on_postgres.clock.at = DEADLINE
-        eventually(lambda: on_postgres.all(OrderExpired), "the end of the order")
+        eventually(lambda: on_postgres.all(OrderExpired), "the expiry of the order")
 
 
-def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
+def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_restarted(
     trunkline: AtWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As nats-py does when a connection breaks at the wrong moment: FastStream leaves it at that."""
-    monkeypatch.setattr(infra.broker.nats, "ACK_S", 5)  # what it had asked for comes again after that
+    """nats-py cancels it if a connection breaks at the wrong moment, and FastStream does not restart it."""
+    monkeypatch.setattr(infra.broker.nats, "ACK_S", 5)  # its pending fetch is redelivered after that
     ended: list[str] = []
     real = check_subscribers
 
     def cancel_first(broker: NatsBroker) -> None:
         if not ended:
             subscriber = next(iter(broker.subscribers))
-            task = subscriber.tasks[-1]  # type: ignore[attr-defined]  # it fetches; the other one goes on
+            task = subscriber.tasks[-1]  # type: ignore[attr-defined]  # the one that fetches; the other continues
             task.cancel()
             ended.append(task.get_name())
         real(broker)
@@ -327,7 +327,7 @@ def test_a_subscriber_whose_task_was_cancelled_is_noticed_and_begins_anew(
 
 
 def line_to(nats_url: str) -> Line:
-    """A line to a server."""
+    """A proxied connection to a server."""
     at = urlsplit(nats_url)
     assert at.hostname
     assert at.port
@@ -335,21 +335,21 @@ def line_to(nats_url: str) -> Line:
 
 
 def by_line(nats_url: str, line: Line) -> str:
-    """The same server, at the other end of a line."""
+    """The same server through the proxy."""
     at = urlsplit(nats_url)
     return nats_url.replace(f"{at.hostname}:{at.port}", f"127.0.0.1:{line.port}")
 
 
-def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_begin_anew_on_another(
+def test_reactions_on_a_silently_dead_connection_are_noticed_and_restarted_on_another(
     on_postgres: InMemory, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a server that is cut off from its cluster: everything else is connected elsewhere, and all is well there.
+    """This simulates a server cut off from its cluster: everything else is connected elsewhere and works.
 
     NATS itself would notice after minutes; until then there seems to be nothing to fetch.
     """
     monkeypatch.setattr(infra.broker.nats, "ACK_S", 5)
     with closing(line_to(nats_url)) as line:
-        first = iter([[by_line(nats_url, line)]] * 2)  # for the reactions, and for those that number
+        first = iter([[by_line(nats_url, line)]] * 2)  # for the reactions and for the numbering ones
         monkeypatch.setattr(handlers.messaging.reactions_consumer, "addresses", lambda url: next(first, addresses(url)))
         with working(on_postgres.dependencies, database_url, nats_url):
             on_postgres.paid()
@@ -363,7 +363,7 @@ def test_reactions_on_a_line_that_is_dead_and_does_not_say_so_are_noticed_and_be
             eventually(lambda: len(on_postgres.all(InvoiceEmailed)) == 2, "the second mail")
 
 
-def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that_one_has_ended(
+def test_one_worker_at_a_time_numbers_documents_and_another_takes_over(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dependencies = InMemory(log=postgres).dependencies
@@ -380,7 +380,7 @@ def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that
     monkeypatch.setattr(handlers.runtime.worker, "consuming_reactions", watched)
     first, second = (Worker(dependencies, database_url, nats_url) for _ in range(2))
     first.start()
-    eventually(lambda: numbering, "one that numbers")
+    eventually(lambda: numbering, "a numbering worker")
     second.start()
     try:
         time.sleep(3 * TAKE_OVER_EVERY_S)
@@ -393,8 +393,8 @@ def test_documents_are_numbered_by_one_worker_at_a_time_and_by_another_once_that
         second.stop()
 
 
-def test_a_connection_that_is_cancelled_while_it_is_made_is_closed(nats_url: str) -> None:
-    """Or Python warns of a socket that nobody closed, and here a warning is an error."""
+def test_a_connection_cancelled_while_connecting_is_closed(nats_url: str) -> None:
+    """Otherwise Python warns of an unclosed socket, and warnings are errors here."""
 
     async def cancel_sooner_and_later() -> None:
         for moment in range(40):
@@ -413,14 +413,14 @@ def test_a_connection_that_is_cancelled_while_it_is_made_is_closed(nats_url: str
 
 
 @pytest.mark.parametrize("moment", range(4))
-def test_a_connection_that_breaks_off_while_it_is_closed_cancels_nobody(nats_url: str, moment: int) -> None:
-    """Or a worker would end in silence, and for good."""
+def test_a_connection_that_breaks_while_closing_cancels_nothing(nats_url: str, moment: int) -> None:
+    """Otherwise a worker would end silently and for good."""
 
     async def close_soon_after() -> None:
         with closing(line_to(nats_url)) as line:
             async with connected(by_line(nats_url, line)) as client:
                 line.hang_up()
-                while not client.is_reconnecting:  # noqa: ASYNC110 - to be there in the same moment
+                while not client.is_reconnecting:  # noqa: ASYNC110 - must react in the same moment
                     await asyncio.sleep(0)
                 for _ in range(moment):
                     await asyncio.sleep(0)
@@ -430,10 +430,10 @@ def test_a_connection_that_breaks_off_while_it_is_closed_cancels_nobody(nats_url
         asyncio.run(close_soon_after())
 
 
-def test_reactions_that_are_cancelled_over_and_over_while_they_end_leave_no_connection_open(
+def test_reactions_cancelled_repeatedly_while_ending_leave_no_connection_open(
     on_postgres: InMemory, nats_url: str
 ) -> None:
-    """As a worker cancels what does not end; or Python warns, as above."""
+    """A worker cancels tasks that do not end; an open connection would cause a warning, as above."""
 
     async def react(begun: asyncio.Event) -> None:
         with ThreadPoolExecutor(1) as threads:
@@ -454,13 +454,13 @@ def test_reactions_that_are_cancelled_over_and_over_while_they_end_leave_no_conn
     gc.collect()
 
 
-# --- what works together -------------------------------------------------------------------------------------------
+# --- supervised tasks ----------------------------------------------------------------------------------------------
 
 
-def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
+def test_the_worker_restarts_even_if_a_task_loses_its_cancellation(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `asyncio.wait_for` loses it before Python 3.12, where it comes together with what was waited for."""
+    """Before Python 3.12, `asyncio.wait_for` loses a cancellation that arrives together with the result."""
     begun: list[Relay] = []
     deaf: list[bool] = []
 
@@ -482,14 +482,14 @@ def test_it_begins_anew_also_when_a_work_loses_its_cancellation(
     monkeypatch.setattr(Worker, "_expire", deaf_once)
     monkeypatch.setattr(handlers.runtime.worker, "RESTART_DELAY_S", 0.1)
     with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
-        eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
+        eventually(lambda: len(begun) == 2, "another start", within_s=25)
         assert worker.failing is None
 
 
-def test_it_begins_anew_when_somebody_else_has_cancelled_a_work(
+def test_the_worker_restarts_if_a_library_cancels_a_task(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As nats-py cancels whoever waits for a message, where it makes its connection anew."""
+    """nats-py cancels tasks that wait for a message when it reconnects."""
     begun: list[CommandsConsumer] = []
 
     async def cancelled_once(commands: CommandsConsumer, stopping: threading.Event) -> None:
@@ -501,11 +501,11 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_a_work(
 
     monkeypatch.setattr(CommandsConsumer, "run", cancelled_once)
     with working(InMemory(log=postgres).dependencies, database_url, nats_url) as worker:
-        eventually(lambda: len(begun) == 2, "another beginning", within_s=25)
+        eventually(lambda: len(begun) == 2, "another start", within_s=25)
         assert worker.failing is None
 
 
-def test_it_begins_anew_when_somebody_else_has_cancelled_its_beginning(
+def test_the_worker_restarts_if_a_library_cancels_its_start(
     postgres: Log, database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[JetStreamContext] = []
@@ -522,4 +522,4 @@ def test_it_begins_anew_when_somebody_else_has_cancelled_its_beginning(
     monkeypatch.setattr(handlers.runtime.worker, "provision", cancelled_the_second_time)
     monkeypatch.setattr(CommandsConsumer, "run", broken)
     with working(InMemory(log=postgres).dependencies, database_url, nats_url):
-        eventually(lambda: len(begun) == 3, "another beginning", within_s=25)
+        eventually(lambda: len(begun) == 3, "another start", within_s=25)

@@ -1,4 +1,4 @@
-"""What becomes of a purchase whose billing contact is erased on the way; in memory."""
+"""A purchase whose billing contact is erased on the way, in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WONKAS = "acme/wonka"
 
 
 def stored(store: InMemory) -> bytes:
-    """The state of every event."""
+    """The stored state of every event."""
     return b"\n".join(row.state for row in store.recorder.select_notifications(None, 1000))
 
 
@@ -35,7 +35,7 @@ def test_an_order_that_is_open_needs_another_contact_before_it_is_placed(store: 
     assert UnitOfWork(store.dependencies.log).state(ORDER, "order-1").status is Status.PLACED
 
 
-def test_where_the_default_was_erased_a_new_order_names_nobody(store: InMemory) -> None:
+def test_after_the_default_is_erased_a_new_order_has_no_billing_contact(store: InMemory) -> None:
     store.opened().ask(erase_receiver)
     store.ask(order())
 
@@ -44,7 +44,7 @@ def test_where_the_default_was_erased_a_new_order_names_nobody(store: InMemory) 
         store.ask(check_out(Method.PAYPAL))
 
 
-def test_what_was_placed_before_is_paid_granted_and_invoiced_to_the_company_and_mailed_to_nobody(
+def test_an_order_placed_before_is_paid_granted_and_invoiced_to_the_company_and_mailed_to_nobody(
     store: InMemory,
 ) -> None:
     store.offline().settle()
@@ -91,7 +91,7 @@ def test_a_link_that_is_renewed_after_the_erasure_is_mailed_to_nobody(store: InM
     assert len(store.mailer.messages) == told
 
 
-def test_before_the_erasure_the_data_are_to_be_read_and_are_stored_nowhere_as_they_are(store: InMemory) -> None:
+def test_before_the_erasure_the_data_can_be_read_but_are_never_stored_in_clear_text(store: InMemory) -> None:
     store.refunded().settle()
 
     assert store.one(InvoiceIssued).buyer == WONKA
@@ -99,8 +99,8 @@ def test_before_the_erasure_the_data_are_to_be_read_and_are_stored_nowhere_as_th
         assert text.encode() not in stored(store)
 
 
-def test_an_erasure_that_died_after_its_event_is_finished_by_asking_again(store: InMemory) -> None:
-    """In memory, where nothing but the handler destroys the key."""
+def test_an_erasure_that_crashed_after_its_event_is_finished_by_a_retry(store: InMemory) -> None:
+    """In memory, only the handler destroys the key."""
     store.settled()
     store.recorder.crashes = 1
     with pytest.raises(Crashed):

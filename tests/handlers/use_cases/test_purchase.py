@@ -1,4 +1,4 @@
-"""The whole purchase in memory: what follows what, delivered twice, late, in every order, and with crashes."""
+"""The whole purchase in memory: deliveries twice, late, in every order, and with crashes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ AFTER = {"extensions": 150, "ultimate_plan": 40}
 
 @pytest.fixture
 def _printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same draft gives the same bytes and the same mail, so both are made once for all runs of a test."""
+    """The same draft renders the same bytes and the same mail, so each is rendered once for all runs of a test."""
     for name in ("render_invoice", "render_credit_note"):
         render = getattr(handlers.use_cases.invoicing, name)
         drafts: dict[str, Any] = {}
@@ -111,7 +111,7 @@ def _printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         compose = getattr(infra.mail.messages, name)
         composed: dict[str, Any] = {}
 
-        def written(issued: Any, compose: Any = compose, composed: dict[str, Any] = composed, **facts: Any) -> Any:  # noqa: ANN401 - of either
+        def written(issued: Any, compose: Any = compose, composed: dict[str, Any] = composed, **facts: Any) -> Any:  # noqa: ANN401 - either document
             key = f"{issued.document.sha256} {facts['message_id']}"
             if key not in composed:
                 composed[key] = compose(issued, **facts)
@@ -121,7 +121,7 @@ def _printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def totals(store: InMemory) -> dict[str, int]:
-    """What the package has, by service; the pool says the same."""
+    """The package's units by service; checks that the pool agrees."""
     package = UnitOfWork(store.dependencies.log).state(SUBSCRIPTION, "pkg-acme")
     pool = UnitOfWork(store.dependencies.log).state(ALLOCATION, "pkg-acme")
     assert dict(pool.totals) == dict(package.totals)
@@ -141,7 +141,7 @@ def minor(amounts: list[Money]) -> int:
 
 
 def assert_books_balance(store: InMemory) -> None:
-    """What was invoiced, less what was credited, is what was paid for what was granted, less what went back."""
+    """Check that invoices less credit notes equal payments for grants less refunds."""
     invoiced = minor([event.quote.total for event in store.all(InvoiceIssued)])
     credited = minor([event.total for event in store.all(CreditNoteIssued)])
     fulfilled = {event.order_id for event in store.all(OrderFulfilled)}
@@ -151,7 +151,7 @@ def assert_books_balance(store: InMemory) -> None:
 
 
 def assert_nothing_twice(store: InMemory) -> None:
-    """One of each, whatever was delivered how often."""
+    """Check that everything was done once, however often it was delivered."""
     assert {event.order_id for event in store.all(OrderFulfilled)} >= {
         event.order_id for event in store.all(InvoiceIssued)
     }
@@ -179,7 +179,7 @@ ONCE: dict[type[Event], str] = {
 
 
 @pytest.mark.parametrize("method", [Method.PAYPAL, Method.CARD])
-def test_what_is_paid_at_the_provider_is_granted_invoiced_and_mailed(store: InMemory, method: Method) -> None:
+def test_an_order_paid_at_the_provider_is_granted_invoiced_and_mailed(store: InMemory, method: Method) -> None:
     store.placed(method).provider.approve()
     before = store.head
     store.ask(complete())
@@ -192,7 +192,7 @@ def test_what_is_paid_at_the_provider_is_granted_invoiced_and_mailed(store: InMe
     assert store.one(InvoiceIssued).method is method
 
 
-def test_what_is_collected_offline_is_granted_invoiced_and_mailed(store: InMemory) -> None:
+def test_an_order_paid_offline_is_granted_invoiced_and_mailed(store: InMemory) -> None:
     store.offline().settle()
     (told,) = store.mailer.messages
     assert "dora@yt.example" in str(told["To"])
@@ -215,7 +215,7 @@ def test_the_mail_carries_the_link_that_opens_the_invoice(store: InMemory) -> No
     assert store.ask(use).answer.content.startswith(b"%PDF")
 
 
-def test_what_follows_has_the_correlation_of_the_wish_and_the_event_that_led_to_it(store: InMemory) -> None:
+def test_reactions_carry_the_correlation_id_of_the_request_and_the_causing_event(store: InMemory) -> None:
     store.settled()
 
     history = list(store.dependencies.log.history())
@@ -250,7 +250,7 @@ def test_reactions_delivered_twice_in_every_order_happen_once() -> None:
         assert store.names()[-9:] == [*GRANTED, *INVOICED]
         assert len(store.mailer.to("wonka@acme.example")) == 1
 
-    assert in_every_order(run) == 15, "so many ways there are for three that follow each other, twice each"
+    assert in_every_order(run) == 15, "the number of interleavings of three successive deliveries, twice each"
 
 
 @pytest.mark.usefixtures("_printed_once")
@@ -269,9 +269,9 @@ def test_reactions_delivered_again_three_days_later_in_every_order_change_nothin
 
 @pytest.mark.usefixtures("_printed_once")
 @pytest.mark.parametrize("seed", range(40))
-def test_any_disorder_and_any_crash_come_to_the_same(seed: int) -> None:
-    """Thrice delivered, in any order, with crashes right after commits, and a refund at any moment."""
-    luck = random.Random(seed)  # noqa: S311 - it is to be the same at each run
+def test_any_disorder_and_any_crash_end_in_the_same_state(seed: int) -> None:
+    """Delivered three times, in any order, with crashes right after commits and a refund at any moment."""
+    luck = random.Random(seed)  # noqa: S311 - must be the same on each run
     store = InMemory().just_paid()
 
     def choose(due: list[Next]) -> int:
@@ -330,7 +330,7 @@ def test_a_crash_before_the_mail_was_recorded_sends_it_again_with_the_same_messa
     assert len(store.all(InvoiceEmailed)) == 1
 
 
-def test_who_collects_is_told_again_with_the_same_message_id_and_not_once_there_is_nothing_to_collect(
+def test_the_collector_is_mailed_again_with_the_same_message_id_while_money_is_due(
     store: InMemory,
 ) -> None:
     store.offline()
@@ -345,7 +345,7 @@ def test_who_collects_is_told_again_with_the_same_message_id_and_not_once_there_
     assert len(store.mailer.to("dora@yt.example")) == told
 
 
-def test_while_the_mail_server_is_down_the_mail_waits_and_orders_go_on(store: InMemory) -> None:
+def test_while_the_mail_server_is_down_the_mail_waits_and_orders_continue(store: InMemory) -> None:
     store.paid().mailer.down = True
     store.settle(waiting=1)
     assert store.names()[-4:] == ["CapacityGranted", *INVOICED[:3]]
@@ -387,10 +387,10 @@ NAMES = {type(complete()): "capture", type(note): "webhook", type(cancel_order):
     ids=lambda wishes: "-".join(NAMES[type(wish)] for wish in wishes),
 )
 @pytest.mark.parametrize("at_once", [True, False], ids=["at-once", "settled-between"])
-def test_in_whatever_order_captured_refunded_and_cancelled_come(
+def test_capture_refund_and_cancellation_in_any_order(
     store: InMemory, wishes: tuple[Message, ...], at_once: bool
 ) -> None:
-    """The provider took the money already; its answer was lost, and its webhook comes some time."""
+    """The provider has captured the payment; its answer was lost, and its webhook comes at some point."""
     store.taken()
     for wish in wishes:
         ask_if_permitted(store, wish)
@@ -414,7 +414,7 @@ def test_in_whatever_order_captured_refunded_and_cancelled_come(
 
 
 def ask_if_permitted(store: InMemory, wish: Message) -> None:
-    """A person asks; where the answer is no, nothing is written."""
+    """A person sends a request; if it is refused, nothing is written."""
     before = store.head
     try:
         store.ask(wish)
@@ -451,7 +451,7 @@ def test_a_refund_at_any_moment_in_any_order_leaves_books_and_package_right(
 # --- money back ----------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_refund_gives_the_money_back_reverses_the_grant_and_credits_the_invoice(store: InMemory) -> None:
+def test_a_full_refund_returns_the_money_reverses_the_grant_and_credits_the_invoice(store: InMemory) -> None:
     store.refunded().settle()
 
     assert store.provider.refunds == {("capture-1", "refund-1"): CHARGED}
@@ -464,7 +464,7 @@ def test_a_whole_refund_gives_the_money_back_reverses_the_grant_and_credits_the_
     assert hashlib.sha256(attached.get_content()).hexdigest() == credit_note.document.sha256
 
 
-def test_two_partial_refunds_have_two_credit_notes_that_come_to_what_went_back(store: InMemory) -> None:
+def test_two_partial_refunds_have_two_credit_notes_that_add_up(store: InMemory) -> None:
     store.settled()
     store.ask(refund(eur(100_00)))
     store.ask(refund(eur(444_65), refund_id="refund-2"))
@@ -477,7 +477,7 @@ def test_two_partial_refunds_have_two_credit_notes_that_come_to_what_went_back(s
     assert_books_balance(store)
 
 
-def test_a_refund_is_asked_of_the_provider_once_however_often_it_is_repeated(store: InMemory) -> None:
+def test_a_repeated_refund_reaches_the_provider_once(store: InMemory) -> None:
     store.settled()
     for _ in range(3):
         store.ask(refund(eur(100_00)))
@@ -486,7 +486,7 @@ def test_a_refund_is_asked_of_the_provider_once_however_often_it_is_repeated(sto
     assert len(store.all(PaymentRefunded)) == 1
 
 
-def test_an_offline_refund_is_nobodys_but_ours(store: InMemory) -> None:
+def test_an_offline_refund_does_not_reach_the_provider(store: InMemory) -> None:
     store.offline().ask(confirm())
     store.settle()
     store.ask(refund())
@@ -496,11 +496,11 @@ def test_an_offline_refund_is_nobodys_but_ours(store: InMemory) -> None:
     assert store.one(CreditNoteIssued).total == CHARGED
 
 
-# --- what no longer fits -------------------------------------------------------------------------------------------
+# --- orders that no longer fit -------------------------------------------------------------------------------------
 
 
 def two_that_exceed_the_carve_out(store: InMemory) -> None:
-    """100 extensions, 20 of them Ultimate; two orders of 50 Ultimate each are accepted, and approved."""
+    """100 extensions, 20 of them Ultimate; two orders of 50 Ultimate each are accepted and approved."""
     store.opened()
     for number in (1, 2):
         store.ask(order(f"order-{number}", ultimate_plan=50))
@@ -514,7 +514,7 @@ def pay(store: InMemory, number: int) -> None:
 
 
 @pytest.mark.usefixtures("_printed_once")
-def test_of_two_orders_that_together_exceed_the_carve_out_the_second_is_set_aside_and_never_invoiced() -> None:
+def test_the_second_of_two_orders_that_together_exceed_the_carve_out_is_set_aside_and_not_invoiced() -> None:
     def run(choose: Choice) -> None:
         store = InMemory()
         two_that_exceed_the_carve_out(store)
@@ -534,7 +534,7 @@ def test_of_two_orders_that_together_exceed_the_carve_out_the_second_is_set_asid
 
 
 @pytest.mark.usefixtures("_printed_once")
-def test_what_was_set_aside_stays_so_when_it_is_delivered_again(store: InMemory) -> None:
+def test_a_payment_set_aside_stays_so_when_it_is_redelivered(store: InMemory) -> None:
     two_that_exceed_the_carve_out(store)
     for number in (1, 2):
         pay(store, number)
@@ -550,7 +550,9 @@ def test_what_was_set_aside_stays_so_when_it_is_delivered_again(store: InMemory)
 
 @pytest.mark.usefixtures("_printed_once")
 @pytest.mark.parametrize("amount", [None, eur(100_00)], ids=["in whole", "in part"])
-def test_what_was_set_aside_is_refunded_without_a_credit_note_for_there_is_no_invoice(amount: Money | None) -> None:
+def test_a_payment_set_aside_is_refunded_without_a_credit_note_because_there_is_no_invoice(
+    amount: Money | None,
+) -> None:
     def run(choose: Choice) -> None:
         store = InMemory()
         two_that_exceed_the_carve_out(store)
@@ -567,7 +569,7 @@ def test_what_was_set_aside_is_refunded_without_a_credit_note_for_there_is_no_in
     assert in_every_order(run) > 5
 
 
-def test_a_refund_of_capacity_that_pbxs_hold_leaves_the_package_over_allocated_and_the_pbxs_alone(
+def test_a_refund_of_allocated_capacity_over_allocates_the_package_and_leaves_pbxs_alone(
     store: InMemory,
 ) -> None:
     store.settled()
@@ -596,7 +598,7 @@ def test_a_payment_after_expiry_is_set_aside_and_fulfils_nothing(store: InMemory
     assert totals(store) == BEFORE
 
 
-def test_a_payment_after_the_deadline_closes_an_order_that_nobody_had_closed_yet(store: InMemory) -> None:
+def test_a_payment_after_the_deadline_closes_an_open_order(store: InMemory) -> None:
     store.placed().provider.approve()
     store.clock.at = DEADLINE
     store.provider.capture("checkout-1")
@@ -608,7 +610,7 @@ def test_a_payment_after_the_deadline_closes_an_order_that_nobody_had_closed_yet
     assert totals(store) == BEFORE
 
 
-def test_a_payment_captured_in_time_counts_however_late_we_are_told(store: InMemory) -> None:
+def test_a_payment_captured_in_time_counts_even_if_reported_late(store: InMemory) -> None:
     store.taken()
     store.clock.at = DEADLINE + timedelta(days=3)
     store.ask(note)
@@ -626,7 +628,7 @@ def test_a_payment_captured_in_time_counts_however_late_we_are_told(store: InMem
     ],
     ids=["a cent less", "a cent more", "francs"],
 )
-def test_an_amount_that_is_not_the_orders_is_set_aside_and_the_right_one_can_follow(
+def test_a_wrong_amount_is_set_aside_and_the_right_one_can_follow(
     store: InMemory, amount: Money, reason: AsideReason
 ) -> None:
     store.approved()
@@ -651,7 +653,7 @@ def test_an_amount_that_is_not_the_orders_is_set_aside_and_the_right_one_can_fol
 
 @pytest.mark.parametrize("order_id", ["order-1", "o" * 100], ids=["short", "as long as an id may be"])
 @pytest.mark.parametrize("pi_number", ["PI/2026/7", None], ids=["with a PI number", "without"])
-def test_a_slip_in_an_offline_amount_is_set_aside_and_can_be_put_right(
+def test_a_wrong_offline_amount_is_set_aside_and_can_be_corrected(
     store: InMemory, order_id: str, pi_number: str | None
 ) -> None:
     store.opened().ask(order(order_id))
@@ -677,7 +679,7 @@ def test_a_second_payment_of_a_paid_order_is_set_aside(store: InMemory) -> None:
     assert_nothing_twice(store)
 
 
-def test_a_capture_that_the_provider_tells_of_for_an_order_that_we_never_had_is_refused(store: InMemory) -> None:
+def test_a_capture_reported_for_an_unknown_order_is_refused(store: InMemory) -> None:
     store.taken()
     store.provider.captures["capture-1"] = but(store.provider.captures["capture-1"], order_id="order-4711")
     before = store.head
@@ -711,9 +713,7 @@ def test_a_link_that_was_used_is_not_revoked_as_well(store: InMemory) -> None:
     assert [link.ordinal for link in store.all(LinkIssued)] == [1, 2]
 
 
-def test_a_link_is_not_used_up_by_a_document_that_could_not_be_read(
-    store: InMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_is_not_spent_if_the_document_cannot_be_read(store: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_sha256: str) -> None:
         raise OSError("the database is away")
 
@@ -738,7 +738,7 @@ def test_the_bytes_of_every_document_hash_to_what_its_event_says(store: InMemory
         assert kept.content.startswith(b"%PDF")
 
 
-def test_the_id_of_an_orders_invoice_and_of_a_refunds_credit_note_follow_from_them(store: InMemory) -> None:
+def test_ids_of_invoices_and_credit_notes_derive_from_the_order_and_the_refund(store: InMemory) -> None:
     store.refunded().settle()
 
     assert store.one(InvoiceIssued).invoice_id == invoice_of()
@@ -759,7 +759,7 @@ def test_a_new_year_begins_a_new_series(store: InMemory) -> None:
     assert numbers(store) == ["YT-2026-000001", "YT-2027-000001", "YT-2027-000002"]
 
 
-# --- many at once, on PostgreSQL -----------------------------------------------------------------------------------
+# --- concurrency on PostgreSQL -------------------------------------------------------------------------------------
 
 
 def test_fifty_orders_invoiced_by_eight_threads_have_fifty_numbers_without_a_gap(postgres: Log) -> None:

@@ -1,4 +1,4 @@
-"""Documents go once they had to be kept for long enough; the log says so, and is what it was."""
+"""Documents are deleted after their retention period; the log records it and is otherwise unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Progress = list[tuple[int, int]]
 
 @pytest.fixture(name="shop")
 def _shop(postgres: Log, database_url: str) -> InMemory:
-    """An invoice of 2026, and the credit note that corrects it."""
+    """An invoice of 2026 and the credit note that corrects it."""
     store = InMemory(log=postgres)
     store.refunded().settle()
     assert bring_up_to_date(database_url, postgres, SOON_S)
@@ -49,12 +49,12 @@ def delete_those_of_eight_years(shop: InMemory, owner_url: str, actor: Actor = A
 
 
 def there(shop: InMemory) -> list[bool]:
-    """Whether the documents of the invoice and of the credit note are there."""
+    """Whether the documents of the invoice and of the credit note exist."""
     documents = [shop.one(InvoiceIssued).document, shop.one(CreditNoteIssued).document]
     return [shop.dependencies.log.document(each.sha256) is not None for each in documents]
 
 
-def test_they_are_kept_for_all_of_their_years_and_then_go_one_by_one(
+def test_documents_are_kept_for_their_full_years_and_then_deleted_one_by_one(
     shop: InMemory, owner_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers.use_cases.retention, "BATCH", 1)
@@ -73,7 +73,7 @@ def test_they_are_kept_for_all_of_their_years_and_then_go_one_by_one(
         assert Verifier(auditor).verify().position == shop.head
 
 
-def test_what_was_interrupted_goes_on_and_is_said_once(
+def test_an_interrupted_deletion_continues_and_is_reported_once(
     shop: InMemory, owner_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -91,14 +91,14 @@ def test_what_was_interrupted_goes_on_and_is_said_once(
     assert len(shop.all(DocumentDeleted)) == 2
 
 
-def test_who_may_not_ask_deletes_nothing(shop: InMemory, owner_url: str) -> None:
+def test_an_actor_without_permission_deletes_nothing(shop: InMemory, owner_url: str) -> None:
     shop.clock.at = LET_GO
     with pytest.raises(NotPermitted):
         delete_those_of_eight_years(shop, owner_url, Actor(Role.PARTNER, "arthur", "acme"))
     assert there(shop) == [True, True]
 
 
-def test_by_any_other_way_documents_cannot_be_deleted_afterwards_either(shop: InMemory, owner_url: str) -> None:
+def test_documents_cannot_be_deleted_in_any_other_way_even_afterwards(shop: InMemory, owner_url: str) -> None:
     shop.clock.at = LET_GO
     delete_those_of_eight_years(shop, owner_url)
     with owning(owner_url) as owner, pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -107,14 +107,14 @@ def test_by_any_other_way_documents_cannot_be_deleted_afterwards_either(shop: In
 
 @pytest.fixture(name="ask")
 def _ask(monkeypatch: pytest.MonkeyPatch, command_line: Run, database_url: str) -> Run:
-    """Run ``trunkline``. Gives exit status, output and errors."""
+    """Run ``trunkline``. Returns exit status, stdout and stderr."""
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
     monkeypatch.setenv("TRUNKLINE_MASTER_KEY", b64encode(MASTER_KEY).decode())
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", 32 * "x")
     return command_line
 
 
-def test_the_command_deletes_what_the_settings_say(
+def test_the_command_deletes_documents_by_the_settings(
     shop: InMemory, owner_url: str, ask: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     delete = ("privacy", "delete-documents")

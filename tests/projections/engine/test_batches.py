@@ -57,12 +57,12 @@ def by_table(projection: Projection, rows_of: Callable[[type[Row]], list[Row]]) 
 
 
 def live(conn: Connection[Any], projection: Projection, **equal: str) -> Shown:
-    """What the tables show."""
+    """The rows of the tables."""
     return by_table(projection, lambda table: stored(conn, table, **equal))
 
 
 def replayed(projection: Projection, history: Iterable[Recorded]) -> Shown:
-    """What they show after a replay from nothing."""
+    """The rows after a replay from the start."""
     return by_table(projection, projection.folded(history).of)
 
 
@@ -79,14 +79,14 @@ def log_of(memory: Log, *events: Event) -> Log:
 # --- the histories -------------------------------------------------------------------------------------------------
 
 
-def test_the_histories_tell_every_event_that_a_projection_reads() -> None:
+def test_the_histories_contain_every_event_that_a_projection_reads() -> None:
     heard = {type(fact.event) for seed in (1, 2, 3) for fact in told(seed).history()}
     read = {event for projection in PROJECTIONS for event in projection.events} - {Event}
     assert read - heard == set()
-    assert len(heard) >= len(topics()) - 2, "documents go, and persons are erased, later"
+    assert len(heard) >= len(topics()) - 2, "documents are deleted and persons erased later"
 
 
-def test_a_seed_tells_the_same_history_each_time() -> None:
+def test_a_seed_always_makes_the_same_history() -> None:
     assert list(told(1, 60).history()) == list(told.__wrapped__(1, 60).history())
 
 
@@ -95,7 +95,7 @@ def test_a_seed_tells_the_same_history_each_time() -> None:
 
 @each_projection
 @pytest.mark.parametrize(("batch", "seed", "steps"), [(1, 1, 120), (3, 2, 250), (500, 3, 400)])
-def test_the_tables_equal_a_replay_from_nothing_in_batches_of_any_size(
+def test_the_tables_equal_a_replay_from_the_start_in_batches_of_any_size(
     tables: Connection[Any], lay: Lay, projection: Projection, batch: int, seed: int, steps: int
 ) -> None:
     log = lay(told(seed, steps))
@@ -105,7 +105,7 @@ def test_the_tables_equal_a_replay_from_nothing_in_batches_of_any_size(
 
 
 @each_projection
-def test_what_was_projected_is_never_projected_again(tables: Connection[Any], lay: Lay, projection: Projection) -> None:
+def test_projected_events_are_never_projected_again(tables: Connection[Any], lay: Lay, projection: Projection) -> None:
     log = lay(told(1))
     projected(tables, log, projection)
     before = live(tables, projection)
@@ -118,9 +118,9 @@ def test_an_empty_log_is_caught_up_with_at_once(tables: Connection[Any], memory:
     assert position_of(tables, ORDERS.name) == 0
 
 
-def test_a_batch_is_no_larger_than_it_may_be(tables: Connection[Any], lay: Lay, memory: Log) -> None:
+def test_a_batch_is_limited_in_size(tables: Connection[Any], lay: Lay, memory: Log) -> None:
     log = lay(log_of(memory, opened, activated, granted, factory_created, shop_created))
-    assert catch_up(tables, log, ALLOCATIONS, batch=1) == (4, 4)  # past three that it does not read
+    assert catch_up(tables, log, ALLOCATIONS, batch=1) == (4, 4)  # after three events that it does not read
     assert [row.pbx_id for row in stored(tables, AllocationRow)] == ["pbx-factory"]
     assert catch_up(tables, log, ALLOCATIONS, batch=1) == (5, 1)
     assert [row.pbx_id for row in stored(tables, AllocationRow)] == ["pbx-factory", "pbx-shop"]
@@ -132,12 +132,12 @@ def test_events_that_a_projection_does_not_read_move_its_position_and_touch_no_t
     log = lay(log_of(memory, opened, published, granted))
     with fused(tables) as fuse:
         assert catch_up(tables, log, ORDERS) == (3, 3)
-    assert fuse.burnt == 7  # the position, made; the log's end; what there is to read: nothing; the position, moved
+    assert fuse.burnt == 7  # create the position; read the log's end; read the events: none; move the position
     assert position_of(tables, ORDERS.name) == 3
 
 
 @each_projection
-def test_a_batch_takes_one_statement_a_table_to_read_one_to_write_and_one_to_delete(
+def test_a_batch_reads_writes_and_deletes_with_one_statement_a_table_each(
     tables: Connection[Any], lay: Lay, projection: Projection
 ) -> None:
     with fused(tables) as fuse:
@@ -145,7 +145,7 @@ def test_a_batch_takes_one_statement_a_table_to_read_one_to_write_and_one_to_del
     assert fuse.burnt <= 7 + 3 * len(projection.tables)
 
 
-def test_a_row_that_is_gone_is_gone_from_the_table(tables: Connection[Any], lay: Lay, memory: Log) -> None:
+def test_a_deleted_row_is_deleted_from_the_table(tables: Connection[Any], lay: Lay, memory: Log) -> None:
     log = lay(log_of(memory, factory_created, shop_created))
     projected(tables, log, ALLOCATIONS)
     projected(tables, lay(log_of(log, factory_removed)), ALLOCATIONS)
@@ -169,12 +169,12 @@ def test_a_row_that_did_not_change_is_not_written(tables: Connection[Any], lay: 
 
 
 def written_by(conn: Connection[Any]) -> dict[str, int]:
-    """The transaction that wrote each row."""
+    """The transaction ids that wrote each row."""
     found = conn.execute("SELECT service, xmin::text::bigint AS writer FROM read.entitlements")
     return {row["service"]: row["writer"] for row in found}
 
 
-def test_rows_are_found_by_what_they_equal_in_the_order_of_their_keys(tables: Connection[Any], lay: Lay) -> None:
+def test_rows_are_found_by_equality_in_the_order_of_their_keys(tables: Connection[Any], lay: Lay) -> None:
     projected(tables, lay(told(1)), ENTITLEMENTS)
     everything = stored(tables, EntitlementRow)
     assert everything == sorted(everything, key=EntitlementRow.key)
@@ -195,7 +195,7 @@ class Crash(Exception):
 
 
 class Fuse:
-    """Counts the statements of a connection, and blows after one of them; never, where none is said."""
+    """Counts the statements of a connection and fails after a given one; never by default."""
 
     def __init__(self, blow: Callable[[], None]) -> None:
         self.burnt = 0
@@ -217,7 +217,7 @@ def fused(conn: Connection[Any], blow: Callable[[], None] = lambda: None) -> Ite
     fuse, whole = Fuse(blow), conn.cursor_factory
 
     class FusedCursor(Cursor[Any]):
-        def execute(self, *args: Any, **kwargs: Any) -> FusedCursor:  # noqa: ANN401 - whatever a cursor takes
+        def execute(self, *args: Any, **kwargs: Any) -> FusedCursor:  # noqa: ANN401 - any cursor arguments
             super().execute(*args, **kwargs)
             fuse.burn()
             return self
@@ -230,7 +230,7 @@ def fused(conn: Connection[Any], blow: Callable[[], None] = lambda: None) -> Ite
 
 
 def come_to(projection: Projection, history: list[Recorded], before: int, batch: int) -> int:
-    """Where a batch ends: at the last event that it reads, or where the log does."""
+    """The position at which a batch ends: the last event it reads, or the end of the log."""
     read = [event.position for event in history[before:] if isinstance(event.event, projection.events)]
     return read[batch - 1] if len(read) >= batch else len(history)
 
@@ -238,9 +238,9 @@ def come_to(projection: Projection, history: list[Recorded], before: int, batch:
 def crash_everywhere(
     url: str, log: Log, projection: Projection, batch: int, *, cut: bool, onlooker: Connection[Any]
 ) -> int:
-    """Project batch by batch, and crash each of them once after each of its statements, before it comes through.
+    """Project batch by batch; crash each batch once after each of its statements before it succeeds.
 
-    Where it is ``cut``, the connection is lost with it. Gives the number of crashes.
+    If ``cut``, each crash also loses the connection. Returns the number of crashes.
     """
     history = list(log.history())
     crashes, length, seen = 0, 1, (0, replayed(projection, []))
@@ -269,10 +269,10 @@ def crash_everywhere(
 @pytest.mark.parametrize(
     ("batch", "cut"), [(50, False), (500, False), (100, True)], ids=["small batches", "large batches", "cut off"]
 )
-def test_a_crash_after_any_statement_of_any_batch_leaves_what_was_before_it(
+def test_a_crash_after_any_statement_of_any_batch_changes_nothing(
     tables: Connection[Any], lay: Lay, tables_url: str, projection: Projection, batch: int, cut: bool
 ) -> None:
-    """And what was before it is, at every moment, what a replay shows up to the position that stands beside it."""
+    """At every moment, the tables equal a replay up to their stored position."""
     log = lay(told(2))
     crashes = crash_everywhere(tables_url, log, projection, batch, cut=cut, onlooker=tables)
     assert crashes >= 4
@@ -283,7 +283,7 @@ def test_rows_are_never_written_without_their_position(
     tables: Connection[Any], lay: Lay, memory: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: object) -> None:
-        assert len(stored(tables, OrderRow)) == 1  # they are there, in this transaction
+        assert len(stored(tables, OrderRow)) == 1  # visible in this transaction
         raise Crash
 
     monkeypatch.setattr(engine, "move_position", crash)
@@ -346,7 +346,7 @@ def test_a_value_that_a_table_refuses_leaves_the_whole_batch_undone(
 
 
 @each_projection
-def test_as_of_a_position_is_what_the_tables_showed_when_they_had_come_to_it(
+def test_as_of_a_position_equals_what_the_tables_showed_at_it(
     tables: Connection[Any], lay: Lay, projection: Projection
 ) -> None:
     log, random = lay(told(3)), Random(3)  # noqa: S311 - repeatable
@@ -358,7 +358,7 @@ def test_as_of_a_position_is_what_the_tables_showed_when_they_had_come_to_it(
         position, count = catch_up(tables, log, projection, batch=random.randint(1, 60))
 
 
-def test_as_of_knows_the_past_and_nothing_of_the_future(memory: Log) -> None:
+def test_as_of_ignores_later_events(memory: Log) -> None:
     log = log_of(memory, requested, placed)
 
     def state(position: int) -> list[str]:
@@ -367,7 +367,7 @@ def test_as_of_knows_the_past_and_nothing_of_the_future(memory: Log) -> None:
     assert [state(position) for position in (0, 1, 2, 99)] == [[], ["requested"], ["placed"], ["placed"]]
 
 
-def test_as_of_shows_an_account_nothing_of_another(memory: Log) -> None:
+def test_as_of_shows_an_account_its_own_rows_only(memory: Log) -> None:
     log = log_of(memory, requested)
     assert ORDERS.as_of(log, "slugworth", log.head()).of(OrderRow) == []
     assert TIMELINE.as_of(log, "slugworth", log.head()).of(TimelineRow) == []

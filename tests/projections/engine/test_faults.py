@@ -1,6 +1,6 @@
-"""Faults, made for real, and what must hold: a read model that dies in a batch, slow transactions, a process that dies.
+"""Real faults: a read model that dies within a batch, slow transactions, a process that dies.
 
-Events that nobody can fold are in `test_poison`, rebuilds under live writes in `test_rebuild`.
+Events that cannot be folded are in `test_poison`, rebuilds under live writes in `test_rebuild`.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def conn(database_url: str) -> Iterator[Connection[Any]]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_after_random_crashes_of_random_histories_the_tables_equal_a_replay_and_as_of_equals_what_they_showed(
+def test_after_random_crashes_the_tables_equal_a_replay_and_as_of_equals_what_they_showed(
     tables: Connection[Any], tables_url: str, tables_owner: Connection[Any], data: st.DataObject
 ) -> None:
-    """Each read model dies at random statements of batches of random sizes, half of the time with its line."""
+    """Each read model dies at random statements of batches of random sizes, half of the time with its connection."""
     seed = data.draw(st.integers(1, 12), label="seed")
     random = Random(data.draw(st.integers(0, 2**32), label="crashes"))  # noqa: S311 - repeatable
     empty(tables_owner)
@@ -92,7 +92,7 @@ def assert_as_of_shows_the_same(conn: Connection[Any], log: Log, projection: Pro
 
 
 def appended_by_hand(conn: Connection[Any], order_id: str) -> None:
-    """Append within the transaction that is open, as a slow writer would."""
+    """Append within an open transaction, as a slow writer would."""
     event = but(requested, order_id=order_id)
     row = LogRow(order_id, 1, event.TOPIC, event.model_dump_json().encode(), 0, NOW, "acme", "wish", None, "admin:ada")
     appended(conn, [Append([row])])
@@ -101,7 +101,7 @@ def appended_by_hand(conn: Connection[Any], order_id: str) -> None:
 def test_a_long_transaction_that_commits_last_is_seen_by_every_reader(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
-    """Whoever appends after it waits for it, so no reader passes a position that is still to be filled."""
+    """Later appends wait for it, so no reader passes a position that is not filled yet."""
     append(postgres, "order-1", requested)
     with running(database_url, postgres), connect(database_url, WRITER) as slow:
         assert wait(conn, 1, WELL_S)
@@ -109,7 +109,7 @@ def test_a_long_transaction_that_commits_last_is_seen_by_every_reader(
             appended_by_hand(slow, "order-slow")
             late = threading.Thread(target=append, args=(postgres, "order-late", but(requested, order_id="order-late")))
             late.start()
-            late.join(timeout=0.7)  # meanwhile everybody has looked by himself
+            late.join(timeout=0.7)  # meanwhile, every reader has polled
             assert late.is_alive()
             assert set(positions(conn).values()) == {1}
             assert postgres.head() == 1
@@ -121,10 +121,10 @@ def test_a_long_transaction_that_commits_last_is_seen_by_every_reader(
 
 
 @pytest.mark.parametrize("idle_in", ["a reader of the views", "a writer that holds the log's end"])
-def test_a_session_idle_in_a_transaction_lets_no_reader_skip_and_is_ended_by_its_timeout(
+def test_a_session_idle_in_a_transaction_makes_no_reader_skip_and_ends_by_its_timeout(
     postgres: Log, database_url: str, conn: Connection[Any], idle_in: str
 ) -> None:
-    """The session's limit (30 s in the program, 1 s here) frees what it held."""
+    """The session timeout (30 s in production, 1 s here) releases its locks."""
     append(postgres, "order-1", requested)
     role = WRITER if "writer" in idle_in else PROJECTOR
     with running(database_url, postgres), closing(connect(database_url, role)) as idle:
@@ -147,7 +147,7 @@ def is_there(conn: Connection[Any], backend: int) -> bool:
     return conn.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (backend,)).fetchone() is not None
 
 
-def test_a_projection_that_falls_behind_says_by_how_much(
+def test_a_projection_that_falls_behind_reports_its_lag(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     for n in range(1, 4):
@@ -169,7 +169,7 @@ with postgres_log(sys.argv[1]) as log, running(sys.argv[1], log):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_when_a_process_dies_another_one_takes_over_within_five_seconds(
+def test_after_a_process_dies_another_takes_over_within_five_seconds(
     postgres: Log, database_url: str, conn: Connection[Any], how: signal.Signals
 ) -> None:
     def started() -> subprocess.Popen[str]:
@@ -196,7 +196,7 @@ def test_when_a_process_dies_another_one_takes_over_within_five_seconds(
     assert [row.state for row in stored(conn, OrderRow)] == ["placed"]
 
 
-def test_who_waits_beside_the_runners_of_another_process_sees_what_he_wrote(
+def test_a_writer_that_waits_for_another_process_to_project_reads_its_own_writes(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", RUNS_ALL, database_url], stdout=subprocess.PIPE, text=True) as other:

@@ -1,4 +1,4 @@
-"""The generator of histories: the same for the same seed, realistic enough, and written through the log."""
+"""The history generator: deterministic for a seed, realistic enough, and written through the log."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from projections.maintenance.runner import PROJECTIONS
 from tests.support.databases import ServerPlaces, as_program, fresh_database
 
 
-def test_the_same_seed_tells_the_same_history_and_another_one_another() -> None:
+def test_the_same_seed_makes_the_same_history_and_another_seed_another() -> None:
     assert list(history(5, seed=1)) == list(history(5, seed=1))
     assert list(history(5, seed=1)) != list(history(5, seed=2))
 
 
-def test_every_stream_goes_on_without_a_gap_and_belongs_to_one_account_or_to_a_seller() -> None:
+def test_every_stream_is_gapless_and_belongs_to_one_account_or_to_a_seller() -> None:
     versions, owners = Counter[str](), dict[str, str | None]()
     for unit in history(40, seed=1):
         assert unit

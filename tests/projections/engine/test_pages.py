@@ -1,4 +1,4 @@
-"""Questions a page at a time: every row once, in order, by cursors that belong to their question; and by an index."""
+"""Paged queries: every row once and in order, by cursors that belong to their query, and with an index."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ each_question = pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS
 
 @pytest.fixture(scope="module")
 def shown(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
-    """The read models of a history with everything in it. Nobody changes them."""
+    """The read models of a history with everything in it. Do not change them."""
     with fresh_database(places, template) as owner_url, connect(as_program(owner_url)) as conn:
         with psycopg.connect(owner_url, autocommit=True) as owner:
             log = laid(owner, told(4, 500))
@@ -89,7 +89,7 @@ def every(ask: Callable[[str | None], Page[Any]]) -> list[Row]:
 
 @each_question
 @pytest.mark.parametrize("size", [1, 2, 7])
-def test_page_by_page_every_row_comes_once_in_the_order_of_one_large_page(
+def test_pages_return_every_row_once_in_the_order_of_one_large_page(
     shown: Connection[Any], ask: Ask, size: int
 ) -> None:
     whole = ask(shown, None, 1000)
@@ -97,12 +97,12 @@ def test_page_by_page_every_row_comes_once_in_the_order_of_one_large_page(
     assert every(lambda cursor: ask(shown, cursor, size)) == list(whole.rows)
 
 
-def test_every_question_has_an_answer_in_this_history(shown: Connection[Any]) -> None:
+def test_every_query_finds_rows_in_this_history(shown: Connection[Any]) -> None:
     found = {name: len(ask(shown, None, 1000).rows) for name, ask in QUESTIONS.items()}
     assert [name for name, count in found.items() if not count] == []
 
 
-def test_rows_that_come_meanwhile_neither_shift_nor_repeat_a_page(shown: Connection[Any]) -> None:
+def test_rows_added_meanwhile_neither_shift_nor_repeat_a_page(shown: Connection[Any]) -> None:
     first = search(shown, Search(), size=3)
     (newest,) = search(shown, Search(), size=1).rows
     with shown.transaction(force_rollback=True):
@@ -118,12 +118,12 @@ def test_rows_that_come_meanwhile_neither_shift_nor_repeat_a_page(shown: Connect
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cursor=st.text(max_size=80) | st.binary(max_size=60).map(lambda some: some.hex()))
-def test_a_cursor_that_was_never_given_is_refused_in_one_sentence(shown: Connection[Any], cursor: str) -> None:
+def test_an_invented_cursor_is_refused_in_one_sentence(shown: Connection[Any], cursor: str) -> None:
     with pytest.raises(BadCursor, match=r"^The cursor does not belong to this query; leave it out"):
         search(shown, Search(), cursor)
 
 
-def test_a_cursor_of_another_question_is_refused(shown: Connection[Any]) -> None:
+def test_a_cursor_of_another_query_is_refused(shown: Connection[Any]) -> None:
     cursor = search(shown, Search(account_id="acme"), size=1).next
     assert cursor
     assert search(shown, Search(account_id="acme"), cursor, size=2).rows
@@ -137,7 +137,7 @@ def test_a_cursor_of_another_question_is_refused(shown: Connection[Any]) -> None
 
 
 @pytest.mark.parametrize("size", [0, -1, 1001])
-def test_a_page_has_a_size_that_can_be(shown: Connection[Any], size: int) -> None:
+def test_an_invalid_page_size_is_refused(shown: Connection[Any], size: int) -> None:
     with pytest.raises(FilterCannotBe, match="A page has 1 to 1000 rows"):
         search(shown, Search(), size=size)
 
@@ -145,7 +145,7 @@ def test_a_page_has_a_size_that_can_be(shown: Connection[Any], size: int) -> Non
 # --- filters -------------------------------------------------------------------------------------------------------
 
 
-def test_an_order_is_found_by_everything_that_is_said_of_it_and_by_nothing_else(shown: Connection[Any]) -> None:
+def test_an_order_is_found_by_each_of_its_properties_and_by_nothing_else(shown: Connection[Any]) -> None:
     orders = stored(shown, OrderRow)
     cases: list[tuple[Search, Callable[[OrderRow], bool]]] = [
         (Search(account_id="acme"), lambda o: o.account_id == "acme"),
@@ -179,7 +179,7 @@ def test_an_order_is_found_by_everything_that_is_said_of_it_and_by_nothing_else(
         ({"requested_from": datetime(2026, 1, 1)}, "A time needs its UTC offset"),  # noqa: DTZ001 - the mistake itself
     ],
 )
-def test_a_filter_that_cannot_be_is_refused_in_one_sentence(wanted: dict[str, Any], sentence: str) -> None:
+def test_an_impossible_filter_is_refused_in_one_sentence(wanted: dict[str, Any], sentence: str) -> None:
     with pytest.raises(FilterCannotBe, match=re.escape(sentence)):
         Search(**wanted)
 
@@ -201,13 +201,13 @@ def test_revenue_by_month_is_the_sum_of_the_documents(shown: Connection[Any]) ->
 
 
 @pytest.mark.parametrize("days", [0, 1, 30, 31, 60, 61, 90, 91, 400])
-def test_what_is_owed_is_aged_alike_in_the_table_and_in_memory(shown: Connection[Any], days: int) -> None:
+def test_debts_are_aged_the_same_in_the_table_and_in_memory(shown: Connection[Any], days: int) -> None:
     at = NOW + timedelta(days=days, hours=5)
     assert owed_by_age(shown, at) == ageing(stored(shown, ReceivableRow), at)
     assert owed_by_age(shown, at, "acme") == ageing(stored(shown, ReceivableRow, account_id="acme"), at)
 
 
-def test_thirty_days_are_in_the_first_age_and_the_next_day_is_in_the_second() -> None:
+def test_thirty_days_are_in_the_first_age_band_and_the_next_day_is_in_the_second() -> None:
     row = ReceivableRow("order-1", "acme", "EUR", 100, NOW, True, None, NOW)
     ages = [ageing([row], NOW + timedelta(days=days))[0].days for days in (0, 30, 31, 60, 61, 90, 91)]
     assert ages == ["0-30", "0-30", "31-60", "31-60", "61-90", "61-90", "over 90"]
@@ -229,7 +229,7 @@ def test_over_allocated_rows_are_those_whose_answer_says_so(shown: Connection[An
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 TABLES = [table.TABLE for projection in PROJECTIONS for table in projection.tables]
-# The names that are given in turn are of one length, so that they sort as they come: an index is made sooner of them.
+# Sequential names have the same length, so that they arrive in sort order, which makes index builds faster.
 MILLION = """
 SET work_mem = '64MB';
 INSERT INTO shadow.orders (order_id, account_id, package_id, state, method, pi_number, currency, net_minor, tax_minor,
@@ -273,13 +273,13 @@ INSERT INTO shadow.timeline (position, account_id, stream, version, topic, event
 
 @pytest.fixture(scope="module")
 def million(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
-    """Read models with a million rows a table."""
+    """Read models with a million rows in each table."""
     with fresh_database(places, template) as owner_url:
         name = conninfo_to_dict(owner_url)["dbname"]
         with psycopg.connect(owner_url, autocommit=True) as owner:
             owner.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
-            # As a rebuild does it, for that is the fastest way: rows first, then their indexes, then the swap. Without
-            # a log of what is written, which is half the writing, and leads to the same plans.
+            # Rows first, then indexes, then the swap, like a rebuild, because that is fastest. The tables are unlogged, which
+            # halves the writing and leads to the same plans.
             for table in TABLES:
                 owner.execute("SELECT projection.make_table('shadow', %s)", (table,))
                 owner.execute(f"ALTER TABLE shadow.{table} SET UNLOGGED".encode())
@@ -306,7 +306,7 @@ PLANNED: dict[str, Callable[[Connection[Any]], object]] = {
     "orders by PI number": lambda conn: search(conn, Search(pi_number="PI-1500000")),
     "orders by date": lambda conn: search(conn, Search(requested_from=DAY, requested_before=DAY + timedelta(days=1))),
     "orders by amount": lambda conn: search(conn, Search(currency="EUR", at_least_minor=7, at_most_minor=9)),
-    "orders that nobody paid in time": lambda conn: unpaid_in_time(conn, datetime(2020, 1, 16, tzinfo=UTC)),
+    "orders not paid in time": lambda conn: unpaid_in_time(conn, datetime(2020, 1, 16, tzinfo=UTC)),
     "owed": owed_orders,
     "owed by an account": lambda conn: owed_orders(conn, "account-100007"),
     "owed by age": lambda conn: owed_by_age(conn, DAY),
@@ -320,20 +320,20 @@ PLANNED: dict[str, Callable[[Connection[Any]], object]] = {
     "links": lambda conn: links(conn, "account-100007"),
     "attempts": lambda conn: attempts(conn, "account-100007"),
     "timeline": lambda conn: timeline(conn, "account-100007"),
-    "what a batch of orders touches": lambda conn: stored(
+    "the rows that a batch of orders touches": lambda conn: stored(
         conn, OrderRow, order_id=[f"order-{1_000_000 + n}" for n in range(50)]
     ),
-    "what a batch of documents touches": lambda conn: stored(
+    "the rows that a batch of documents touches": lambda conn: stored(
         conn, BillingDocumentRow, order_id=[f"order-{1_000_000 + n}" for n in range(50)]
     ),
-    "what a batch of packages touches": lambda conn: stored(
+    "the rows that a batch of packages touches": lambda conn: stored(
         conn, EntitlementRow, package_id=[f"pkg-{100_000 + n}" for n in range(50)]
     ),
 }
 
 
 @pytest.mark.parametrize("ask", PLANNED.values(), ids=PLANNED)
-def test_at_a_million_rows_every_question_is_answered_by_an_index_and_few_rows_are_looked_at(
+def test_at_a_million_rows_every_query_uses_an_index_and_reads_few_rows(
     million: Connection[Any], ask: Callable[[Connection[Any]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Any, Any]] = []
@@ -346,7 +346,7 @@ def test_at_a_million_rows_every_question_is_answered_by_an_index_and_few_rows_a
     usual = million.cursor_factory
 
     class Noting(Cursor[Any]):
-        def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Noting:  # noqa: ANN401 - whatever it takes
+        def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Noting:  # noqa: ANN401 - any arguments
             asked.append((query, params))
             super().execute(query, params, **kwargs)
             return self

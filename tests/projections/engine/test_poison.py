@@ -1,4 +1,4 @@
-"""An event that a projection cannot deal with: found, parked, reported, retried or skipped; the others go on."""
+"""An event that a projection cannot process: found, parked, reported, retried or skipped; the others continue."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ids(conn: Connection[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("poisoned", [1, 2, 30, 59, 60])
-def test_a_poison_event_is_found_wherever_it_stands_in_a_batch_and_all_before_it_is_shown(
+def test_a_poison_event_is_found_anywhere_in_a_batch_and_all_before_it_is_projected(
     postgres: Log, database_url: str, conn: Connection[Any], poisoned: int
 ) -> None:
     for n in range(1, 61):
@@ -76,7 +76,7 @@ def test_a_poison_event_is_found_wherever_it_stands_in_a_batch_and_all_before_it
     assert len(ids(conn)) == poisoned - 1
 
 
-def test_what_is_parked_has_its_place_its_error_and_its_traceback_and_health_says_so(
+def test_a_parked_event_has_its_position_error_and_traceback_and_health_reports_it(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     ordered(postgres, 1)
@@ -107,7 +107,7 @@ def test_a_retry_is_one_attempt_and_a_second_failure_is_counted(
         assert not parked(conn)["orders"].retry
 
 
-def test_after_a_fix_a_retry_goes_on_where_it_halted(postgres: Log, database_url: str, conn: Connection[Any]) -> None:
+def test_after_a_fix_a_retry_continues_where_it_halted(postgres: Log, database_url: str, conn: Connection[Any]) -> None:
     ordered(postgres, 1, 2)
     is_fixed: list[bool] = []
 
@@ -128,7 +128,7 @@ def test_after_a_fix_a_retry_goes_on_where_it_halted(postgres: Log, database_url
     assert ids(conn) == ["order-1", "order-2", "order-3"]
 
 
-def test_a_skip_leaves_the_event_out_of_everything_and_every_report_says_who_decided_it(
+def test_a_skip_leaves_the_event_out_everywhere_and_every_report_names_its_actor(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     ordered(postgres, 1)
@@ -154,7 +154,7 @@ def test_a_skip_leaves_the_event_out_of_everything_and_every_report_says_who_dec
     assert len(ORDERS.as_of(postgres, "acme", 3, skipped_positions(conn, "orders")).of(OrderRow)) == 2
 
 
-def test_a_skip_can_be_neither_changed_nor_taken_back_by_the_program(
+def test_the_application_can_neither_change_nor_revoke_a_skip(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     append(postgres, "order-poison", POISON)
@@ -167,7 +167,7 @@ def test_a_skip_can_be_neither_changed_nor_taken_back_by_the_program(
 
 
 @pytest.mark.parametrize("decide", [retry, lambda conn, name: skip(conn, name, "admin:ada", "Why not.")])
-def test_there_is_nothing_to_retry_or_to_skip_where_nothing_is_parked(
+def test_without_a_parked_event_there_is_nothing_to_retry_or_skip(
     conn: Connection[Any], decide: Callable[[Connection[Any], str], int]
 ) -> None:
     with pytest.raises(NothingParked, match="The projection orders is not halted"):
@@ -180,7 +180,7 @@ def test_nothing_is_skipped_without_a_reason(conn: Connection[Any], reason: str)
         skip(conn, "orders", "admin:ada", reason)
 
 
-def test_a_runner_that_takes_over_tries_once_and_then_halts_as_the_other_did(
+def test_a_runner_that_takes_over_tries_once_and_then_halts_too(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     append(postgres, "order-poison", POISON)
@@ -190,7 +190,7 @@ def test_a_runner_that_takes_over_tries_once_and_then_halts_as_the_other_did(
         assert parked(conn)["orders"].attempts == attempts
 
 
-def test_an_event_that_nobody_can_read_halts_those_that_read_its_body(
+def test_an_unreadable_event_halts_the_projections_that_read_its_body(
     postgres: Log, database_url: str, owner_url: str, conn: Connection[Any]
 ) -> None:
     ordered(postgres, 1)
@@ -205,7 +205,7 @@ def test_an_event_that_nobody_can_read_halts_those_that_read_its_body(
         rebuild(database_url, postgres, [ORDERS], processes=1)
 
 
-def test_what_the_database_says_of_a_row_is_kept_out_of_what_is_reported(
+def test_row_details_of_database_errors_are_kept_out_of_reports(
     postgres: Log, database_url: str, conn: Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     poison = but(no_longer_fits, explanation="a secret\x00")
@@ -218,7 +218,7 @@ def test_what_the_database_says_of_a_row_is_kept_out_of_what_is_reported(
     assert said(ValueError("one\ntwo\x00")) == "ValueError: one"
 
 
-def test_by_hand_too_a_poison_event_is_parked_and_the_others_come_up_to_date(
+def test_catching_up_by_hand_parks_a_poison_event_and_updates_the_others(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     ordered(postgres, 1)

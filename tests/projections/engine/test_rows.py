@@ -1,4 +1,4 @@
-"""The rows of a partition: which of them a fold changed, added and deleted."""
+"""The rows of a partition: those that a fold changed, added and deleted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from projections.entitlements import EntitlementRow
 from tests.support.examples import NOW
 
 
-def test_new_and_changed_rows_are_written_and_deleted_ones_are_gone() -> None:
+def test_new_and_changed_rows_are_written_and_deleted_ones_removed() -> None:
     def row(service: str, total: int) -> EntitlementRow:
         return EntitlementRow("pkg-acme", service, "acme", False, total, 0, NOW.date())
 

@@ -1,4 +1,4 @@
-"""A history of a dozen accounts, in parts that are small enough for several of them."""
+"""A history of a dozen accounts, with replay parts small enough that there are several."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def conn(database_url: str) -> Iterator[Connection[Any]]:
 
 @pytest.fixture(scope="module")
 def dozen(places: ServerPlaces, template: str) -> Iterator[str]:
-    """The name of a database with a history of a dozen accounts, and the read models of it."""
+    """The name of a database with a history of a dozen accounts and its read models."""
     with fresh_database(places, template) as owner_url:
         url = as_program(owner_url)
         with postgres_log(url, master_key=MASTER_KEY) as log:
@@ -50,14 +50,14 @@ def dozen(places: ServerPlaces, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def copy_of_dozen(places: ServerPlaces, dozen: str) -> Iterator[str]:
-    """A copy of that database, as its owner."""
+    """A copy of that database, with its owner's login."""
     with fresh_database(places, dozen) as url:
         yield url
 
 
 @pytest.fixture
 def log(postgres: Log) -> Log:
-    """The log in it."""
+    """The log of that copy."""
     return postgres
 
 
@@ -73,7 +73,7 @@ def tables_in(conn: Connection[Any], *schemas: str) -> set[str]:
 
 @contextmanager
 def meanwhile(does: Callable[[], object]) -> Iterator[list[BaseException]]:
-    """Somebody who does something over and over, as long as the context lasts; others get their turns, too."""
+    """Repeat an action in a thread while the context lasts, with pauses for others."""
     ended, wrong = threading.Event(), list[BaseException]()
 
     def work() -> None:

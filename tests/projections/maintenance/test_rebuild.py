@@ -1,4 +1,4 @@
-"""Read models made anew beside the live ones: nothing half-built is seen, nothing is missed or doubled."""
+"""Read models rebuilt beside the live ones: nothing half-built is visible, nothing is missed or doubled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def owner_url(copy_of_dozen: str) -> str:
-    """The database of these tests, as its owner."""
+    """The database of these tests, with its owner's login."""
     return copy_of_dozen
 
 
@@ -54,7 +54,7 @@ def assert_equals_a_replay(conn: Connection[Any], log: Log, projection: Projecti
 
 
 @each_projection
-def test_what_is_made_anew_is_what_was_there(
+def test_a_rebuild_restores_the_same_rows(
     log: Log, database_url: str, conn: Connection[Any], projection: Projection
 ) -> None:
     before = rows(conn, projection)
@@ -65,7 +65,7 @@ def test_what_is_made_anew_is_what_was_there(
     assert tables_in(conn, "shadow", "scratch") == set()
 
 
-def test_all_of_them_are_made_anew_in_one_reading_of_the_log(
+def test_all_projections_are_rebuilt_in_one_pass_over_the_log(
     log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     before = {table: len(some) for projection in PROJECTIONS for table, some in rows(conn, projection).items()}
@@ -76,14 +76,14 @@ def test_all_of_them_are_made_anew_in_one_reading_of_the_log(
     assert tables_in(conn, "shadow", "scratch") == set()
 
 
-def test_what_is_wrong_is_right_afterwards(log: Log, database_url: str, conn: Connection[Any]) -> None:
+def test_a_rebuild_repairs_wrong_rows(log: Log, database_url: str, conn: Connection[Any]) -> None:
     conn.execute("UPDATE read.orders SET total_minor = 1")
     conn.execute("DELETE FROM read.orders WHERE state = 'fulfilled'")
     rebuild(database_url, log, [ORDERS], processes=1)
     assert_equals_a_replay(conn, log, ORDERS)
 
 
-def test_an_empty_log_is_soon_made_anew(places: ServerPlaces, template: str) -> None:
+def test_an_empty_log_is_rebuilt_quickly(places: ServerPlaces, template: str) -> None:
     with fresh_database(places, template) as owner_url:
         url = as_program(owner_url)
         with postgres_log(url, master_key=MASTER_KEY) as log, connect(url) as conn:
@@ -92,7 +92,7 @@ def test_an_empty_log_is_soon_made_anew(places: ServerPlaces, template: str) -> 
 
 
 def looks_of(conn: Connection[Any]) -> dict[str, list[Any]]:
-    """Everything of the live tables but their rows: columns, keys, indexes, grants, comments."""
+    """Everything about the live tables except rows: columns, keys, indexes, grants, comments."""
     queries = {
         "columns": "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns "
         "WHERE table_schema = 'read' ORDER BY table_name, ordinal_position",
@@ -112,7 +112,7 @@ def looks_of(conn: Connection[Any]) -> dict[str, list[Any]]:
     return {what: conn.execute(query.encode()).fetchall() for what, query in queries.items()}
 
 
-def test_the_new_tables_look_like_the_old_ones_and_the_views_stand_on_them(
+def test_the_new_tables_equal_the_old_ones_and_the_views_use_them(
     log: Log, database_url: str, owner_url: str, conn: Connection[Any]
 ) -> None:
     with psycopg.connect(owner_url, autocommit=True) as owner:
@@ -131,10 +131,10 @@ def test_the_new_tables_look_like_the_old_ones_and_the_views_stand_on_them(
 # --- under live writes ---------------------------------------------------------------------------------------------
 
 
-def test_under_live_writes_readers_see_the_old_view_then_the_new_one_and_no_event_is_missed_or_doubled(
+def test_under_live_writes_readers_see_the_old_tables_then_the_new_and_no_event_is_missed_or_doubled(
     log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
-    """A reader counts orders with their position: it never sees fewer of them than before."""
+    """A reader counts orders and reads the position: neither ever goes back."""
     seen: list[tuple[int, int]] = []
     count = 0
     reader = connect(database_url)
@@ -169,7 +169,7 @@ def test_under_live_writes_readers_see_the_old_view_then_the_new_one_and_no_even
         assert_equals_a_replay(conn, log, projection)
 
 
-def test_a_swap_waits_for_a_reader_and_gives_way_to_others_meanwhile(
+def test_a_swap_waits_for_a_reader_and_lets_others_through_meanwhile(
     log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     with connect(database_url) as reader:
@@ -185,7 +185,7 @@ def test_a_swap_waits_for_a_reader_and_gives_way_to_others_meanwhile(
     assert_equals_a_replay(conn, log, ORDERS)
 
 
-def test_a_swap_that_readers_never_let_through_leaves_the_live_view_and_goes_on_when_asked_again(
+def test_a_swap_that_readers_block_leaves_the_live_tables_and_continues_on_the_next_run(
     log: Log, database_url: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild_module, "SWAP_WAIT_MAX_S", 0.1)
@@ -200,7 +200,7 @@ def test_a_swap_that_readers_never_let_through_leaves_the_live_view_and_goes_on_
     assert_equals_a_replay(conn, log, ORDERS)
 
 
-# --- broken off ----------------------------------------------------------------------------------------------------
+# --- interrupted ---------------------------------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys
@@ -221,7 +221,7 @@ with postgres_log(sys.argv[1]) as log:
 
 
 def once_free(rebuilding: Callable[[], Rebuilt]) -> Rebuilt:
-    """The server takes a moment to notice that somebody is gone."""
+    """The server takes a moment to notice that a client is gone."""
     deadline = time.monotonic() + WELL_S
     while True:
         try:
@@ -235,7 +235,7 @@ def once_free(rebuilding: Callable[[], Rebuilt]) -> Rebuilt:
     ("stage", "done"),
     [("accounts", 0), ("accounts", 1500), ("indexes", 3), ("the rest, and the swap", 0), ("the rest, and the swap", 2)],
 )
-def test_killed_anywhere_it_goes_on_where_it_was(
+def test_a_rebuild_killed_anywhere_resumes(
     log: Log, database_url: str, conn: Connection[Any], stage: str, done: int
 ) -> None:
     before = {projection.name: rows(conn, projection) for projection in PROJECTIONS}
@@ -249,7 +249,7 @@ def test_killed_anywhere_it_goes_on_where_it_was(
     assert {projection.name: rows(conn, projection) for projection in PROJECTIONS} == before
 
 
-def test_what_another_code_has_begun_is_begun_anew(
+def test_a_rebuild_begun_by_other_code_starts_over(
     log: Log, database_url: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
@@ -262,7 +262,7 @@ def test_what_another_code_has_begun_is_begun_anew(
     assert_equals_a_replay(conn, log, ORDERS)
 
 
-def test_two_do_not_make_one_anew_at_once(log: Log, database_url: str) -> None:
+def test_two_processes_do_not_rebuild_one_projection_at_once(log: Log, database_url: str) -> None:
     refused = []
 
     def try_too(*_: object) -> None:
@@ -274,7 +274,7 @@ def test_two_do_not_make_one_anew_at_once(log: Log, database_url: str) -> None:
     assert refused
 
 
-def test_nobody_makes_a_table_elsewhere(conn: Connection[Any]) -> None:
+def test_tables_cannot_be_created_in_another_schema(conn: Connection[Any]) -> None:
     for function in ("make_table", "index_table", "drop_table"):
         query = sql.SQL("SELECT projection.{}('read', 'orders')").format(sql.Identifier(function))
         with pytest.raises(psycopg.errors.RaiseException, match="is not a schema for rebuilt tables"):

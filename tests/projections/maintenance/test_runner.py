@@ -1,4 +1,4 @@
-"""Keeping the read models current: one runner a projection, whatever happens to its connection."""
+"""Keeping the read models up to date: one runner per projection, whatever happens to its connection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.given_projection import CAUSE
 from tests.support.histories import tell
 
 WELL_S = 20.0
-"""Long enough for whatever is going to happen, on any machine."""
+"""A timeout that is long enough on any machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,20 +48,20 @@ def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def conn(database_url: str) -> Iterator[Connection[Any]]:
-    """Somebody who reads."""
+    """A reader's connection."""
     with connect(database_url) as conn:
         yield conn
 
 
 @pytest.fixture
 def owner(owner_url: str) -> Iterator[Connection[Any]]:
-    """Who may end others' sessions."""
+    """A connection that may terminate other sessions."""
     with psycopg.connect(owner_url, autocommit=True) as conn:
         yield conn
 
 
 def append(log: Log, stream: str, *events: Event) -> int:
-    """Append to the end of a stream; gives the position."""
+    """Append to the end of a stream; returns the position."""
     change = Change(stream, len(log.load(stream)), events)
     return log.append([change], account_id="acme", cause=CAUSE, at=NOW)[-1].position
 
@@ -76,12 +76,12 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def named(database_url: str, name: str) -> str:
-    """The address for somebody whose sessions are known by a name."""
+    """The database address with an application name, by which its sessions are found."""
     return make_conninfo(database_url, application_name=name)
 
 
 def cut_off(owner: Connection[Any], name: str) -> int:
-    """End the sessions of a name, as a broken line or a restarted server does. Gives how many there were."""
+    """Terminate the sessions of a name, like a broken connection or a server restart. Returns their number."""
     ended = owner.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND application_name = %s",
@@ -100,7 +100,7 @@ def assert_a_replay_shows_the_same(conn: Connection[Any], log: Log) -> None:
 
 @contextmanager
 def watched(database_url: str) -> Iterator[list[dict[str, int]]]:
-    """Everybody's positions, over and over, as long as the context lasts."""
+    """Collect the positions of all projections while the context lasts."""
     seen: list[dict[str, int]] = []
     enough = threading.Event()
 
@@ -121,10 +121,10 @@ def watched(database_url: str) -> Iterator[list[dict[str, int]]]:
 # --- current -------------------------------------------------------------------------------------------------------
 
 
-def test_what_there_is_and_what_comes_is_projected_although_lines_are_cut(
+def test_past_and_new_events_are_projected_although_connections_are_cut(
     postgres: Log, database_url: str, conn: Connection[Any], owner: Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And no projection ever moves backwards."""
+    """No projection ever moves backwards."""
     tell(postgres, seed=1, steps=30)
     with watched(database_url) as seen, running(named(database_url, "runners"), postgres) as runners:
         assert wait(conn, postgres.head(), WELL_S)
@@ -141,7 +141,7 @@ def test_what_there_is_and_what_comes_is_projected_although_lines_are_cut(
         assert course == sorted(course)
 
 
-def test_while_the_database_is_away_nobody_gives_up(
+def test_while_the_database_is_down_runners_keep_trying(
     postgres: Log, database_url: str, owner_url: str, conn: Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     append(postgres, "order-1", requested)
@@ -164,7 +164,7 @@ def test_while_the_database_is_away_nobody_gives_up(
 
 
 def is_projecting(owner: Connection[Any], name: str) -> bool:
-    """Whether the session of a name holds the lock of whoever projects."""
+    """Whether the session of a name holds the projection lock."""
     held = owner.execute(
         "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) "
         "WHERE locktype = 'advisory' AND granted AND application_name = %s",
@@ -183,7 +183,7 @@ def one_runner(database_url: str, log: Log, projection: Projection = ORDERS) -> 
         runner.stop()
 
 
-def test_a_second_runner_takes_over_when_the_first_ones_connection_dies(
+def test_a_second_runner_takes_over_if_the_first_loses_its_connection(
     postgres: Log, database_url: str, conn: Connection[Any], owner: Connection[Any]
 ) -> None:
     append(postgres, "order-1", requested)
@@ -225,7 +225,7 @@ def test_two_runners_that_are_cut_off_in_turn_project_everything_once(
 # --- poison --------------------------------------------------------------------------------------------------------
 
 
-def test_an_event_that_cannot_be_folded_halts_whoever_reads_it_and_nobody_else(
+def test_an_event_that_cannot_be_folded_halts_its_readers_and_no_others(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     append(postgres, "order-1", requested)
@@ -243,7 +243,7 @@ def test_an_event_that_cannot_be_folded_halts_whoever_reads_it_and_nobody_else(
     assert [(row.order_id, row.state) for row in stored(conn, OrderRow)] == [("order-1", "requested")]
 
 
-def test_an_event_of_a_later_version_halts_whoever_might_have_to_read_it_and_is_never_gone_past(
+def test_an_event_of_a_later_version_halts_its_possible_readers_and_is_never_passed(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     append(postgres, "order-1", requested)
@@ -252,7 +252,7 @@ def test_an_event_of_a_later_version_halts_whoever_might_have_to_read_it_and_is_
     of_the_librarys_tools = row._replace(originator_id="ticket-1", originator_version=1, topic="ticket.Found.v1")
     postgres._recorder.insert_events(as_notifications([of_the_librarys_tools]))
     assert bring_up_to_date(database_url, postgres, timeout_s=WELL_S)
-    assert set(parked(conn)) == {"timeline"}, "which lists whatever happens"
+    assert set(parked(conn)) == {"timeline"}, "which lists every event"
     postgres._recorder.insert_events(as_notifications([later]))
     bring_up_to_date(database_url, postgres, timeout_s=WELL_S)
     halted = parked(conn)
@@ -263,7 +263,7 @@ def test_an_event_of_a_later_version_halts_whoever_might_have_to_read_it_and_is_
         rebuild(database_url, postgres, [ORDERS])
 
 
-def test_an_event_that_a_table_refuses_halts_its_projection_and_is_not_tried_for_ever(
+def test_an_event_that_a_table_rejects_halts_its_projection_and_is_not_retried_for_ever(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     append(postgres, "order-1", requested, placed, but(no_longer_fits, explanation="a\x00b"))
@@ -277,10 +277,10 @@ def test_an_event_that_a_table_refuses_halts_its_projection_and_is_not_tried_for
         assert position_of(conn, "billing") == 2
 
 
-def test_a_halted_projection_goes_on_where_it_halted_once_it_can(
+def test_a_halted_projection_continues_where_it_halted_once_it_can(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
-    """Here the repair is the event that was missing."""
+    """Here the missing event is the repair."""
     append(postgres, "order-1", requested)
 
     def stumble(*_: object) -> None:
@@ -297,7 +297,7 @@ def test_a_halted_projection_goes_on_where_it_halted_once_it_can(
 # --- wait, and by hand ---------------------------------------------------------------------------------------------
 
 
-def test_waiting_is_over_when_every_projection_has_come_there_and_in_any_case_in_time(
+def test_waiting_ends_when_every_projection_has_caught_up_or_at_the_timeout(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     assert wait(conn, 0, timeout_s=0)
@@ -313,7 +313,7 @@ def test_waiting_is_over_when_every_projection_has_come_there_and_in_any_case_in
         assert not wait(conn, position + 1, timeout_s=0.05)
 
 
-def test_who_has_appended_can_read_what_he_wrote(postgres: Log, database_url: str, conn: Connection[Any]) -> None:
+def test_a_writer_can_read_its_own_writes(postgres: Log, database_url: str, conn: Connection[Any]) -> None:
     with running(database_url, postgres):
         for n in range(1, 4):
             position = append(postgres, f"order-{n}", but(requested, order_id=f"order-{n}"))
@@ -321,7 +321,7 @@ def test_who_has_appended_can_read_what_he_wrote(postgres: Log, database_url: st
             assert len(stored(conn, OrderRow)) == n
 
 
-def test_without_a_runner_the_tables_are_brought_up_to_date_by_hand(
+def test_without_a_runner_the_tables_are_updated_by_hand(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     tell(postgres, seed=3, steps=20)
@@ -330,7 +330,7 @@ def test_without_a_runner_the_tables_are_brought_up_to_date_by_hand(
     assert set(positions(conn).values()) == {postgres.head()}
 
 
-def test_what_was_stored_under_a_retired_topic_is_projected_as_what_it_became(
+def test_an_event_with_a_retired_topic_is_projected_as_its_upcast(
     postgres: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     append(postgres, "invoice_link-link-1", link_issued)
@@ -344,9 +344,7 @@ def test_what_was_stored_under_a_retired_topic_is_projected_as_what_it_became(
     assert [row.topic for row in stored(conn, TimelineRow)] == [LinkIssued.TOPIC, LinkRevoked.TOPIC]
 
 
-def test_what_somebody_else_is_projecting_is_waited_for(
-    postgres: Log, database_url: str, conn: Connection[Any]
-) -> None:
+def test_catching_up_waits_for_another_runner(postgres: Log, database_url: str, conn: Connection[Any]) -> None:
     append(postgres, "order-1", requested)
     assert only_one(conn, "projection orders")
     assert not bring_up_to_date(database_url, postgres, timeout_s=0.05)

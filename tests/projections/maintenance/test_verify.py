@@ -1,4 +1,4 @@
-"""A read model is compared with its replay: what differs is shown, at one position."""
+"""A read model is compared with its replay, at one position, and differences are shown."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def owner_url(copy_of_dozen: str) -> str:
-    """The database of these tests, as its owner."""
+    """The database of these tests, with its owner's login."""
     return copy_of_dozen
 
 
 @each_projection
-def test_what_the_log_says_is_verified(log: Log, database_url: str, projection: Projection) -> None:
+def test_a_read_model_that_agrees_with_the_log_is_verified(log: Log, database_url: str, projection: Projection) -> None:
     found = verify(database_url, log, projection, processes=1)
     assert (found.ok, found.differences, found.position) == (True, [], log.head())
     assert sum(found.rows.values()) > 0
 
 
-def test_a_row_that_was_changed_taken_away_or_added_is_shown_beside_its_replay(
+def test_a_changed_deleted_or_added_row_is_shown_beside_its_replay(
     log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
     first, second = stored(conn, EntitlementRow)[:2]
@@ -49,7 +49,7 @@ def test_a_row_that_was_changed_taken_away_or_added_is_shown_beside_its_replay(
     assert not found.ok
     by_package = {(d.key["package_id"], d.key["service"]): d for d in found.differences}
     assert len(by_package) == 3
-    changed = by_package[first.key()]  # type: ignore[index]  # a key of two texts
+    changed = by_package[first.key()]  # type: ignore[index]  # a key of two strings
     assert changed.live is not None
     assert changed.replay is not None
     assert (changed.live["total"], changed.replay["total"]) == (first.total + 1, first.total)
@@ -60,7 +60,7 @@ def test_a_row_that_was_changed_taken_away_or_added_is_shown_beside_its_replay(
     assert tables_in(conn, "shadow", "scratch") == set()
 
 
-def test_what_moves_on_is_verified_at_one_position(log: Log, database_url: str) -> None:
+def test_a_read_model_that_keeps_moving_is_verified_at_one_position(log: Log, database_url: str) -> None:
     count = 0
 
     def write_on() -> None:
