@@ -7,7 +7,7 @@ export UV_PYTHON := $(CURDIR)/.venv
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-containers lint format contract structure bench lock clean
+.PHONY: help demo test coverage test-containers lint format contract structure settings bench lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ contract: $(READY) ## write docs/asyncapi.yaml, unless that breaks who builds on
 
 structure: $(READY) ## write infra/postgres/tables.sql, the tables as the migrations leave them
 	@$(BIN)/python -m infra.postgres.structure
+
+settings: $(READY) ## write docs/settings.md, from the descriptions of the settings
+	@$(BIN)/python -m infra.settings
 
 bench: $(READY) ## every benchmark, as ratios in one run
 	@$(BIN)/python -m benchmarks

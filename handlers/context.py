@@ -1,4 +1,4 @@
-"""The context of one request: who sends it, why, and what came of it."""
+"""The context of one request: who sends it, why, and the events that it recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README tells the truth: its links stand, and so do the names that it gives."""
+"""README and docs tell the truth: every link and every file that they name exists."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+OURS = ("domain", "infra", "projections", "handlers", "tests", "docs", "benchmarks", "examples")
 
 
 def story() -> list[tuple[str, str]]:
-    """The numbered links of "What happens when a payment is captured?": what each names, and where it leads."""
+    """Return the name and the target of each numbered link of "What happens when a payment is captured?"."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("## What happens when a payment is captured?")[1].split("\n## ")[0]
     steps = re.split(r"\n\d\. ", section)[1:]
@@ -31,13 +32,34 @@ def test_each_link_leads_to_what_it_names(name: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_between_our_own_pages_stands(page: Path) -> None:
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} leads to {target}"
 
 
-def test_every_dependency_has_its_line() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_in_backticks_exists(page: Path) -> None:
+    """A path begins with a folder of ours and may hold a wildcard; a test may be named without its folders."""
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(rf"`((?:{'|'.join(OURS)})/[^`\s]*)`", text)
+    assert [path for path in paths if not any(ROOT.glob(path.rstrip("/")))] == []
+    tests = re.findall(r"`(test_\w+\.py)`", text)
+    assert [name for name in tests if not any((ROOT / "tests").rglob(name))] == []
 
+
+def test_every_room_and_its_modules_are_on_the_map() -> None:
+    text = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    for top in ("infra", "projections", "handlers"):
+        section = text.split(f"## {top}:")[1].split("\n## ")[0]
+        for room in (init.parent for init in (ROOT / top).glob("*/__init__.py")):
+            row = re.search(rf"^\| `{room.name}/` \| (.*) \|$", section, re.MULTILINE)
+            assert row, room
+            modules = {module.stem for module in room.glob("*.py")} - {"__init__", "__main__"}
+            named = set(re.findall(r"`(\w+)`", row[1]))
+            assert named == modules, room
+
+
+def test_every_dependency_has_its_line() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")

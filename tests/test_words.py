@@ -48,7 +48,11 @@ def pages() -> list[Path]:
         "\n"
     )
     texts = (".py", ".md", ".sql", ".typ", ".txt", ".html", ".yaml", ".yml", ".toml")
-    return [Path(name) for name in listed if name.endswith(texts) and Path(name) not in (HERE, Path("CHANGELOG.md"))]
+    return [
+        Path(name)
+        for name in listed.stdout.splitlines()
+        if name.endswith(texts) and Path(name) not in (HERE, Path("CHANGELOG.md"))
+    ]
 
 
 def test_no_old_phrase_comes_back() -> None:

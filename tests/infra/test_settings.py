@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from domain.invoice import Seller
-from infra.settings import Security, Settings, WrongSetting, decoded_master_key, settings
+from infra.settings import PAGE, SUBJECTS, Security, Settings, WrongSetting, decoded_master_key, page, settings
 
 SECRET = "oompa-loompa-doompety-doo"  # noqa: S105 - nobody's, and shorter than a secret has to be
 
@@ -157,9 +157,29 @@ def test_while_one_master_key_takes_the_place_of_another_there_are_two() -> None
     assert given is not None
     assert decoded_master_key(given) == 32 * b"w" + 32 * b"x"
     for wrong in (f"{MASTER_KEY},", f",{MASTER_KEY}", f"{MASTER_KEY},{MASTER_KEY[4:]}", f"{MASTER_KEY} {MASTER_KEY}"):
-        with pytest.raises(WrongSetting, match=r"^TRUNKLINE_MASTER_KEY is wrong: it has to be base64 of 32 bytes"):
+        with pytest.raises(WrongSetting, match=r"^TRUNKLINE_MASTER_KEY is wrong: it has to be 32 bytes in base64"):
             settings(master_key=wrong)
 
 
-def test_every_setting_says_what_it_is() -> None:
-    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+def test_every_setting_is_described_in_one_subject() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not (field.description or "").endswith(".")] == []
+    assert sorted(name for names in SUBJECTS.values() for name in names) == sorted(Settings.model_fields)
+
+
+def test_the_page_of_settings_is_generated_from_them() -> None:
+    assert page() == PAGE.read_text(encoding="utf-8"), "make settings writes docs/settings.md"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("NATS_REPLICAS", "2", "2 replicas stop if either server does; use 1 or 3"),
+        ("SIGNING_KEY", "", "it is empty; name a file"),
+        ("SENDERS", "shop", "it has to be JSON"),
+    ],
+)
+def test_a_refusal_says_what_is_right(monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str) -> None:
+    monkeypatch.setenv(f"TRUNKLINE_{name}", value)
+    with pytest.raises(WrongSetting) as caught:
+        settings()
+    assert str(caught.value) == f"TRUNKLINE_{name} is wrong: {reason}."
