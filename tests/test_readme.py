@@ -65,3 +65,15 @@ def test_every_dependency_has_its_line() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     names = [re.split(r"[\[~>=<]", requirement)[0] for requirement in wanted]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_the_reporting_page_says_what_the_comments_in_the_database_say() -> None:
+    views = ROOT / "infra" / "postgres" / "views"
+    definitions = "".join(file.read_text(encoding="utf-8") for file in views.glob("*.sql"))
+    comments = [
+        *re.findall(r"COMMENT ON VIEW reporting\.(\w+) IS '([^']*)'", definitions),
+        *re.findall(r'^    "(\w+)": "([^"]*)"', definitions, re.MULTILINE),
+    ]
+    page = (ROOT / "docs" / "reporting.md").read_text(encoding="utf-8")
+    assert comments
+    assert [name for name, comment in comments if f"| `{name}` | {comment} |" not in page] == []

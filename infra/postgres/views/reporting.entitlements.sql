@@ -10,5 +10,5 @@ CREATE OR REPLACE VIEW reporting.entitlements AS
     FROM read.entitlements AS e
     LEFT JOIN read.entitlements AS u ON u.package_id = e.package_id AND u.service = 'ultimate_plan'
    WHERE e.service = 'extensions';
-COMMENT ON VIEW reporting.entitlements IS 'What a package has of each service, how much of it PBXs hold, and until when.';
+COMMENT ON VIEW reporting.entitlements IS 'What packages have of each service, how much PBXs hold, and until when.';
 GRANT SELECT ON reporting.entitlements TO trunkline_reader, trunkline_auditor;

@@ -4,5 +4,5 @@ CREATE OR REPLACE VIEW reporting.events AS
               THEN convert_from(state, 'UTF8')::jsonb END AS state,
          encode(hash, 'hex') AS hash
     FROM log.events;
-COMMENT ON VIEW reporting.events IS 'The log itself, decoded. Personal fields are as they are stored.';
+COMMENT ON VIEW reporting.events IS 'The log itself, decoded. Personal fields are shown as stored.';
 GRANT SELECT ON reporting.events TO trunkline_reader, trunkline_auditor;

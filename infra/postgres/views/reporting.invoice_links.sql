@@ -3,5 +3,5 @@ CREATE OR REPLACE VIEW reporting.invoice_links AS
          CASE WHEN state = 'issued' AND expires_at <= now() THEN 'expired' ELSE state END AS state,
          issued_at, expires_at, emailed_at, consumed_at
     FROM read.invoice_links;
-COMMENT ON VIEW reporting.invoice_links IS 'Each link to an invoice, as it stands at this moment.';
+COMMENT ON VIEW reporting.invoice_links IS 'Each invoice link, with its current state.';
 GRANT SELECT ON reporting.invoice_links TO trunkline_reader, trunkline_auditor;

@@ -5,5 +5,5 @@ CREATE OR REPLACE VIEW reporting.order_lines AS
          (line.item ->> 'amount_minor')::bigint AS amount_minor, o.currency,
          (line.item ->> 'tax_rate_bp')::bigint AS tax_rate_bp
     FROM read.orders AS o, jsonb_array_elements(o.lines) WITH ORDINALITY AS line (item, number);
-COMMENT ON VIEW reporting.order_lines IS 'The lines of every order, with what they were priced by.';
+COMMENT ON VIEW reporting.order_lines IS 'The lines of each order, with the figures of their price.';
 GRANT SELECT ON reporting.order_lines TO trunkline_reader, trunkline_auditor;

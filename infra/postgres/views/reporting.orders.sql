@@ -3,5 +3,5 @@ CREATE OR REPLACE VIEW reporting.orders AS
          refunded_minor, receiver_id, capture_id, attention, invoice_id, invoice_number, requested_at, expires_at,
          placed_at, paid_at, fulfilled_at
     FROM read.orders;
-COMMENT ON VIEW reporting.orders IS 'Every order, as it stands.';
+COMMENT ON VIEW reporting.orders IS 'Each order, with its current state.';
 GRANT SELECT ON reporting.orders TO trunkline_reader, trunkline_auditor;
