@@ -278,8 +278,8 @@ def million(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
         name = conninfo_to_dict(owner_url)["dbname"]
         with psycopg.connect(owner_url, autocommit=True) as owner:
             owner.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
-            # Rows first, then indexes, then the swap, like a rebuild, because that is fastest. The tables are unlogged, which
-            # halves the writing and leads to the same plans.
+            # Rows first, then indexes, then the swap, like a rebuild, because that is fastest. The tables are unlogged,
+            # which halves the writing and leads to the same plans.
             for table in TABLES:
                 owner.execute("SELECT projection.make_table('shadow', %s)", (table,))
                 owner.execute(f"ALTER TABLE shadow.{table} SET UNLOGGED".encode())
