@@ -462,7 +462,7 @@ def _work(conn: Connection, database_url: str, nats_url: str) -> None:
 
 @contextmanager
 def _dependencies(place: Place) -> Iterator[Dependencies]:
-    """An application on a server's log. No payment goes through a provider here."""
+    """The dependencies of handlers over a place's log. Nobody pays at a provider here."""
     nobody = PayPal(base_url="http://127.0.0.1:9", client_id="", client_secret="")
     with _elsewhere(_catch_mail) as port, nobody as provider, SmtpMailer(HOST, port) as mailer:
         outside = Adapters(SystemClock(), provider, mailer)
