@@ -410,7 +410,7 @@ def _document(document_id: str) -> Document:
 
 
 def history(accounts: int, seed: int) -> Iterator[list[Recorded]]:
-    """The commits of so many accounts in order of time; every stream is gapless."""
+    """The commits of a number of accounts in order of time; every stream is gapless."""
     shared: dict[str, Any] = {}
     sellers = [f"S{number:03d}" for number in range(-(-accounts // ACCOUNTS_PER_SELLER))]
     for seller in sellers:

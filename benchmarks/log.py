@@ -168,7 +168,7 @@ class Pair:
     aim: float
     unit: str = "1/s"
     finer: int = 1
-    """Rounds are split into so many shorter ones: similar figures need more rounds to be distinguished."""
+    """The number of shorter rounds that replace one: similar figures need more rounds to be distinguished."""
 
 
 class Pool(Aggregate):
@@ -390,7 +390,7 @@ def _own() -> LogRow:
 
 
 def warmed_up(times: int) -> int:
-    """The number of calls of a writer for so many measured ones: some warm up its thread first."""
+    """The number of calls by a writer to measure ``times`` of them: the first ones warm up its thread."""
     return times + times // 10
 
 

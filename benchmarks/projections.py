@@ -90,7 +90,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
 
 @contextmanager
 def _server(accounts: int) -> Iterator[tuple[str, str, Log]]:
-    """Run a server with the history of so many accounts."""
+    """Run a server with a history of a number of accounts."""
     with temporary_directory() as directory, embedded_postgres(directory) as owner_url:
         migrate(owner_url)
         database_url = program_login(owner_url)
@@ -229,7 +229,7 @@ def _run_all(database_url: str, told: Pipe) -> None:
 
 
 def _visible_p99_ms(database_url: str, log: Log) -> float:
-    """The time from an append's return until all read models show it, under a load of so many events per second."""
+    """The time from an append's return until all read models show it, under load: the 99th percentile in ms."""
     ours, child = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_run_all, args=(database_url, child), daemon=True)
     process.start()
