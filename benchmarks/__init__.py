@@ -1,1 +1,1 @@
-"""Speed, as ratios in one run: ours and a baseline in turn, on one server, with a correctness check beside them."""
+"""Performance as ratios: ours and a baseline measured alternately on one server, with correctness checks."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] [--json]``: run one benchmark, or all. Exit status 1 where the figures are void."""
+"""``python -m benchmarks [NAME] [--json]``: run one benchmark or all. Exit status 1 if the figures are void."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ PIPE_WIDTH = 120
 def run(
     name: Annotated[
         str | None,
-        typer.Argument(help="log, projections, messages; all where none is named. history writes one to look at."),
+        typer.Argument(help="log, projections or messages; all by default. history writes a history to look at."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=MIN_ROUNDS, help="Interleaved rounds.")] = MIN_ROUNDS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    accounts: Annotated[int, typer.Option(min=1, help="Of history: how many accounts.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of history: another seed tells another one.")] = 1,
+    accounts: Annotated[int, typer.Option(min=1, help="For history: the number of accounts.")] = 100,
+    seed: Annotated[int, typer.Option(help="For history: another seed makes another history.")] = 1,
 ) -> None:
     """Run benchmarks."""
     if name == "history":
         told_history(accounts, seed, as_json=as_json)
         return
     if name is not None and name not in BENCHMARKS:
-        sys.stderr.write(f"There is no benchmark {name}; there are {', '.join(BENCHMARKS)}.\n")
+        sys.stderr.write(f"There is no benchmark {name}; choose one of {', '.join(BENCHMARKS)}.\n")
         raise typer.Exit(1)
     measures: dict[str, Measure] = {}
     try:

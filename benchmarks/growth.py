@@ -1,7 +1,7 @@
-"""``python -m benchmarks.growth FILE.svg``: what an append costs while the log grows to ten million events.
+"""``python -m benchmarks.growth FILE.svg``: the cost of an append while the log grows to ten million events.
 
-The log is filled through ``log.append`` itself, a hundred streams of a hundred events at a time, without waiting for
-the disk; what is measured in between waits for it.
+``log.append`` itself fills the log, a hundred streams of a hundred events at a time, without waiting for the disk; the
+samples in between wait for it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SAMPLES = 5
 
 @dataclass(frozen=True)
 class Sample:
-    """What appends cost at a length of the log: medians of `SAMPLES`."""
+    """The cost of appends at a length of the log: medians of `SAMPLES`."""
 
     millions: float
     alone_us: float
@@ -45,7 +45,7 @@ class Sample:
 
 
 def grow(millions: int, steps: int, done: Callable[[int, int], object]) -> list[Sample]:
-    """Fill a log step by step, and sample at each. ``done`` is told how many events there are, of how many."""
+    """Fill a log step by step and sample at each. ``done`` is called with the events so far and the final number."""
     most = millions * 1_000_000
     with temporary_directory() as directory, embedded_postgres(directory) as owner_url:
         database_url = program_login(owner_url)
@@ -107,10 +107,10 @@ def draw(samples: list[Sample], file: Path) -> None:
 
 def main(
     file: Path,
-    millions: Annotated[int, typer.Option(min=1, help="How long the log becomes.")] = 10,
-    steps: Annotated[int, typer.Option(min=1, help="How often it is measured on the way.")] = 10,
+    millions: Annotated[int, typer.Option(min=1, help="The final length of the log.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="The number of samples on the way.")] = 10,
 ) -> None:
-    """Grow a log, and draw what appends cost meanwhile."""
+    """Grow a log and draw the cost of appends."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("filling the log", total=None)

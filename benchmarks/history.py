@@ -1,7 +1,7 @@
-"""Realistic histories: partner accounts that buy, pay, allocate, look at invoices, and now and then change their minds.
+"""Realistic histories: partner accounts that buy, pay, allocate, view invoices, and sometimes change their minds.
 
-Every event is decided by the domain, and written through the log. The same number of accounts and the same seed give
-the same events, at the same positions.
+The domain decides every event, and the log writes it. The same number of accounts and the same seed make the same
+events at the same positions.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ from infra.servers.embedded_postgres import embedded_postgres, temporary_directo
 from infra.settings import decoded_master_key, settings
 
 MASTER_KEY: Final = bytes(32)
-"""Nobody's data are in a history that was made up."""
+"""A fixed key is fine: a made-up history has nobody's data in it."""
 
 BEGIN: Final = datetime(2026, 1, 1, 8, tzinfo=UTC)
 TERM: Final = Term(starts_on=date(2026, 1, 1), ends_on=date(2027, 1, 1))
 ACCOUNTS_PER_SELLER: Final = 20
 ORDERS: Final = (5, 10)
 FLAT_SHARE: Final = 0.15
-# Where the die falls: what is done with a pool, and what becomes of an order.
+# Weights: what is done with a pool, and how an order ends.
 CREATES, ALLOCATES, RELEASES, UPGRADES = 0.35, 0.8, 0.88, 0.95
 CANCELLED, EXPIRED, DECLINED, UNPAID, REFUNDED, SHORT = 0.05, 0.12, 0.18, 0.24, 0.93, 0.97
 FIRST_CAPACITY: Final = {"extensions": 100, "ultimate_plan": 20, "recording_minutes": 5_000, "high_availability": 2}
@@ -120,7 +120,7 @@ QUANTITIES: Final = {
 
 @dataclass
 class Story:
-    """What one account does, in units of work that it decides on the aggregates that it knows."""
+    """The activity of one account, as units of work decided on the aggregates that it knows."""
 
     number: int
     random: Random
@@ -142,13 +142,13 @@ class Story:
         """The id of its hosting package."""
         return f"pkg-{self.number:06d}"
 
-    def state(self, decider: Decider[Any, Any, Any], aggregate_id: str) -> Any:  # noqa: ANN401 - each has its own
-        """An aggregate as it stands."""
+    def state(self, decider: Decider[Any, Any, Any], aggregate_id: str) -> Any:  # noqa: ANN401 - differs by aggregate
+        """The current state of an aggregate."""
         stream = decider.stream(aggregate_id)
         return self.states.get(stream, self.shared.get(stream, decider.initial))
 
     def do(self, decider: Decider[Any, Any, Any], aggregate_id: str, kind: Callable[..., Any], **told: object) -> Any:  # noqa: ANN401
-        """Decide a command; gives the events."""
+        """Decide a command; returns its events."""
         stream = decider.stream(aggregate_id)
         states = self.shared if decider in (INVOICE_SERIES, PRICE_LIST) else self.states
         state = states.get(stream, decider.initial)
@@ -165,7 +165,7 @@ class Story:
         self.at += timedelta(seconds=self.random.randint(30, int(most_hours * 3600)))
 
     def unit(self, actor: str) -> list[Recorded]:
-        """What was decided since the last one, as one commit."""
+        """The events decided since the last commit, as one commit."""
         correlation = f"wish-{self.number}-{len(self.versions)}-{self.at:%y%m%d%H%M%S}"
         cause = Cause(actor, correlation)
         events = [Recorded(stream, version, e, self.account, cause, self.at) for stream, version, e in self.decided]
@@ -173,7 +173,7 @@ class Story:
         return events
 
     def told(self) -> Iterator[list[Recorded]]:
-        """The whole of it."""
+        """The whole activity, commit by commit."""
         contact = BillingContact(
             name=f"Contact {self.number}",
             email=f"billing@partner{self.number}.example",
@@ -206,7 +206,7 @@ class Story:
             if self.at.date() >= TERM.ends_on - timedelta(days=30):
                 return
 
-    # --- what PBXs get
+    # --- PBXs
 
     def _allocations(self) -> Iterator[list[Recorded]]:
         for _ in range(self.random.randint(1, 5)):
@@ -277,10 +277,10 @@ class Story:
             self.do(ORDER, order_id, DeclinePayment, order_id=order_id, **decline)
             yield self.unit("system:provider")
         if fate < UNPAID and method is Method.OFFLINE:
-            return  # nobody has paid yet
+            return  # not paid yet
         yield from self._paid(order_id, method, priced, fate)
         for done in [stream for stream in self.states if order_id in stream]:
-            del self.states[done]  # nobody asks for it again
+            del self.states[done]  # not needed again
 
     def _paid(self, order_id: str, method: Method, priced: Quote, fate: float) -> Iterator[list[Recorded]]:
         self.later(most_hours=240 if method is Method.OFFLINE else 0.2)
@@ -297,7 +297,7 @@ class Story:
         try:
             expand = {"package_id": self.package, "order_id": order_id, "lines": lines}
             self.do(SUBSCRIPTION, self.package, ExpandPackage, **expand)
-        except Refusal as refusal:  # a flat service that the account has by now
+        except Refusal as refusal:  # a flat service that the account has in the meantime
             self.do(ORDER, order_id, SetPaymentAside, order_id=order_id, explanation=str(refusal))
             yield self.unit("system:reactions")
             return
@@ -410,7 +410,7 @@ def _document(document_id: str) -> Document:
 
 
 def history(accounts: int, seed: int) -> Iterator[list[Recorded]]:
-    """The commits of so many accounts, in the order of time; every stream goes on without a gap."""
+    """The commits of a number of accounts in order of time; every stream is gapless."""
     shared: dict[str, Any] = {}
     sellers = [f"S{number:03d}" for number in range(-(-accounts // ACCOUNTS_PER_SELLER))]
     for seller in sellers:
@@ -431,19 +431,19 @@ def history(accounts: int, seed: int) -> Iterator[list[Recorded]]:
     versions: dict[str, int] = {}
     stories = []
     for number in range(accounts):
-        random = Random(f"{seed}/{number}")  # noqa: S311 - repeatable, and no secret
+        random = Random(f"{seed}/{number}")  # noqa: S311 - repeatable, not a secret
         stories.append(Story(number, random, shared, _Versions(versions), sellers[number % len(sellers)]))
     yield from _in_order_of_time(stories)
 
 
 class _Versions(dict[str, int]):
-    """The versions of a story's own streams, and of those that all stories share."""
+    """The versions of a story's own streams and of the streams that all stories share."""
 
     def __init__(self, shared: dict[str, int]) -> None:
         super().__init__()
         self._shared = shared
 
-    def get(self, stream: str, default: Any = None) -> Any:  # noqa: ANN401 - as a dict's
+    def get(self, stream: str, default: Any = None) -> Any:  # noqa: ANN401 - as in dict
         return (
             self._shared.get(stream, default) if stream.startswith("invoice_series") else super().get(stream, default)
         )
@@ -459,7 +459,7 @@ class _Versions(dict[str, int]):
 
 
 def _in_order_of_time(stories: Sequence[Story]) -> Iterator[list[Recorded]]:
-    """The next unit of whose clock stands earliest, decided at that moment: so shared streams keep their order."""
+    """The next unit of the story with the earliest clock, decided at that moment, so that shared streams keep order."""
     waiting = [(story.at, story.number, story.told()) for story in stories]
     heapq.heapify(waiting)
     while waiting:
@@ -470,10 +470,10 @@ def _in_order_of_time(stories: Sequence[Story]) -> Iterator[list[Recorded]]:
 
 
 def write(database_url: str, log: Log, units: Iterator[list[Recorded]], told: Callable[[int], object] = int) -> int:
-    """Append commits to the log, as many to a flush as the log's own group commit takes. Gives the number of events.
+    """Append commits to the log, as many per flush as its group commit takes. Returns the number of events.
 
-    A commit that cannot share a flush with another waits for the next one, and what belongs to the same account or
-    stream waits behind it. ``told`` is called with the number of events that were written, now and then.
+    A commit that cannot share a flush waits for the next one, and later commits of the same account or stream wait for
+    it. ``told`` is called from time to time with the number of events written.
     """
     writer, count = GroupCommit(lambda: connect(database_url, WRITER), log.notifier.notify), 0
     try:
@@ -516,10 +516,10 @@ def _digested(units: Iterator[list[Recorded]], digest: _Digest) -> Iterator[list
 
 
 def told_history(accounts: int, seed: int, *, as_json: bool) -> None:
-    """Write a history to the log of TRUNKLINE_DATABASE_URL; to one that is thrown away, where there is none.
+    """Write a history to the log of TRUNKLINE_DATABASE_URL, or to a temporary one if it is not set.
 
-    Prints how many events there are of each topic, and a digest of them all: the same for the same history. (The log's
-    own hashes are others each time, for personal data are encrypted.)
+    Prints the number of events of each topic and a digest of all events, which is the same for the same history. (The
+    log's own hashes differ each time, because personal data is encrypted.)
     """
     with ExitStack() as stack:
         given = settings()
@@ -531,7 +531,7 @@ def told_history(accounts: int, seed: int, *, as_json: bool) -> None:
             admit(owner_url, database_url)
         log = stack.enter_context(postgres_log(database_url, master_key=key))
         if log.head():
-            sys.stderr.write(f"The log is not empty: it has {log.head():,} events. A history begins with the first.\n")
+            sys.stderr.write(f"The log is not empty: it has {log.head():,} events. Write a history to an empty log.\n")
             sys.exit(1)
         with Progress(console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
             task = progress.add_task("events", total=None)

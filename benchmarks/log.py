@@ -1,6 +1,6 @@
-"""The event log against the library's stock recorder and against ``COPY``: one server, fsync on, interleaved rounds.
+"""The event log compared with the library's stock recorder and with ``COPY``: one server, fsync on, interleaved rounds.
 
-After each round the whole log is checked: positions without a gap, nothing twice, the chain unbroken.
+After each round the whole log is checked: gapless positions, no duplicates, unbroken chain.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ COPIES = 5
 COPIED = "int8 text int8 text bytea timestamptz text uuid text text text bytea"
 AT = datetime(2026, 3, 2, tzinfo=UTC)
 Writer = Sequence[Callable[[], object]]
-"""What one thread does, one after the other."""
+"""The calls that one thread makes, in sequence."""
 
 CAUSE = Cause("service:benchmark", "benchmark")
 TOPIC = "allocation.CapacityAllocated.v1"
@@ -69,7 +69,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
     """Every measure of the log.
 
     Raises:
-        Void: the log is not what was appended.
+        Void: the log does not equal what was appended.
     """
     with temporary_directory() as directory, embedded_postgres(directory) as owner_url, _bench(owner_url) as bench:
         freeze_loaded_objects()
@@ -96,7 +96,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
 
 @contextmanager
 def _bench(owner_url: str) -> Iterator[Bench]:
-    """A log beside the stock recorder, one with a history to replay, and two that differ in their chain alone."""
+    """A log beside the stock recorder, one with a history to replay, and two that differ only in their chain."""
     with ExitStack() as stack:
         owner = stack.enter_context(psycopg.connect(owner_url, autocommit=True))
         database_url = program_login(owner_url)
@@ -136,9 +136,9 @@ def _bench(owner_url: str) -> Iterator[Bench]:
 
 
 def _worn_in(owner: Connection[Any]) -> None:
-    """Let the server have segments of its write-ahead log to use again, as one that has run for a while.
+    """Give the server write-ahead log segments to recycle, like one that has run for a while.
 
-    A new one makes each anew, which takes 50 ms, in which nobody can append.
+    A new server creates each segment, which takes 50 ms and blocks all appends.
     """
     owner.execute("ALTER SYSTEM SET min_wal_size = '1GB'")
     owner.execute("SELECT pg_reload_conf()")
@@ -148,18 +148,18 @@ def _worn_in(owner: Connection[Any]) -> None:
 
 
 def _without_chain(owner_url: str) -> None:
-    """Let a log give each row the hash of the one before it."""
+    """Disable a log's hash chain: each row copies the hash of the previous one."""
     with psycopg.connect(owner_url, autocommit=True) as owner:
         definition = owner.execute("SELECT pg_get_functiondef('log.append'::regproc)").fetchone()
         assert definition
         unchained, links = re.subn(r"link := sha256\(.*?\);\n", "link := link;\n", str(definition[0]), flags=re.DOTALL)
-        assert links == 1, "the function chains as it did when this was written"
+        assert links == 1, "the chaining code of log.append has changed; adapt this pattern"
         owner.execute(unchained.encode())
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One measure: what is held against what."""
+    """One measure: ours against a baseline."""
 
     name: str
     ours: Callable[[], float]
@@ -168,11 +168,11 @@ class Pair:
     aim: float
     unit: str = "1/s"
     finer: int = 1
-    """How many rounds, each so much shorter, stand for one: what is alike takes more of them to be told apart."""
+    """The number of shorter rounds that replace one: similar figures need more rounds to be distinguished."""
 
 
 class Pool(Aggregate):
-    """The library's own way to write the same aggregate: what PBXs hold of a pool."""
+    """The same aggregate written the library's way: the units of a pool that PBXs hold."""
 
     @event("Granted")
     def __init__(self, quantity: int) -> None:
@@ -181,13 +181,13 @@ class Pool(Aggregate):
 
     @event("Allocated")
     def allocate(self, allocation_id: str, quantity: int) -> None:
-        """Give a PBX some of it."""
+        """Allocate units to a PBX."""
         self.held[allocation_id] = quantity
 
 
 @dataclass
 class Bench:
-    """What is measured, on one server."""
+    """The measurements, on one server."""
 
     owner: Connection[Any]
     recorder: PostgresRecorder
@@ -204,7 +204,7 @@ class Bench:
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def pairs(self) -> list[Pair]:
-        """Every measure, with its floor and its aim."""
+        """All measures, with floor and aim."""
         stock = self.application.recorder
         pools, stock_pools = self._pools(), [Pool(10**9) for _ in range(WRITERS)]
         self.application.save(*stock_pools)
@@ -251,10 +251,10 @@ class Bench:
         ]
 
     def check(self) -> None:
-        """See that the log has every position and every version once, and that its chain holds.
+        """Check that the log has every position and every version once, and that its chain is intact.
 
         Raises:
-            Void: it does not.
+            Void: a check failed.
         """
         try:
             self.walk = Verifier(self.auditor, walk=self.walk).verify()
@@ -265,7 +265,7 @@ class Bench:
     # --- one append, and one command
 
     def _pools(self) -> list[str]:
-        """A pool for each writer, with a PBX."""
+        """A pool with a PBX for each writer."""
         packages = [f"pkg-{number}" for number in range(WRITERS)]
         for package in packages:
             work = UnitOfWork(self.log)
@@ -278,7 +278,7 @@ class Bench:
         return packages
 
     def _commands(self, packages: Sequence[str]) -> list[Writer]:
-        """Commands as they are once a message was read: to load, decide and append is what is measured."""
+        """Commands, already parsed: the measure is load, decide and append."""
 
         def do(wish: AllocateCapacity) -> object:
             work = UnitOfWork(self.log, use_cache=True)
@@ -308,7 +308,7 @@ class Bench:
     # --- many events at once
 
     def _bulk(self) -> float:
-        """A thousand events of one stream in one append, five times."""
+        """One append of a thousand events to one stream, five times."""
         batches = self._batches()
         begun = time.perf_counter()
         for batch in batches:
@@ -321,7 +321,7 @@ class Bench:
         return [[_row(stream, n) for n in range(1, BULK + 1)] for stream in streams]
 
     def _copy(self) -> float:
-        """The same rows by binary ``COPY`` into a table with the same columns, constraints and indexes."""
+        """The same rows with binary ``COPY`` into a table with the same columns, constraints and indexes."""
         batches = self._batches()
         begun = time.perf_counter()
         for batch in batches:
@@ -349,7 +349,7 @@ class Bench:
     # --- reading it all
 
     def _replay(self) -> float:
-        """Every event decoded, validated, and folded into its aggregate."""
+        """Decode, validate and fold every event."""
         deciders: dict[str, Decider[Any, Any, Any]] = {decider.category: decider for decider in IMPERSONAL}
         states: dict[str, Any] = {}
         begun = time.perf_counter()
@@ -363,7 +363,7 @@ class Bench:
         return events / (time.perf_counter() - begun)
 
     def _copy_out(self) -> float:
-        """The same rows, raw, as often as takes about as long."""
+        """The same raw rows, repeated until it takes about as long."""
         begun = time.perf_counter()
         rows = 0
         with self.raw.cursor() as cursor:
@@ -380,30 +380,30 @@ def _row(stream: str, version: int) -> LogRow:
 
 
 def _stored() -> StoredEvent:
-    """An event as the library's mapper gives it to its recorder."""
+    """An event as the library's mapper passes it to its recorder."""
     return StoredEvent(uuid4(), 1, TOPIC, STATE)
 
 
 def _own() -> LogRow:
-    """An event as our mapper gives it to ours: with its record."""
+    """An event as our mapper passes it to our recorder, with its metadata."""
     return _row(f"allocation-{uuid4()}", 1)._replace(recorded_at=datetime.now(UTC))
 
 
 def warmed_up(times: int) -> int:
-    """How often a writer does it that is measured so many times: some go before, while its thread makes its stack."""
+    """The number of calls by a writer to measure ``times`` of them: the first ones warm up its thread."""
     return times + times // 10
 
 
 def appends_of(
     recorder: ApplicationRecorder, times: int, writers: int = WRITERS, event: Callable[[], LogRow | StoredEvent] = _own
 ) -> list[Writer]:
-    """Writers that append one event to a new stream, again and again."""
+    """Writers that repeatedly append one event to a new stream."""
     append: Callable[[Any], object] = recorder.insert_events
     return [[partial(append, [event()]) for _ in range(warmed_up(times))] for _ in range(writers)]
 
 
 def _timed(writers: Sequence[Writer]) -> tuple[float, list[float]]:
-    """Let all writers work at once. Gives the seconds of all of it, and of each time, without what goes before."""
+    """Run all writers concurrently. Returns the seconds in total and of each call, without the warm-up."""
     took: list[float] = []
     begin = threading.Barrier(len(writers) + 1)
 
@@ -431,11 +431,11 @@ def _timed(writers: Sequence[Writer]) -> tuple[float, list[float]]:
 
 
 def rate(writers: Sequence[Writer]) -> float:
-    """How often a second all of them do it, at once."""
+    """The calls per second of all writers, run concurrently."""
     all_of_it, took = _timed(writers)
     return len(took) / all_of_it
 
 
 def p99_ms(writers: Sequence[Writer]) -> float:
-    """How long the slowest hundredth takes, where all of them do it at once."""
+    """The 99th percentile of a call in milliseconds, with all writers run concurrently."""
     return quantiles(_timed(writers)[1], n=100)[98] * 1000

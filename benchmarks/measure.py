@@ -1,4 +1,4 @@
-"""What a benchmark gives: medians of ours and of a baseline, and the ratio of the two, round by round."""
+"""Benchmark results: medians of ours and of a baseline, and their ratio, round by round."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from statistics import median
 
 
 class Void(Exception):
-    """A check beside the figures failed, so they say nothing."""
+    """A correctness check failed, so the figures are meaningless."""
 
 
 @dataclass(frozen=True)
 class Measure:
     """Medians in ``unit``; the median ratio ours / baseline, with its range over the rounds.
 
-    Where a figure stands for itself there is no baseline, and ratio, range, floor and aim are in ``unit``.
+    An absolute figure has no baseline; its ratio, range, floor and aim are in ``unit``.
     """
 
     ours: float
@@ -27,7 +27,7 @@ class Measure:
     aim: float
 
 
-def in_turn(  # noqa: PLR0913 - each by its name
+def in_turn(  # noqa: PLR0913 - passed by name
     rounds: int,
     ours: Callable[[], float],
     baseline: Callable[[], float],
@@ -38,13 +38,13 @@ def in_turn(  # noqa: PLR0913 - each by its name
     unit: str = "1/s",
     smaller_is_better: bool = False,
 ) -> Measure:
-    """Measure the two in turn, ``rounds`` times; each gives its figure in ``unit``; ``done`` is called after each.
+    """Measure both alternately, ``rounds`` times, each in ``unit``; ``done`` is called after each round.
 
-    The ratio says how many times better ours is: ours / baseline, or the other way round where smaller is better.
+    The ratio is how many times better ours is: ours / baseline, or the inverse if smaller is better.
     """
     pairs = []
     for number in range(rounds):
-        # Who goes first changes, so that neither always finds the caches that the other left.
+        # Alternate the order, so that neither always finds the caches that the other left.
         if number % 2:
             theirs = baseline()
             pairs.append((ours(), theirs))
@@ -64,6 +64,6 @@ def in_turn(  # noqa: PLR0913 - each by its name
 
 
 def absolute(figures: Sequence[float], unit: str, *, floor: float, aim: float) -> Measure:
-    """A figure that stands for itself, measured in several rounds."""
+    """An absolute figure, measured in several rounds."""
     middle = median(figures)
     return Measure(middle, None, unit, middle, (min(figures), max(figures)), floor, aim)

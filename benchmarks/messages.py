@@ -1,4 +1,4 @@
-"""How fast messages go out and come in, against raw nats-py on the same server; and how soon a payment is invoiced."""
+"""Message throughput, out and in, against raw nats-py on the same server; and the latency from payment to invoice."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ P99_BOUND_MS = 300.0
 P99_AIM_MS = 100.0
 PATIENCE_S = 120.0
 QUIET_S = 0.5
-"""Between the preparations and what is measured: disks and servers have something to finish as well."""
+"""A pause between preparation and measurement, in which disks and servers finish their work."""
 
 MASTER_KEY = bytes(range(32))
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
@@ -84,10 +84,10 @@ SENDER = Sender(name="benchmark", secret=SecretStr("benchmark" * 4), accounts=(E
 
 
 def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
-    """Relay, commands, and the way from a payment to its invoice.
+    """Relay, commands, and the latency from a payment to its invoice.
 
     Raises:
-        Void: what came out, or in, is not what it has to be.
+        Void: the output or the input is not as expected.
     """
     found: dict[str, Measure] = {}
     for name, measured in (
@@ -105,7 +105,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
 
 @dataclass(frozen=True)
 class Place:
-    """Servers of the benchmark's own."""
+    """The benchmark's own servers."""
 
     database_url: str
     nats_url: str
@@ -131,7 +131,7 @@ def _place() -> Iterator[Place]:
 
 
 def _relay_vs_raw(place: Place, rounds: int) -> Measure:
-    """The log to the stream: read, told as the contract says, published; against the last of these alone."""
+    """From the log to the stream: read, encode by the contract, publish; the baseline only publishes."""
     _events(place.log)
     messages = [(subject_of(type(each.event)), str(each.event_id), encoded(each)) for each in place.log.history()]
 
@@ -144,7 +144,7 @@ def _relay_vs_raw(place: Place, rounds: int) -> Measure:
                 conn.execute("DELETE FROM read.positions")
             begun = time.perf_counter()
             running = asyncio.create_task(relay.run(client, stopping))
-            while relay.position < len(messages) and not running.done():  # noqa: ASYNC110 - it is what is measured
+            while relay.position < len(messages) and not running.done():  # noqa: ASYNC110 - this is the measurement
                 await asyncio.sleep(0.002)
             took = time.perf_counter() - begun
             stopping.set()
@@ -172,7 +172,7 @@ def _relay_vs_raw(place: Place, rounds: int) -> Measure:
 
 
 def _events(log: Log) -> None:
-    """Some of what an order leads to, of many accounts."""
+    """Some events that follow an order, of many accounts."""
     for number in range(EVENT_COUNT // 4):
         package, pbx = f"pkg-{number}", f"pbx-{number}"
         work = UnitOfWork(log)
@@ -212,7 +212,7 @@ async def _must_hold(client: Client, messages: Sequence[tuple[str, str, bytes]])
 
 
 def _consume_vs_raw(place: Place, rounds: int) -> Measure:
-    """Commands that wait in the stream, to their commits; against a loop that fetches, appends and acknowledges."""
+    """From queued commands to their commits; the baseline is a loop that fetches, appends and acknowledges."""
     with _dependencies(place) as dependencies:
         for number in range(PACKAGES):
             _open_account(dependencies, _whose(number)["account_id"])
@@ -237,7 +237,7 @@ def _whose(number: int) -> dict[str, str]:
 
 
 async def _send(nats_url: str, turn: int) -> None:
-    """Put signed commands into the stream: for each package one after another, over and over."""
+    """Publish signed commands to the stream, round-robin over the packages."""
     async with connected(nats_url) as client:
         jetstream = client.jetstream()
         await provision(jetstream, {})
@@ -263,10 +263,10 @@ async def _send(nats_url: str, turn: int) -> None:
 
 
 def _rate(place: Place, consuming: Callable[[], AbstractContextManager[object]]) -> float:
-    """Commits in 1/s, from the first to the last.
+    """Commits per second, from the first to the last.
 
     Raises:
-        Void: there were more, or fewer, than there are commands.
+        Void: their number differs from the number of commands.
     """
     before = place.log.head()
     begun, seen = 0.0, before
@@ -285,7 +285,7 @@ def _rate(place: Place, consuming: Callable[[], AbstractContextManager[object]])
 
 @contextmanager
 def _raw_loop(place: Place) -> Iterator[None]:
-    """nats-py's fetch, the same decision and the same append, and an acknowledgement; and nothing else."""
+    """Only nats-py's fetch, the same decision, the same append, and an acknowledgement."""
     stopping = threading.Event()
     threads = ThreadPoolExecutor(AT_ONCE)
 
@@ -303,7 +303,7 @@ def _raw_loop(place: Place) -> Iterator[None]:
             while not stopping.is_set():
                 with suppress(TimeoutError):
                     messages = await subscription.fetch(AT_ONCE, timeout=1)
-                    # Those of one package are PACKAGES apart, so none here is in the way of another.
+                    # Commands of one package are PACKAGES apart, so none here conflicts with another.
                     running = asyncio.get_running_loop()
                     await asyncio.gather(*(running.run_in_executor(threads, append, each) for each in messages))
                     for each in messages:
@@ -323,9 +323,9 @@ def _raw_loop(place: Place) -> Iterator[None]:
 
 
 def _paid_to_invoiced(place: Place, rounds: int) -> Measure:
-    """From the commit of a payment to that of its invoice, at 50 orders/s, by a whole Trunkline; the 99th percentile.
+    """The 99th percentile from the commit of a payment to that of its invoice, at 50 orders/s, by a whole Trunkline.
 
-    The ratio is that of the bound to what was measured: 1 is on the bound.
+    The ratio is the bound divided by the measured figure: 1 is exactly on the bound.
     """
     with _dependencies(place) as dependencies:
         _open_shop(dependencies)
@@ -373,7 +373,7 @@ def _open_shop(dependencies: Dependencies) -> None:
 
 
 def _p99_ms(dependencies: Dependencies, place: Place, turn: int) -> float:
-    """Confirm prepared orders at a fixed pace; see when each is paid, and when it is invoiced."""
+    """Confirm prepared orders at a fixed pace; record when each is paid and when it is invoiced."""
     totals = {}
     for number in range(ORDERS):
         order_id, package_id = f"order-{turn}-{number}", f"pkg-{number % PACKAGES}"
@@ -411,15 +411,15 @@ def _p99_ms(dependencies: Dependencies, place: Place, turn: int) -> float:
     pace = ORDERS / (time.perf_counter() - begun)
     watching.join()
     if len(invoiced) != ORDERS:
-        raise Void(f"of {ORDERS} orders, {len(invoiced)} were invoiced")
+        raise Void(f"only {len(invoiced)} of {ORDERS} orders were invoiced")
     if pace < 0.9 * ORDERS_PER_S:
-        raise Void(f"payments came at {pace:.0f}/s only")
+        raise Void(f"payments came at only {pace:.0f}/s")
     took = sorted(1000 * (invoiced[order_id] - paid[order_id]) for order_id in totals)
     return took[int(0.99 * len(took))]
 
 
 async def _nothing_waits(nats_url: str) -> None:
-    """Wait until every reaction has followed what there is."""
+    """Wait until every reaction has caught up."""
     async with connected(nats_url) as client:
         jetstream = client.jetstream()
         for name in durable_consumers():
@@ -429,12 +429,12 @@ async def _nothing_waits(nats_url: str) -> None:
 
 @contextmanager
 def _elsewhere(does: Callable[..., None], *given: str) -> Iterator[Any]:
-    """Something that runs in a process of its own while the context lasts, and what it says once it is ready."""
+    """Run something in its own process while the context lasts; yields what it reports once ready."""
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=does, args=(theirs, *given))
     process.start()
-    theirs.close()  # so that we hear when it has died
+    theirs.close()  # so that we notice when it dies
     try:
         yield ours.recv()
     finally:
@@ -449,7 +449,7 @@ def _catch_mail(conn: Connection) -> None:
 
 
 def _work(conn: Connection, database_url: str, nats_url: str) -> None:
-    """What ``trunkline work`` and ``trunkline relay`` do."""
+    """Do what ``trunkline work`` and ``trunkline relay`` do."""
     with (
         postgres_log(database_url, master_key=MASTER_KEY) as log,
         _dependencies(Place(database_url, nats_url, log, Path())) as dependencies,

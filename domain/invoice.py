@@ -167,7 +167,7 @@ class NoDocument(Refusal):
 
 
 def kept_until(issued_at: datetime, years: int) -> datetime:
-    """When a document may be deleted: so many years after the end of the UTC year in which it was issued."""
+    """When a document may be deleted: ``years`` years after the end of the UTC year in which it was issued."""
     return datetime(issued_at.astimezone(UTC).year + years + 1, 1, 1, tzinfo=UTC)
 
 

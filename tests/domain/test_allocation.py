@@ -57,7 +57,7 @@ def gave(
     return but(allocated, service=service, quantity=quantity, drawn=drawn, allocation_id=allocation_id)
 
 
-# --- the pool grows and shrinks ------------------------------------------------------------------------------------
+# --- grants and withdrawals ----------------------------------------------------------------------------------------
 
 
 def test_a_pool_holds_what_it_was_granted() -> None:
@@ -118,7 +118,7 @@ def test_an_allocation_and_a_release_may_share_an_id() -> None:
     ).when(but(allocate, allocation_id="one-id")).then_nothing()
 
 
-# --- PBXs come -----------------------------------------------------------------------------------------------------
+# --- creation ------------------------------------------------------------------------------------------------------
 
 
 def test_a_pbx_draws_its_extensions_from_the_share_of_its_plan() -> None:
@@ -183,20 +183,20 @@ def test_the_second_of_two_pbxs_that_claim_the_last_extensions_at_once_is_refuse
     )
 
 
-# --- PBXs are given more -------------------------------------------------------------------------------------------
+# --- allocation ----------------------------------------------------------------------------------------------------
 
 
-def test_a_pbx_is_given_more_extensions() -> None:
+def test_a_pbx_gets_more_extensions() -> None:
     pool = given(ALLOCATION, *BUILT).when(allocate).then(allocated).state
     assert pool.pbx("pbx-factory").assigned == {"extensions": 80}
     assert pool.available("extensions", Plan.ENTERPRISE) == 0
 
 
-def test_capacity_given_twice_is_given_once() -> None:
+def test_capacity_allocated_twice_is_allocated_once() -> None:
     given(ALLOCATION, *BUILT, allocated).when(allocate).then_nothing()
 
 
-def test_the_same_quantity_can_be_given_again_under_a_new_id() -> None:
+def test_the_same_quantity_can_be_allocated_again_under_a_new_id() -> None:
     ten, ten_more = give("extensions", 10, "allocation-1"), give("extensions", 10, "allocation-2")
     given(ALLOCATION, *BUILT).when(ten).then(gave("extensions", 10)).when(ten_more).then(
         gave("extensions", 10, allocation_id="allocation-2")
@@ -286,15 +286,15 @@ def test_an_allocation_that_loses_to_an_upgrade_draws_on_the_other_share() -> No
     given(ALLOCATION, *BUILT, grown).when(five).losing_to(upgrade).then(but(gave("extensions", 5), plan=Plan.ULTIMATE))
 
 
-# --- PBXs give back ------------------------------------------------------------------------------------------------
+# --- release -------------------------------------------------------------------------------------------------------
 
 
-def test_a_pbx_gives_extensions_back() -> None:
+def test_a_pbx_releases_extensions() -> None:
     pool = given(ALLOCATION, *BUILT).when(release).then(released).state
     assert pool.available("extensions", Plan.ENTERPRISE) == 30
 
 
-def test_capacity_given_back_twice_is_given_back_once() -> None:
+def test_capacity_released_twice_is_released_once() -> None:
     given(ALLOCATION, *BUILT, released).when(release).then_nothing()
 
 
@@ -302,7 +302,7 @@ def test_a_pbx_keeps_one_extension() -> None:
     given(ALLOCATION, *BUILT).when(but(release, quantity=59)).then(but(released, quantity=59))
 
 
-def test_high_availability_can_be_given_back_and_taken_again() -> None:
+def test_high_availability_can_be_released_and_allocated_again() -> None:
     back = but(release, service="high_availability", quantity=1)
     given(ALLOCATION, *BUILT, gave("high_availability", 1)).when(back).then(
         but(released, service="high_availability", quantity=1)
@@ -334,7 +334,7 @@ def test_the_second_of_two_releases_at_once_leaves_one_extension_too() -> None:
     given(ALLOCATION, *BUILT).when(most).losing_to(release).then_refused(NotReleasable, saying="at most 49")
 
 
-# --- PBXs are upgraded ---------------------------------------------------------------------------------------------
+# --- upgrade -------------------------------------------------------------------------------------------------------
 
 ROOM_FOR_THE_FACTORY = but(granted, grant_id="order-1", quantities={"ultimate_plan": 55})
 
@@ -382,10 +382,10 @@ def test_an_upgrade_that_loses_the_share_to_a_new_pbx_is_refused() -> None:
     )
 
 
-# --- PBXs go -------------------------------------------------------------------------------------------------------
+# --- removal -------------------------------------------------------------------------------------------------------
 
 
-def test_a_removed_pbx_gives_back_what_it_had_drawn() -> None:
+def test_a_removed_pbx_returns_what_it_had_drawn() -> None:
     history = (*BUILT, gave("recording_minutes", 700, 200, "allocation-2"), gave("high_availability", 1))
     gone = but(factory_removed, released={"extensions": 60, "recording_minutes": 200, "high_availability": 1})
     pool = given(ALLOCATION, *history).when(remove).then(gone).state
@@ -425,7 +425,7 @@ def test_a_pbx_of_another_account_is_not_removed() -> None:
     given(ALLOCATION, *BUILT).when(but(remove, account_id="slugworth")).then_refused(UnknownPool, saying="slugworth")
 
 
-def test_a_removal_that_loses_to_an_upgrade_gives_back_to_the_other_share() -> None:
+def test_a_removal_that_loses_to_an_upgrade_returns_units_to_the_other_share() -> None:
     given(ALLOCATION, *BUILT, ROOM_FOR_THE_FACTORY).when(remove).losing_to(upgrade).then(
         but(factory_removed, plan=Plan.ULTIMATE)
     )

@@ -80,7 +80,7 @@ def test_a_credit_note_issued_twice_at_once_is_issued_once() -> None:
     given(INVOICE).when(again).losing_to(issue_credit_note).then_nothing()
 
 
-# --- how long a document is kept -----------------------------------------------------------------------------------
+# --- retention -----------------------------------------------------------------------------------------------------
 
 MOMENTS = st.datetimes(datetime(1990, 1, 1), datetime(2140, 1, 1), timezones=st.timezones())  # noqa: DTZ001 - bounds
 
@@ -117,7 +117,7 @@ def test_an_invoice_that_was_never_issued_has_no_document_to_delete() -> None:
     given(INVOICE).when(delete_document).then_refused(UnknownInvoice, saying="no invoice invoice-1")
 
 
-# --- what a credit note says ---------------------------------------------------------------------------------------
+# --- the figures of a credit note ----------------------------------------------------------------------------------
 
 
 def shares(amount_minor: int) -> list[tuple[int, int]]:

@@ -41,7 +41,7 @@ def test_a_link_is_good_for_one_use_and_every_further_attempt_is_recorded() -> N
     once_more.when(consume).then(refused(RefusalReason.USED))
 
 
-def test_of_two_uses_at_once_exactly_one_wins() -> None:
+def test_exactly_one_of_two_uses_at_once_wins() -> None:
     given(INVOICE_LINK, link_issued).when(consume).losing_to(consume).then(refused(RefusalReason.USED))
 
 

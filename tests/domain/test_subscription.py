@@ -153,7 +153,7 @@ def test_a_flat_service_is_on_at_most_once() -> None:
     )
 
 
-def test_a_refused_order_leaves_nothing_behind() -> None:
+def test_a_refused_order_changes_nothing() -> None:
     package = given(SUBSCRIPTION, activated, subscribed("custom_domain", "order-1"))
     refused = package.when(order(2, extensions=50, custom_domain=1)).then_refused(ServiceAlreadyActive, saying="twice")
     assert refused.state == package.state

@@ -102,7 +102,7 @@ class Broker:
         self._do(lambda jetstream: jetstream.add_consumer(EVENTS, config))
 
     def fetched(self, durable: str, count: int, *, acknowledging: bool = True) -> list[bytes]:
-        """Fetch so many messages from a consumer."""
+        """Fetch ``count`` messages from a durable consumer."""
         return self._do(lambda jetstream: _fetched(jetstream, durable, count, acknowledging=acknowledging))
 
     def forget_ids(self) -> None:

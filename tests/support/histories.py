@@ -71,7 +71,7 @@ def told(seed: int, steps: int = 400) -> Log:
 
 
 def tell(log: Log, seed: int, steps: int) -> list[Recorded]:
-    """Append a history of so many attempted steps to a log, and return it."""
+    """Append a history of ``steps`` attempted steps to a log, and return it."""
     story = Story(log, Random(seed))  # noqa: S311 - repeatable, and no secret
     story.begin()
     for _ in range(steps):

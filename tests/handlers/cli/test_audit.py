@@ -801,7 +801,9 @@ def test_an_empty_log_has_nothing_to_sign(run_at: Run, database_url: str, signin
     assert run_at(database_url, "verify", "--checkpoints", os.devnull)[1] == "The log is empty.\n"
 
 
-def test_a_login_that_is_no_auditor_is_told_so(run_at: Run, places: ServerPlaces, history: tuple[str, Any]) -> None:
+def test_a_login_without_the_auditor_role_is_refused(
+    run_at: Run, places: ServerPlaces, history: tuple[str, Any]
+) -> None:
     nobody = f"nobody_{secrets.token_hex(6)}"
     with psycopg.connect(places.database_url, autocommit=True) as conn:
         conn.execute(f"CREATE ROLE {nobody} LOGIN PASSWORD 'x'".encode())
@@ -812,7 +814,7 @@ def test_a_login_that_is_no_auditor_is_told_so(run_at: Run, places: ServerPlaces
     assert errors.count("\n") == 1
 
 
-def test_an_event_that_nobody_can_read_is_named_and_the_others_are_still_listed(
+def test_an_unreadable_event_is_named_and_the_others_are_still_listed(
     run_at: Run, postgres: Log, database_url: str
 ) -> None:
     append(postgres, opened)

@@ -286,8 +286,10 @@ def test_an_erased_person_is_not_erased_again(bought: Bought, erase: Erase) -> N
     assert tables(bought.owner_url) == before
 
 
-def test_orders_go_on_after_an_erasure_at_work(database_url: str, nats_url: str, erase: Erase) -> None:
-    """The command line erases beside a Trunkline that has read, and cached, the person's key."""
+def test_orders_continue_after_an_erasure_in_a_running_trunkline(
+    database_url: str, nats_url: str, erase: Erase
+) -> None:
+    """The command line erases while a running Trunkline has the person's key in its cache."""
     with at_work(database_url, nats_url) as shop:
         placed = shop.buy(extensions=1)
         shop.until(InvoiceEmailed, placed)
@@ -302,7 +304,7 @@ def test_orders_go_on_after_an_erasure_at_work(database_url: str, nats_url: str,
         assert shop.running.health()["ok"] is True
 
 
-# --- restored ------------------------------------------------------------------------------------------------------
+# --- restore -------------------------------------------------------------------------------------------------------
 
 
 def test_a_copy_of_the_database_has_nothing_of_the_person_either(
@@ -324,9 +326,7 @@ def alone(places: ServerPlaces, name: str) -> bool:
         return not conn.execute("SELECT 1 FROM pg_stat_activity WHERE datname = %s", (name,)).fetchall()
 
 
-def test_a_key_that_comes_back_with_an_old_table_of_keys_is_destroyed_by_asking_again(
-    bought: Bought, erase: Erase
-) -> None:
+def test_a_key_restored_from_an_old_backup_is_destroyed_by_repeating_the_erasure(bought: Bought, erase: Erase) -> None:
     erase(bought.database_url, PERSON)
     old = [row for row in bought.before["log.person_keys"] if row[0] == PERSON]
     with psycopg.connect(bought.owner_url) as owner:

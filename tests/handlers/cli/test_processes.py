@@ -1,4 +1,4 @@
-"""The parts as processes of their own: they share the work, say how they are, and one that is killed is not missed."""
+"""The parts as separate processes: they share the work, report their health, and survive a kill."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Start = Callable[..., "Part"]
 
 
 class Part:
-    """A process of ours."""
+    """A Trunkline process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -50,7 +50,7 @@ class Part:
 
 @pytest.fixture(name="start")
 def _start(database_url: str, nats_url: str) -> Iterator[Start]:
-    """Start ``trunkline serve``, ``work`` or ``relay``; all of them end with the test."""
+    """Start ``trunkline serve``, ``work`` or ``relay``; all end with the test."""
     with ExitStack() as stack:
         catcher = stack.enter_context(mail_catcher())
         given = {
@@ -90,7 +90,7 @@ def paid_orders(store: InMemory, numbers: range) -> None:
         store.ask(confirm(total, f"order-{number}"))
 
 
-def test_of_two_that_work_and_two_that_relay_one_of_each_is_killed_and_nothing_is_lost_or_done_twice(
+def test_with_one_of_two_workers_and_relays_killed_nothing_is_lost_or_done_twice(
     postgres: Log, nats_url: str, start: Start
 ) -> None:
     store = InMemory(log=postgres).opened()
@@ -116,9 +116,7 @@ def test_of_two_that_work_and_two_that_relay_one_of_each_is_killed_and_nothing_i
     eventually(lambda: survivor.get("/health").json()["relay"]["active"], "another active relay")
 
 
-def test_who_serves_has_the_whole_application_and_who_works_only_health_and_figures(
-    postgres: Log, start: Start
-) -> None:
+def test_serve_has_the_whole_application_and_the_others_only_health_and_metrics(postgres: Log, start: Start) -> None:
     store = InMemory(log=postgres).settled()
     serving, working = start("serve"), start("work")
     start("relay")
@@ -135,7 +133,7 @@ def test_who_serves_has_the_whole_application_and_who_works_only_health_and_figu
     assert serving.get("/health").json()["worker"] == "elsewhere"
 
 
-def test_the_figures_are_prometheus_and_say_where_everything_stands(postgres: Log, start: Start) -> None:
+def test_the_metrics_are_prometheus_and_report_the_progress_of_everything(postgres: Log, start: Start) -> None:
     store = InMemory(log=postgres).settled()
     working = start("work")
     relaying = start("relay")
@@ -158,14 +156,14 @@ def test_the_figures_are_prometheus_and_say_where_everything_stands(postgres: Lo
 
 
 @pytest.mark.parametrize("name", ["serve", "work", "relay"])
-def test_without_an_address_each_says_which_is_missing(name: str, command_line: Run) -> None:
+def test_without_an_address_each_names_the_missing_setting(name: str, command_line: Run) -> None:
     status, _, complaint = command_line(name)
     assert status == 1
     assert complaint.startswith("TRUNKLINE_DATABASE_URL is missing")
 
 
 def test_without_nats_it_does_not_start_and_says_why(database_url: str) -> None:
-    """A supervisor starts it again; from then on it waits for NATS by itself."""
+    """A supervisor restarts it; after a start it waits for NATS by itself."""
     given = {
         "TRUNKLINE_DATABASE_URL": database_url,
         "TRUNKLINE_NATS_URL": f"nats://127.0.0.1:{free_port()}",

@@ -1,4 +1,4 @@
-"""``trunkline projections`` and ``trunkline find``: what they show, what they decide, and what they refuse."""
+"""``trunkline projections`` and ``trunkline find``: their output, their effects and their refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command; gives what it prints. What it refuses is raised."""
+    """Run a command; returns its output. Refusals are raised."""
     monkeypatch.setenv("TRUNKLINE_DATABASE_URL", database_url)
 
     def ran(*arguments: str, status: int = 0) -> str:
@@ -50,7 +50,7 @@ def told(log: Log, *, poison: bool = False) -> int:
     return log.head()
 
 
-def test_the_list_shows_where_each_projection_stands(run: Run, postgres: Log, database_url: str) -> None:
+def test_the_list_shows_the_progress_of_each_projection(run: Run, postgres: Log, database_url: str) -> None:
     told(postgres)
     assert {status["lag"] for status in json.loads(run("projections", "list", "--json"))} == {4}
     bring_up_to_date(database_url, postgres, 10)
@@ -63,7 +63,7 @@ def test_the_list_shows_where_each_projection_stands(run: Run, postgres: Log, da
     assert all(projection.name in table and "works" in table for projection in PROJECTIONS)
 
 
-def test_what_is_halted_is_shown_retried_and_skipped_and_the_skip_stays_in_every_report(
+def test_a_halted_projection_is_shown_retried_and_skipped_and_every_report_keeps_the_skip(
     run: Run, postgres: Log, database_url: str
 ) -> None:
     position = told(postgres, poison=True)
@@ -94,7 +94,7 @@ def test_what_is_halted_is_shown_retried_and_skipped_and_the_skip_stays_in_every
         assert "Made by [mistake]." in text
 
 
-def test_a_rebuild_says_what_it_did_and_a_verification_agrees(run: Run, postgres: Log, database_url: str) -> None:
+def test_a_rebuild_reports_its_result_and_a_verification_agrees(run: Run, postgres: Log, database_url: str) -> None:
     told(postgres)
     done = json.loads(run("projections", "rebuild", "orders", "billing", "--json"))
     assert (done["names"], done["position"], done["rows"]["orders"]) == (["orders", "billing"], 4, 1)
@@ -139,7 +139,7 @@ def test_a_rebuild_says_what_it_did_and_a_verification_agrees(run: Run, postgres
         (["show", "orders", "acme", "--as-of", "soon"], "soon is neither a position nor a time"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(
+def test_impossible_requests_are_refused_in_one_sentence(
     run: Run, postgres: Log, arguments: list[str], sentence: str
 ) -> None:
     told(postgres)
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
-def test_questions_over_all_accounts_are_answered(run: Run, postgres: Log) -> None:
+def test_queries_over_all_accounts_are_answered(run: Run, postgres: Log) -> None:
     told(postgres)
 
     def found(*arguments: str) -> Any:  # noqa: ANN401 - JSON
@@ -169,7 +169,7 @@ def test_questions_over_all_accounts_are_answered(run: Run, postgres: Log) -> No
     run("find", "revenue", "--from", "2026-01-01", "--before", "2027-01-01")
 
 
-def test_a_page_says_how_the_next_one_is_asked_for(run: Run, postgres: Log) -> None:
+def test_a_page_says_how_to_get_the_next_one(run: Run, postgres: Log) -> None:
     told(postgres)
     change = Change("order-2", 0, [but(requested, order_id="order-2")])
     postgres.append([change], account_id="acme", cause=CAUSE, at=NOW)

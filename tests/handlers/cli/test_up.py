@@ -1,4 +1,4 @@
-"""`trunkline up` runs everything until it is stopped, and others work on the same data beside it."""
+"""`trunkline up` runs everything until it is stopped; other commands use the same data meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRUNKLINE = str(Path(sys.executable).with_name("trunkline"))
 WITHOUT_URLS = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
 
 
-def test_it_serves_until_it_is_told_to_stop_and_leaves_nothing_running() -> None:
+def test_it_serves_until_it_is_stopped_and_leaves_nothing_running() -> None:
     with temporary_directory() as directory:
         data = str(directory / "data")
         up = subprocess.Popen(

@@ -156,7 +156,7 @@ def test_the_end_state_is_what_was_bought_and_allocated(showing: Showing) -> Non
         "Billing of ACME",
     ],
 )
-def test_the_story_is_told_in_words_events_and_rows(showing: Showing, told: str) -> None:
+def test_the_demo_prints_text_events_and_rows(showing: Showing, told: str) -> None:
     assert told in showing.told
 
 

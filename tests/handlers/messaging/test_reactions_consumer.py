@@ -335,7 +335,7 @@ def test_a_message_that_names_no_event_in_the_log_goes_to_the_dead_letters_at_on
 
 
 class Stumbling:
-    """A reaction that fails so many times before it succeeds."""
+    """A reaction that fails a number of times before it succeeds."""
 
     def __init__(self, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_s: list[float] = []

@@ -333,7 +333,7 @@ def test_an_event_that_cannot_be_folded_leaves_the_whole_batch_undone(
     assert (stored(tables, OrderRow), position_of(tables, ORDERS.name)) == ([], 0)
 
 
-def test_a_value_that_a_table_refuses_leaves_the_whole_batch_undone(
+def test_a_value_that_a_table_rejects_leaves_the_whole_batch_undone(
     tables: Connection[Any], lay: Lay, memory: Log
 ) -> None:
     poison: PaymentSetAside = but(no_longer_fits, explanation="a\x00b")
