@@ -200,7 +200,7 @@ class UnknownAccount(Refusal):
     """No account has this id."""
 
 
-class AccountStands(Refusal):
+class AccountExists(Refusal):
     """Another company has this account id."""
 
 
@@ -208,7 +208,7 @@ class UnknownBillingReceiver(Refusal):
     """The account's list has no such contact."""
 
 
-class BillingReceiverStands(Refusal):
+class BillingReceiverExists(Refusal):
     """Another contact of the list has this id."""
 
 
@@ -232,7 +232,7 @@ def decide(command: AccountCommand, account: Account) -> list[AccountEvent]:
                 return [BillingReceiverAdded.model_validate(command.model_dump(exclude={"at"}))]
             if account.receivers[command.receiver_id] == command.contact:
                 return []
-            raise BillingReceiverStands(
+            raise BillingReceiverExists(
                 f"The id {command.receiver_id} belongs to another contact; change that contact or choose a new id."
             )
         case ChangeBillingReceiver():
@@ -261,7 +261,7 @@ def _open(command: OpenAccount, account: Account) -> list[AccountEvent]:
     if account.opened == opened:
         return []
     if account.opened:
-        raise AccountStands(f"The account id {command.account_id} belongs to {account.opened.name}; choose another id.")
+        raise AccountExists(f"The account id {command.account_id} belongs to {account.opened.name}; choose another id.")
     who = {"account_id": command.account_id, "receiver_id": command.receiver_id}
     return [opened, BillingReceiverAdded(**who, contact=command.contact), DefaultBillingReceiverChosen(**who)]
 

@@ -260,7 +260,7 @@ class UnknownPbx(Refusal):
     """The package has no such PBX."""
 
 
-class PbxStands(Refusal):
+class PbxExists(Refusal):
     """Another PBX has, or had, this id."""
 
 
@@ -346,7 +346,7 @@ def _create(command: CreatePbx, pool: Allocation) -> list[AllocationEvent]:
     if standing == created:
         return []
     if standing:
-        raise PbxStands(f"The PBX id {command.pbx_id} is taken; choose another.")
+        raise PbxExists(f"The PBX id {command.pbx_id} is taken; choose another.")
     _possible(command.extensions, EXTENSIONS)
     _enough(pool, EXTENSIONS, command.plan, command.extensions)
     return [created]

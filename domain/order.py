@@ -320,7 +320,7 @@ class UnknownOrder(Refusal):
     """The account has no such order."""
 
 
-class OrderStands(Refusal):
+class OrderExists(Refusal):
     """Another order has this id."""
 
 
@@ -392,7 +392,7 @@ def _request(command: RequestExpansion, order: Order) -> list[OrderEvent]:
         asked = (command.account_id, command.package_id, command.quote.lines)
         if asked == (order.requested.account_id, order.requested.package_id, order.requested.quote.lines):
             return []
-        raise OrderStands(f"The order {command.order_id} already exists with other lines; choose a new id.")
+        raise OrderExists(f"The order {command.order_id} already exists with other lines; choose a new id.")
     if command.quote.total.amount_minor == 0:
         raise NothingToPay("The order comes to 0; there is nothing to pay, so nothing can be ordered.")
     return [ExpansionRequested(**command.model_dump(exclude={"at"}), requested_at=command.at)]

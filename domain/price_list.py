@@ -96,7 +96,7 @@ class PriceList:
         return next((version for version in reversed(self.versions) if version.valid_from <= on), None)
 
 
-class PriceListVersionStands(Refusal):
+class PriceListVersionExists(Refusal):
     """A published version cannot be changed."""
 
 
@@ -121,7 +121,7 @@ def decide(command: PriceListCommand, price_list: PriceList) -> list[PriceListEv
     latest = price_list.versions[-1] if price_list.versions else None
     following = latest.version + 1 if latest else 1
     if command.version < following:
-        raise PriceListVersionStands(
+        raise PriceListVersionExists(
             f"Version {command.version} of price list {command.seller} {command.currency} is already published; "
             f"publish the new prices as version {following}."
         )

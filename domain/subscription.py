@@ -133,7 +133,7 @@ class UnknownPackage(Refusal):
     """The account has no such package."""
 
 
-class PackageStands(Refusal):
+class PackageExists(Refusal):
     """Another package has this id."""
 
 
@@ -180,7 +180,7 @@ def _activate(command: ActivatePackage, package: Subscription) -> list[Subscript
     if package.activated == activated:
         return []
     if package.activated:
-        raise PackageStands(f"The package {command.package_id} already exists; choose another id.")
+        raise PackageExists(f"The package {command.package_id} already exists; choose another id.")
     if command.term.days < 1:
         raise PackageNotPossible(
             f"A term from {command.term.starts_on} to {command.term.ends_on} has no days; choose a later end."

@@ -5,9 +5,9 @@ from domain.account import (
     ACCOUNT,
     ERASED_CONTACT,
     AccountCommand,
-    AccountStands,
+    AccountExists,
+    BillingReceiverExists,
     BillingReceiverGone,
-    BillingReceiverStands,
     UnknownAccount,
     UnknownBillingReceiver,
 )
@@ -44,13 +44,13 @@ def test_an_account_opened_twice_is_opened_once() -> None:
 
 def test_an_account_id_belongs_to_one_company() -> None:
     given(ACCOUNT, *HISTORY).when(but(open_account, name="Slugworth")).then_refused(
-        AccountStands, saying="The account id acme belongs to ACME"
+        AccountExists, saying="The account id acme belongs to ACME"
     )
 
 
 def test_the_second_of_two_companies_that_claim_an_id_at_once_is_refused() -> None:
     slugworth = but(open_account, name="Slugworth")
-    given(ACCOUNT).when(slugworth).losing_to(open_account).then_refused(AccountStands, saying="choose another id")
+    given(ACCOUNT).when(slugworth).losing_to(open_account).then_refused(AccountExists, saying="choose another id")
 
 
 def test_an_account_opened_twice_at_once_is_opened_once() -> None:
@@ -73,13 +73,13 @@ def test_a_contact_cannot_join_an_unknown_account() -> None:
 
 def test_a_contact_does_not_take_the_id_of_another() -> None:
     given(ACCOUNT, *HISTORY).when(but(add_receiver, receiver_id="wonka")).then_refused(
-        BillingReceiverStands, saying="The id wonka belongs to another contact"
+        BillingReceiverExists, saying="The id wonka belongs to another contact"
     )
 
 
 def test_the_second_of_two_contacts_added_at_once_with_one_id_is_refused() -> None:
     given(ACCOUNT, *HISTORY).when(add_receiver).losing_to(but(add_receiver, contact=WONKA)).then_refused(
-        BillingReceiverStands, saying="choose a new id"
+        BillingReceiverExists, saying="choose a new id"
     )
 
 

@@ -12,7 +12,7 @@ from domain.allocation import (
     CapacityAllocated,
     CreatePbx,
     NotReleasable,
-    PbxStands,
+    PbxExists,
     PoolExhausted,
     ReleaseCapacity,
     ServiceNotForPbxs,
@@ -141,7 +141,7 @@ def test_a_pbx_that_has_since_been_upgraded_or_removed_is_not_created_again() ->
     ("wrong", "reason", "sentence"),
     [
         (but(create_factory, account_id="slugworth"), UnknownPool, "no package pkg-acme in account slugworth"),
-        (but(create_factory, extensions=61), PbxStands, "The PBX id pbx-factory is taken"),
+        (but(create_factory, extensions=61), PbxExists, "The PBX id pbx-factory is taken"),
         (but(create_factory, pbx_id="pbx-2", extensions=0), UnitsNotPossible, "0 is not a valid quantity"),
         (but(create_factory, pbx_id="pbx-2", extensions=-1), UnitsNotPossible, "-1 is not a valid quantity"),
         (but(create_factory, pbx_id="pbx-2", extensions=1_000_001), UnitsNotPossible, "use 1 to 1,000,000"),
@@ -163,7 +163,7 @@ def test_an_impossible_pbx_is_refused(wrong: CreatePbx, reason: type[Refusal], s
 
 def test_the_id_of_a_removed_pbx_is_not_given_to_another() -> None:
     given(ALLOCATION, *BUILT, factory_removed).when(but(create_factory, name="Other")).then_refused(
-        PbxStands, saying="choose another"
+        PbxExists, saying="choose another"
     )
 
 

@@ -19,8 +19,8 @@ from domain.order import (
     OrderClosed,
     OrderCommand,
     OrderEvent,
+    OrderExists,
     OrderFulfilled,
-    OrderStands,
     PaymentCaptured,
     PaymentRefunded,
     PaymentSetAside,
@@ -149,7 +149,7 @@ def test_an_order_requested_again_a_day_later_keeps_its_deadline() -> None:
     "changes", [{"account_id": "slugworth"}, {"package_id": "pkg-2"}, {"quote": quoted(extensions=51)}], ids=str
 )
 def test_an_order_id_belongs_to_one_order(changes: dict[str, object]) -> None:
-    given(ORDER, requested).when(but(request, **changes)).then_refused(OrderStands, saying="choose a new id")
+    given(ORDER, requested).when(but(request, **changes)).then_refused(OrderExists, saying="choose a new id")
 
 
 def test_an_order_that_totals_zero_is_refused() -> None:
@@ -162,7 +162,7 @@ def test_an_order_that_totals_zero_is_refused() -> None:
 
 def test_the_second_of_two_orders_that_claim_an_id_at_once_is_refused() -> None:
     given(ORDER).when(but(request, quote=quoted(extensions=1))).losing_to(request).then_refused(
-        OrderStands, saying="The order order-1 already exists with other lines"
+        OrderExists, saying="The order order-1 already exists with other lines"
     )
 
 

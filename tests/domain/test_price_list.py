@@ -7,7 +7,7 @@ from domain.price_list import (
     PRICE_LIST,
     PriceListAmbiguous,
     PriceListOutOfOrder,
-    PriceListVersionStands,
+    PriceListVersionExists,
     PublishPriceList,
     price_list_id,
 )
@@ -37,7 +37,7 @@ def test_a_version_published_twice_is_published_once(again: PublishPriceList) ->
 @pytest.mark.parametrize(
     ("wrong", "reason", "sentence"),
     [
-        (but(publish, offers=CHEAPER), PriceListVersionStands, "publish the new prices as version 2"),
+        (but(publish, offers=CHEAPER), PriceListVersionExists, "publish the new prices as version 2"),
         (but(publish_2, version=3), PriceListOutOfOrder, "would leave a gap; the next version is 2"),
         (but(publish_2, valid_from=publish.valid_from), PriceListOutOfOrder, "after version 1, which holds from 2026"),
         (but(publish_2, offers=(*OFFERS, OFFERS[0])), PriceListAmbiguous, "The service extensions appears twice"),
@@ -55,7 +55,7 @@ def test_the_first_version_is_version_1() -> None:
 def test_the_later_of_two_second_versions_published_at_once_is_refused() -> None:
     dearer = but(publish_2, offers=OFFERS)
     given(PRICE_LIST, published).when(dearer).losing_to(publish_2).then_refused(
-        PriceListVersionStands, saying="Version 2 of price list YT EUR is already published"
+        PriceListVersionExists, saying="Version 2 of price list YT EUR is already published"
     )
 
 

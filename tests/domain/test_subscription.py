@@ -8,8 +8,8 @@ from domain.subscription import (
     SUBSCRIPTION,
     ActivatePackage,
     ExpandPackage,
+    PackageExists,
     PackageNotPossible,
-    PackageStands,
     ReverseGrant,
     ServiceAlreadyActive,
     UltimateExceedsExtensions,
@@ -63,7 +63,7 @@ def test_a_package_activated_twice_is_activated_once() -> None:
     ],
 )
 def test_a_package_id_belongs_to_one_package(another: ActivatePackage) -> None:
-    given(SUBSCRIPTION, activated).when(another).then_refused(PackageStands, saying="choose another id")
+    given(SUBSCRIPTION, activated).when(another).then_refused(PackageExists, saying="choose another id")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_whole_package_may_be_ultimate() -> None:
 
 def test_the_second_of_two_packages_that_claim_an_id_at_once_is_refused() -> None:
     given(SUBSCRIPTION).when(but(activate, account_id="slugworth")).losing_to(activate).then_refused(
-        PackageStands, saying="The package pkg-acme already exists"
+        PackageExists, saying="The package pkg-acme already exists"
     )
 
 

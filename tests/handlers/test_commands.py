@@ -10,14 +10,14 @@ import pytest
 import tenacity
 
 from domain.account import (
+    AccountExists,
     AccountOpened,
-    AccountStands,
     AddBillingReceiver,
     BillingReceiverAdded,
     BillingReceiverChanged,
     BillingReceiverErased,
+    BillingReceiverExists,
     BillingReceiverGone,
-    BillingReceiverStands,
     ChangeBillingReceiver,
     ChooseDefaultBillingReceiver,
     DefaultBillingReceiverChosen,
@@ -37,8 +37,8 @@ from domain.allocation import (
     GrantCapacity,
     NotReleasable,
     PbxCreated,
+    PbxExists,
     PbxRemoved,
-    PbxStands,
     PbxUpgraded,
     PoolExhausted,
     ReleaseCapacity,
@@ -90,10 +90,10 @@ from domain.order import (
     NotYetExpired,
     OrderCancelled,
     OrderClosed,
+    OrderExists,
     OrderExpired,
     OrderFulfilled,
     OrderPlaced,
-    OrderStands,
     PaymentCaptured,
     PaymentDeclined,
     PaymentRefunded,
@@ -112,7 +112,7 @@ from domain.price_list import (
     PriceListAmbiguous,
     PriceListOutOfOrder,
     PriceListPublished,
-    PriceListVersionStands,
+    PriceListVersionExists,
     PublishPriceList,
     TaxRule,
 )
@@ -134,8 +134,8 @@ from domain.subscription import (
     ExpandPackage,
     GrantReversed,
     PackageActivated,
+    PackageExists,
     PackageNotPossible,
-    PackageStands,
     ReverseGrant,
     ServiceAlreadyActive,
     ServiceSubscribed,
@@ -307,7 +307,7 @@ WISHES = (
         open_account,
         (AccountOpened, BillingReceiverAdded, DefaultBillingReceiverChosen),
         rival=but(open_account, name="Slugworth"),
-        then=AccountStands,
+        then=AccountExists,
     ),
     Wish(
         InMemory.opened,
@@ -342,14 +342,14 @@ WISHES = (
         activate,
         (PackageActivated, CapacityGranted),
         rival=but(activate, quantities={"extensions": 7}),
-        then=PackageStands,
+        then=PackageExists,
     ),
     Wish(
         InMemory.opened,
         order(),
         (ExpansionRequested, BillingContactChosen),
         rival=order(extensions=1),
-        then=OrderStands,
+        then=OrderExists,
     ),
     Wish(
         InMemory.placed,
@@ -665,7 +665,7 @@ NOES = (
     No(
         InMemory.opened,
         but(publish, valid_from=date(2026, 2, 1)),
-        PriceListVersionStands,
+        PriceListVersionExists,
         "Version 1 of price list YT EUR is already published; publish the new prices as version 2.",
     ),
     No(
@@ -695,14 +695,14 @@ NOES = (
     No(
         InMemory.opened,
         but(open_account, name="Slugworth"),
-        AccountStands,
+        AccountExists,
         "The account id acme belongs to ACME; choose another id.",
     ),
     No(nothing, add_receiver, UnknownAccount, "There is no account acme; open it first."),
     No(
         InMemory.opened,
         but(add_receiver, receiver_id="wonka"),
-        BillingReceiverStands,
+        BillingReceiverExists,
         "The id wonka belongs to another contact; change that contact or choose a new id.",
     ),
     No(nothing, change_receiver, UnknownAccount, "There is no account acme; open it first."),
@@ -736,7 +736,7 @@ NOES = (
     No(
         InMemory.opened,
         but(activate, quantities={"extensions": 1}),
-        PackageStands,
+        PackageExists,
         "The package pkg-acme already exists; choose another id.",
     ),
     No(
@@ -836,7 +836,7 @@ NOES = (
     No(
         InMemory.ordered,
         order(extensions=1),
-        OrderStands,
+        OrderExists,
         "The order order-1 already exists with other lines; choose a new id.",
     ),
     No(InMemory.opened, bill_to, UnknownOrder, NO_ORDER),
@@ -849,7 +849,7 @@ NOES = (
     No(
         InMemory.ordered,
         but(bill_to, receiver_id="wonka", contact=BUCKET),
-        BillingReceiverStands,
+        BillingReceiverExists,
         "The id wonka belongs to another contact; change that contact or choose a new id.",
     ),
     No(
@@ -1024,7 +1024,7 @@ NOES = (
     No(
         InMemory.with_factory,
         but(create_factory, extensions=1),
-        PbxStands,
+        PbxExists,
         "The PBX id pbx-factory is taken; choose another.",
     ),
     No(
