@@ -1,5 +1,5 @@
-# ruff: noqa: INP001 - it stands alone, and is no part of a package
-"""Recompute the log's chain from what psql copies out: nothing but Python's standard library, and none of Trunkline.
+# ruff: noqa: INP001 - a program of its own, not part of a package
+"""Recompute the hash chain of the log from psql's output, with the standard library and no code of Trunkline.
 
 Usage:
     export PGOPTIONS="-c role=trunkline_auditor"
@@ -15,15 +15,15 @@ import struct
 import sys
 from typing import BinaryIO
 
-FIXED = {0, 2, 5, 7}  # position, version, recorded_at, event_id: as they are; all others with their length before them
+FIXED = {0, 2, 5, 7}  # position, version, recorded_at, event_id: as they are; all others are preceded by their length
 
 
 def main(copied: BinaryIO) -> str:
-    """Read PostgreSQL's binary COPY format, row by row; say where the chain breaks, or how far it is whole."""
-    copied.read(11 + 4)  # the signature, and flags
-    copied.read(struct.unpack(">i", copied.read(4))[0])  # an extension, of no bytes
+    """Read PostgreSQL's binary COPY format, row by row. Returns where the chain breaks, or how far it is valid."""
+    copied.read(11 + 4)  # the signature and flags
+    copied.read(struct.unpack(">i", copied.read(4))[0])  # the header extension, which is empty
     hash_, expected = bytes(32), 1
-    while struct.unpack(">h", copied.read(2))[0] != -1:  # how many columns; -1 after the last row
+    while struct.unpack(">h", copied.read(2))[0] != -1:  # the number of columns; -1 after the last row
         canonical, position, found = b"", 0, b""
         for column in range(12):
             length = copied.read(4)
