@@ -31,7 +31,7 @@ POOL = "allocation-pkg-acme"
 
 
 def minutes(count: int) -> Sequence[AllocateCapacity]:
-    """Return commands that each allocate a unit of recording minutes to the factory."""
+    """Return commands that each allocate one recording minute to the factory."""
     return [
         AllocateCapacity(
             at=NOW,
