@@ -1,7 +1,7 @@
-"""How tests run: where their servers are, how many processes there are, and where temporary files go.
+"""How tests run: on which servers, in how many processes, and with temporary files in memory.
 
-The servers themselves are fixtures of `tests.support.servers`, which is loaded for all tests but those of the domain:
-so that one of these takes a second.
+The servers are fixtures of `tests.support.servers`. Tests of the domain do not load it, so that one of them takes a
+second.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.given_projection")  # here, for tests of other folders take it too
+pytest.register_assert_rewrite("tests.support.given_projection")  # here, because tests of several folders import it
 DOMAIN = Path(__file__).parent / "domain"
 SERVERS = ("TRUNKLINE_DATABASE_URL", "TRUNKLINE_NATS_URL")
-MEMORY = Path("/dev/shm")  # noqa: S108 - every name below it is a fresh one
-ROOM_BYTES = 8 * 2**30  # a run takes at most a third of that
+MEMORY = Path("/dev/shm")  # noqa: S108 - every name in it is new
+ROOM_BYTES = 8 * 2**30  # a run needs at most a third of it
 GIVEN = pytest.StashKey[dict[str, str]]()
 
 
@@ -27,24 +27,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take the settings out of the environment: they name the servers, and no test may see the others."""
+    """Remove the settings from the environment: some name the servers, and tests must not depend on the others."""
     names = [name for name in os.environ if name.upper().startswith("TRUNKLINE_")]
     config.stash[GIVEN] = {name.upper(): os.environ.pop(name) for name in names}
     if config.getoption("--containers"):
-        _docker_answers()
-    _keep_in_memory()
+        _check_docker()
+    _use_memory_for_temporary_files()
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Load the fixtures of servers, unless only tests of the domain are collected."""
+    """Load the fixtures of servers, except for tests of the domain."""
     if isinstance(collector, pytest.Module) and DOMAIN not in collector.path.parents:
         collector.config.pluginmanager.import_plugin("tests.support.servers")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return two processes a core: each has embedded servers of its own, for which its tests mostly wait.
+    """Return two processes per core: each has its own embedded servers, and its tests mostly wait for them.
 
-    Servers that are given, or in Docker, are for one process; and tests of the domain alone are not worth a second one.
+    Servers that settings name, or that run in Docker, serve one process only. Tests of the domain alone are too fast to
+    gain from a second process.
     """
     given = any(name.upper() in SERVERS for name in os.environ)
     only_domain = all(DOMAIN in (config.invocation_params.dir / name).resolve().parents for name in config.args)
@@ -52,46 +53,46 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run long tests first, so that no process works alone at the end."""
+    """Run long tests first, so that none of them runs alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish() -> None:
-    """Exclude all modules and tests from garbage collection."""
+    """Exclude all modules and collected tests from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
-def _keep_in_memory() -> None:
-    """Keep temporary directories in memory if there is room, unless TMPDIR names another place.
+def _use_memory_for_temporary_files() -> None:
+    """Keep temporary directories in memory if there is room, unless TMPDIR is set.
 
-    A database is some 400 small files, and hundreds are created and dropped: most of the work of a disk here. Tests
-    prove the same: the page cache, too, survives a process that is killed.
+    A database has some 400 small files, and a run creates and drops hundreds of databases, which is most of its disk
+    I/O. Tests prove the same as on a disk: the page cache, too, survives a killed process.
     """
     if "TMPDIR" in os.environ or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
         return
-    os.environ["TMPDIR"] = str(MEMORY)  # for the programs that tests start
-    tempfile.tempdir = str(MEMORY)  # and for this one
+    os.environ["TMPDIR"] = str(MEMORY)  # for processes that tests start
+    tempfile.tempdir = str(MEMORY)  # for this process
 
 
-def _docker_answers() -> None:
-    from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415 - only this way needs it
+def _check_docker() -> None:
+    from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415 - for --containers
     from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415
 
     try:
         DockerClient(timeout=10).client.close()
     except DockerException as error:
         raise pytest.UsageError(
-            f"Docker does not answer, and --containers needs it, so these tests did NOT run. ({error})"
+            f"--containers needs Docker, which does not answer, so these tests did NOT run. ({error})"
         ) from error
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"servers: {_way(config)}"
+    return f"servers: {_servers(config)}"
 
 
-def _way(config: pytest.Config) -> str:
+def _servers(config: pytest.Config) -> str:
     if config.getoption("--containers"):
-        return "in Docker, by testcontainers"
+        return "in Docker (testcontainers)"
     given = [name for name in SERVERS if config.stash[GIVEN].get(name)]
     return f"at {' and '.join(given)}" if given else "embedded"

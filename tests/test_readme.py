@@ -1,4 +1,4 @@
-"""README and docs tell the truth: every link and every file that they name exists."""
+"""README and docs: every link leads to a file, and every path that they name exists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def story() -> list[tuple[str, str]]:
     return [(link[1], link[2]) for link in found if link]
 
 
-def test_the_question_is_answered_in_five_links_one_a_folder() -> None:
+def test_the_question_is_answered_by_five_links_one_per_folder() -> None:
     assert [path.split("/")[0] for _, path in story()] == ["handlers", "domain", "infra", "projections", "tests"]
 
 
@@ -39,7 +39,7 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_path_in_backticks_exists(page: Path) -> None:
-    """A path begins with a folder of ours and may hold a wildcard; a test may be named without its folders."""
+    """A path starts with a top-level folder and may have a wildcard; a test file may be named without its folders."""
     text = page.read_text(encoding="utf-8")
     paths = re.findall(rf"`((?:{'|'.join(OURS)})/[^`\s]*)`", text)
     assert [path for path in paths if not any(ROOT.glob(path.rstrip("/")))] == []
@@ -59,7 +59,7 @@ def test_every_room_and_its_modules_are_on_the_map() -> None:
             assert named == modules, room
 
 
-def test_every_dependency_has_its_line() -> None:
+def test_every_dependency_is_documented() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The suite itself: tests of the domain load nothing that costs time, and any other test has its servers."""
+"""The suite itself: tests of the domain load no slow modules, and all other tests have the fixtures of servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ sys.exit(status)
 
 
 def loaded_by(*arguments: str) -> list[str]:
-    """The slow modules that a run of pytest loads."""
+    """Return the slow modules that a run of pytest loads."""
     code = LOADED.format(slow=SLOW)
     run = subprocess.run(
         [sys.executable, "-c", code, "-p", "no:cacheprovider", *arguments],
@@ -38,5 +38,5 @@ def test_tests_of_the_domain_load_neither_servers_nor_libraries(path: str) -> No
     assert loaded_by("--numprocesses", "auto", *options, path) == []
 
 
-def test_any_other_test_has_the_fixtures_of_servers() -> None:
+def test_all_other_tests_have_the_fixtures_of_servers() -> None:
     assert "psycopg" in loaded_by("--fixtures-per-test", "tests/infra/event_log/test_log.py")

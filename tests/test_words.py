@@ -1,4 +1,4 @@
-"""The words: old phrases, which read like a translation, do not come back."""
+"""The words: old phrases that read like a translation do not return."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ OLD_PHRASES = (
 
 
 def pages() -> list[Path]:
-    """Every text of ours, but the history of changes and this file."""
+    """Return all source and text files, except the changelog and this file."""
     folders = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
     found = [*ROOT.glob("*"), *(path for folder in folders for path in folder.rglob("*"))]
     return [path for path in found if path.suffix in TEXTS and path not in (Path(__file__), ROOT / "CHANGELOG.md")]
 
 
-def test_no_old_phrase_comes_back() -> None:
+def test_no_old_phrase_returns() -> None:
     found = []
     for page in pages():
         lines = page.read_text(encoding="utf-8")

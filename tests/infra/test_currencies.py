@@ -1,4 +1,4 @@
-"""Money in words and digits: by ISO 4217, exact, and back again."""
+"""Amounts as text: formatted and parsed exactly, with the decimals of ISO 4217."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_amount_has_the_decimals_of_its_currency(amount: Money, people: str, 
 
 @settings(deadline=None)
 @given(AMOUNTS)
-def test_what_is_written_is_read_back_exactly(amount: Money) -> None:
+def test_a_decimal_string_is_parsed_to_the_same_amount(amount: Money) -> None:
     assert from_decimal_string(decimal_string(amount), amount.currency) == amount
 
 
@@ -58,14 +58,14 @@ def test_people_and_machines_see_the_same_number(amount: Money) -> None:
     assert Decimal(format_number(amount).replace(",", "")) == Decimal(decimal_string(amount))
 
 
-def test_the_reader_s_language_decides_the_separators() -> None:
+def test_the_language_decides_the_separators() -> None:
     assert format_money(money(123450), "de") == "EUR 1.234,50"
 
 
 @pytest.mark.parametrize(
     ("text", "amount_minor"), [("7", 700), ("7.5", 750), ("007.50", 750), ("-0.01", -1), ("-0", 0)]
 )
-def test_fewer_decimals_than_the_currency_s_are_exact_too(text: str, amount_minor: int) -> None:
+def test_fewer_decimals_than_those_of_the_currency_are_accepted(text: str, amount_minor: int) -> None:
     assert from_decimal_string(text, "EUR") == money(amount_minor)
 
 
@@ -75,7 +75,7 @@ def test_too_many_decimals_are_refused(text: str, currency: str) -> None:
         from_decimal_string(text, currency)
 
 
-NO_AMOUNTS = [
+INVALID_AMOUNTS = [
     "",
     ".5",
     "5.",
@@ -94,13 +94,13 @@ NO_AMOUNTS = [
 ]
 
 
-@pytest.mark.parametrize("text", NO_AMOUNTS)
-def test_what_is_no_plain_decimal_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", INVALID_AMOUNTS)
+def test_a_text_that_is_not_a_plain_decimal_is_refused(text: str) -> None:
     with pytest.raises(AmountNotExact, match="is not an amount"):
         from_decimal_string(text, "EUR")
 
 
-def test_an_amount_beyond_the_greatest_is_refused() -> None:
+def test_an_amount_above_the_maximum_is_refused() -> None:
     with pytest.raises(AmountNotExact, match="too large"):
         from_decimal_string("90071992547409.93", "EUR")
 
@@ -116,5 +116,5 @@ def test_a_currency_without_minor_units_is_refused(currency: str) -> None:
 @pytest.mark.parametrize(
     ("rate_bp", "text"), [(1900, "19 %"), (725, "7.25 %"), (550, "5.5 %"), (1000, "10 %"), (0, "0 %"), (10**4, "100 %")]
 )
-def test_a_rate_is_a_percentage(rate_bp: int, text: str) -> None:
+def test_a_rate_is_formatted_as_a_percentage(rate_bp: int, text: str) -> None:
     assert format_rate(rate_bp) == text

@@ -1,4 +1,4 @@
-"""The token of an invoice link: nobody can guess it, and the secret and the link's id are all that it is made of."""
+"""The token of an invoice link: it cannot be guessed, and depends only on the secret and the link's id."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SECRET = b"everlasting gobstopper, 32 bytes"
 OTHER_SECRET = b"three-course dinner chewing gum!"
 LINK = link_id("invoice-1", 1)
 TOKEN = token(SECRET, LINK)
-calmly = hypothesis.settings(deadline=None, max_examples=50)
+relaxed = hypothesis.settings(deadline=None, max_examples=50)
 ALPHABET = set(string.ascii_letters + string.digits + "-_")
 
 
-def test_the_id_of_a_link_follows_from_its_invoice_and_its_place() -> None:
+def test_the_id_of_a_link_is_derived_from_its_invoice_and_its_number() -> None:
     assert link_id("invoice-1", 1) == LINK == "88a29101-592d-5435-96f9-579898264ff3"
     others = {
         LINK,
@@ -34,29 +34,29 @@ def test_the_id_of_a_link_follows_from_its_invoice_and_its_place() -> None:
     assert len(others) == 5
 
 
-def test_a_token_is_the_same_whenever_it_is_made() -> None:
+def test_a_token_is_deterministic() -> None:
     assert token(SECRET, LINK) == TOKEN
 
 
-def test_a_token_is_the_link_and_256_bits_that_need_the_secret() -> None:
+def test_a_token_is_the_id_of_its_link_and_256_bits_that_depend_on_the_secret() -> None:
     raw = base64.urlsafe_b64decode(TOKEN)
     assert raw[:16] == UUID(LINK).bytes
     assert raw[16:] == hmac.new(SECRET, UUID(LINK).bytes, hashlib.sha256).digest()
     assert len(raw[16:]) * 8 == 256
 
 
-@calmly
+@relaxed
 @hypothesis.given(st.uuids())
-def test_a_token_is_64_characters_that_a_url_takes_as_they_are(link: UUID) -> None:
-    made = token(SECRET, str(link))
-    assert len(made) == 64
-    assert set(made) <= ALPHABET
-    assert link_of(made) == str(link)
+def test_a_token_is_64_characters_that_need_no_escaping_in_a_url(link: UUID) -> None:
+    text = token(SECRET, str(link))
+    assert len(text) == 64
+    assert set(text) <= ALPHABET
+    assert link_of(text) == str(link)
 
 
-@calmly
+@relaxed
 @hypothesis.given(st.uuids())
-def test_another_secret_makes_another_token_in_its_secret_part_only(link: UUID) -> None:
+def test_another_secret_changes_only_the_secret_part_of_a_token(link: UUID) -> None:
     ours, theirs = token(SECRET, str(link)), token(OTHER_SECRET, str(link))
     raw, other = base64.urlsafe_b64decode(ours), base64.urlsafe_b64decode(theirs)
     assert raw[:16] == other[:16]
@@ -98,24 +98,24 @@ def test_another_link_has_another_token() -> None:
         "٣" + TOKEN[1:],
     ],
 )
-def test_what_has_not_the_form_of_a_token_is_of_no_link(garbage: str) -> None:
+def test_a_malformed_token_has_no_link(garbage: str) -> None:
     assert link_of(garbage) is None
 
 
-@calmly
+@relaxed
 @hypothesis.given(st.text() | st.text(alphabet=sorted(ALPHABET), min_size=60, max_size=68))
-def test_whatever_is_presented_is_of_a_link_or_of_none(presented: str) -> None:
+def test_any_text_has_a_valid_link_or_none(presented: str) -> None:
     link = link_of(presented)
     assert link is None or (len(presented) == 64 and str(UUID(link)) == link)
 
 
-def test_a_forged_token_names_its_link_and_has_another_digest() -> None:
-    """The form alone lets nobody in: what decides is the digest, and that is of every character."""
+def test_a_forged_token_names_its_link_but_has_another_digest() -> None:
+    """A well-formed token alone grants no access: the digest decides, and it covers every character."""
     forged = TOKEN[:-1] + ("A" if TOKEN[-1] != "A" else "B")
     assert link_of(forged) == LINK
     assert digest(forged) != digest(TOKEN)
 
 
-def test_what_is_stored_of_a_token_is_its_sha256() -> None:
+def test_the_digest_of_a_token_is_its_sha256() -> None:
     assert digest(TOKEN) == hashlib.sha256(TOKEN.encode("ascii")).hexdigest()
     assert TOKEN not in digest(TOKEN)

@@ -1,4 +1,4 @@
-"""What can be set from outside, and what is said of what cannot be."""
+"""The settings: defaults, the environment, and the refusals of wrong values."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from pydantic import ValidationError
 from domain.invoice import Seller
 from infra.settings import PAGE, SUBJECTS, Security, Settings, WrongSetting, decoded_master_key, page, settings
 
-SECRET = "oompa-loompa-doompety-doo"  # noqa: S105 - nobody's, and shorter than a secret has to be
-
-
+SECRET = "oompa-loompa-doompety-doo"  # noqa: S105 - not a real one, and shorter than a secret has to be
 MASTER_KEY = b64encode(32 * b"w").decode()
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.upper().startswith("TRUNKLINE_")]:
         monkeypatch.delenv(name)
 
 
-def test_nothing_has_to_be_set() -> None:
-    ours = settings()
-    assert (ours.database_url, ours.nats_url, ours.public_url, ours.link_secret) == (None, None, None, None)
-    assert (ours.smtp_host, ours.smtp_port, ours.smtp_security) == ("127.0.0.1", 25, Security.NONE)
-    assert (ours.http_port, ours.link_hours, ours.order_days) == (8000, 24, 14)
-    assert ours.paypal_url == "https://api-m.sandbox.paypal.com"
+def test_every_setting_has_a_default() -> None:
+    loaded = settings()
+    assert (loaded.database_url, loaded.nats_url, loaded.public_url, loaded.link_secret) == (None, None, None, None)
+    assert (loaded.smtp_host, loaded.smtp_port, loaded.smtp_security) == ("127.0.0.1", 25, Security.NONE)
+    assert (loaded.http_port, loaded.link_hours, loaded.order_days) == (8000, 24, 14)
+    assert loaded.paypal_url == "https://api-m.sandbox.paypal.com"
 
 
 def test_the_environment_overrides_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,28 +39,28 @@ def test_the_environment_overrides_the_defaults(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TRUNKLINE_LINK_SECRET", 2 * SECRET)
     monkeypatch.setenv("trunkline_order_days", "30")
     monkeypatch.setenv("HTTP_PORT", "1")
-    ours = settings()
-    assert ours.database_url == "postgresql://wonka@factory/chocolate"
-    assert (ours.http_port, ours.order_days) == (0, 30)
-    assert ours.smtp_security is Security.STARTTLS
-    assert ours.seller_address == ("Harbour Road 7", "20457 Hamburg")
-    assert ours.link_secret is not None
-    assert ours.link_secret.get_secret_value() == 2 * SECRET
+    loaded = settings()
+    assert loaded.database_url == "postgresql://wonka@factory/chocolate"
+    assert (loaded.http_port, loaded.order_days) == (0, 30)
+    assert loaded.smtp_security is Security.STARTTLS
+    assert loaded.seller_address == ("Harbour Road 7", "20457 Hamburg")
+    assert loaded.link_secret is not None
+    assert loaded.link_secret.get_secret_value() == 2 * SECRET
 
 
-def test_what_is_given_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUNKLINE_HTTP_PORT", "8001")
     monkeypatch.setenv("TRUNKLINE_SMTP_PORT", "2525")
-    ours = settings(http_port=8002)
-    assert (ours.http_port, ours.smtp_port) == (8002, 2525)
+    loaded = settings(http_port=8002)
+    assert (loaded.http_port, loaded.smtp_port) == (8002, 2525)
 
 
-def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_immutable(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError):
-        settings().http_port = 1  # type: ignore[misc]  # that is the point
+        settings().http_port = 1  # type: ignore[misc]  # what is tested
 
 
-def test_the_seller_is_put_together_from_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seller_is_built_from_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUNKLINE_SELLER_NAME", "Yonder Telephony")
     monkeypatch.setenv("TRUNKLINE_MAIL_FROM", "billing@yt.example")
     assert settings().seller == Seller(
@@ -115,10 +113,10 @@ def test_a_wrong_setting_is_named_in_one_sentence_that_does_not_repeat_it(
     monkeypatch.setenv(f"TRUNKLINE_{name}", value)
     with pytest.raises(WrongSetting, match=rf"\bTRUNKLINE_{name}\b") as caught:
         settings()
-    said = str(caught.value)
-    assert said.count("TRUNKLINE_") == 1
-    assert said.endswith(".")
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.count("TRUNKLINE_") == 1
+    assert message.endswith(".")
+    assert "\n" not in message
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
@@ -131,37 +129,37 @@ def test_each_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert str(caught.value).count(name) == 1
 
 
-def test_a_pattern_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_quotes_the_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUNKLINE_SELLER_COUNTRY", "de")
     with pytest.raises(WrongSetting, match=r"\^\[A-Z\]\{2\}\$"):
         settings()
 
 
-def test_secrets_are_not_shown() -> None:
-    ours = settings(link_secret=2 * SECRET, smtp_password=SECRET, paypal_secret=SECRET, master_key=MASTER_KEY)
-    for shown in (repr(ours), str(ours), ours.model_dump_json()):
+def test_secrets_are_masked() -> None:
+    loaded = settings(link_secret=2 * SECRET, smtp_password=SECRET, paypal_secret=SECRET, master_key=MASTER_KEY)
+    for shown in (repr(loaded), str(loaded), loaded.model_dump_json()):
         assert MASTER_KEY not in shown
-    assert SECRET not in repr(ours)
-    assert SECRET not in str(ours)
-    assert SECRET not in ours.model_dump_json()
+    assert SECRET not in repr(loaded)
+    assert SECRET not in str(loaded)
+    assert SECRET not in loaded.model_dump_json()
 
 
 def test_a_master_key_is_32_bytes_in_base64() -> None:
-    given = settings(master_key=MASTER_KEY).master_key
-    assert given is not None
-    assert decoded_master_key(given) == 32 * b"w"
+    master_key = settings(master_key=MASTER_KEY).master_key
+    assert master_key is not None
+    assert decoded_master_key(master_key) == 32 * b"w"
 
 
-def test_while_one_master_key_takes_the_place_of_another_there_are_two() -> None:
-    given = settings(master_key=f"{MASTER_KEY}, {b64encode(32 * b'x').decode()}").master_key
-    assert given is not None
-    assert decoded_master_key(given) == 32 * b"w" + 32 * b"x"
+def test_there_may_be_two_master_keys_during_a_rotation() -> None:
+    master_key = settings(master_key=f"{MASTER_KEY}, {b64encode(32 * b'x').decode()}").master_key
+    assert master_key is not None
+    assert decoded_master_key(master_key) == 32 * b"w" + 32 * b"x"
     for wrong in (f"{MASTER_KEY},", f",{MASTER_KEY}", f"{MASTER_KEY},{MASTER_KEY[4:]}", f"{MASTER_KEY} {MASTER_KEY}"):
         with pytest.raises(WrongSetting, match=r"^TRUNKLINE_MASTER_KEY is wrong: it has to be 32 bytes in base64"):
             settings(master_key=wrong)
 
 
-def test_every_setting_is_described_in_one_subject() -> None:
+def test_every_setting_has_a_description_and_one_subject() -> None:
     assert [name for name, field in Settings.model_fields.items() if not (field.description or "").endswith(".")] == []
     assert sorted(name for names in SUBJECTS.values() for name in names) == sorted(Settings.model_fields)
 

@@ -1,8 +1,9 @@
-"""One stored event of every topic, as it stood in the log when the topic was new. They are read for ever.
+"""One stored event of every topic, as it was stored when the topic was new. It must stay readable forever.
 
-A golden is the bytes of ``log.events.state``, and is never written over: what it no longer fits is a new topic. Topics
-with personal fields have two: as they were stored before such fields were sealed, and, in ``golden/sealed``, sealed
-under a key that stands here. Those of new topics are written by ``python -m tests.infra.event_log.test_golden_events``.
+A golden file has the bytes of ``log.events.state``, and is never overwritten: a shape that no longer matches it needs a
+new topic. Topics with personal fields have two: as they were stored before such fields were encrypted, and, in
+``golden/sealed``, encrypted with `KEY`. ``python -m tests.infra.event_log.test_golden_events`` writes those of new
+topics.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ GOLDEN = Path(__file__).with_name("golden")
 
 SEALED = GOLDEN / "sealed"
 KEY = bytes(range(32))
-"""Acme's Wonka's."""
+"""The key of the person acme/wonka."""
 
-READ_AND_WRITE_AGAIN = """
+ROUND_TRIP = """
 import json, sys
 from pathlib import Path
 from eventsourcing.persistence import StoredEvent
@@ -45,7 +46,7 @@ from infra.event_log.upcasts import UPCASTS
 
 mapper = PydanticMapper(MemoryPersonKeys({"acme/wonka": bytes.fromhex(sys.argv[2])}))
 
-def written_again(read, stored):
+def rewritten(read, stored):
     fields = personal_fields(type(read.event))
     if not fields:
         return mapper.to_stored_event(read).state
@@ -56,7 +57,7 @@ def written_again(read, stored):
     if mapper.to_domain_event(row).event != read.event:
         return b"something else"
     after = json.loads(row.state)
-    for field in fields:  # each sealing has a nonce of its own
+    for field in fields:  # each encryption has a nonce of its own
         if after[field]["ciphertext"] == before[field]["ciphertext"]:
             return b"the same nonce"
         after[field] = before[field]
@@ -70,7 +71,7 @@ def outcome(path):
         return f"{path.name}: {error}"
     if read.event.TOPIC != path.stem and path.stem not in UPCASTS:
         return f"{path.name}: it is read as {read.event.TOPIC}"
-    written = written_again(read, stored)
+    written = rewritten(read, stored)
     if path.stem in UPCASTS:
         return "read as " + read.event.TOPIC + ": " + written.decode()
     if written != stored.state:
@@ -82,9 +83,9 @@ print(json.dumps({path.stem: outcome(path) for path in Path(sys.argv[1]).glob("*
 
 
 def outcomes(folder: Path) -> dict[str, str]:
-    """What becomes of each golden of a folder in a process that has imported nothing but the mapper."""
+    """Return the outcome of each golden file of a folder, in a process that has imported only the mapper."""
     process = subprocess.run(
-        [sys.executable, "-c", READ_AND_WRITE_AGAIN, folder, KEY.hex()],
+        [sys.executable, "-c", ROUND_TRIP, folder, KEY.hex()],
         cwd=REPOSITORY,
         capture_output=True,
         check=True,
@@ -96,13 +97,13 @@ def outcomes(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def fresh() -> dict[str, str]:
-    """The outcome by golden."""
+    """The outcome of each golden file."""
     return outcomes(GOLDEN)
 
 
 @pytest.fixture(scope="module")
-def fresh_sealed() -> dict[str, str]:
-    """The outcome by sealed golden."""
+def fresh_encrypted() -> dict[str, str]:
+    """The outcome of each encrypted golden file."""
     return outcomes(SEALED)
 
 
@@ -110,25 +111,23 @@ PERSONAL = sorted(topic for topic, event in topics().items() if personal_fields(
 
 
 @pytest.mark.parametrize("topic", sorted(topics()))
-def test_a_golden_event_is_read_in_a_fresh_process_and_written_again_byte_by_byte(
-    fresh: dict[str, str], topic: str
-) -> None:
+def test_a_fresh_process_reads_a_golden_event_and_writes_the_same_bytes(fresh: dict[str, str], topic: str) -> None:
     assert fresh.get(topic, f"there is no {topic}.json").startswith("read and written: ")
 
 
 @pytest.mark.parametrize("topic", PERSONAL)
-def test_a_sealed_one_holds_what_the_plain_one_holds_and_is_written_again_with_another_nonce_alone(
-    fresh: dict[str, str], fresh_sealed: dict[str, str], topic: str
+def test_an_encrypted_golden_event_equals_the_plain_one_and_changes_only_its_nonce_when_written(
+    fresh: dict[str, str], fresh_encrypted: dict[str, str], topic: str
 ) -> None:
-    read, opened = (found[topic].partition("read and written: ")[2] for found in (fresh, fresh_sealed))
-    assert json.loads(opened) == json.loads(read) | {"receiver_id": "wonka"}
+    plain, decrypted = (found[topic].partition("read and written: ")[2] for found in (fresh, fresh_encrypted))
+    assert json.loads(decrypted) == json.loads(plain) | {"receiver_id": "wonka"}
     stored = (SEALED / f"{topic}.json").read_bytes()
     for needle in (b"Wonka", b"acme.example", b"Chocolate Street", b"Bucket"):
         assert needle not in stored
 
 
 @pytest.mark.parametrize("topic", PERSONAL)
-def test_a_sealed_one_whose_key_is_gone_is_read_as_erased(topic: str) -> None:
+def test_an_encrypted_golden_event_without_its_key_is_read_as_erased(topic: str) -> None:
     stored = StoredEvent(f"golden-{topic}", 1, topic, (SEALED / f"{topic}.json").read_bytes())
     event = PydanticMapper(MemoryPersonKeys()).to_domain_event(stored).event
     assert {getattr(event, field) == mark.erased for field, mark in personal_fields(type(event)).items()} == {True}
@@ -143,20 +142,20 @@ UPCAST = {
 
 
 @pytest.mark.parametrize("topic", sorted(UPCASTS))
-def test_a_golden_event_of_a_retired_shape_is_read_in_a_fresh_process_as_what_it_became(
+def test_a_fresh_process_reads_a_golden_event_of_a_retired_topic_as_its_successor(
     fresh: dict[str, str], topic: str
 ) -> None:
     assert fresh.get(topic, f"there is no {topic}.json") == UPCAST[topic]
 
 
-def test_every_topic_retired_or_not_has_a_golden_event_and_every_golden_event_a_topic() -> None:
+def test_each_topic_has_a_golden_event_also_if_retired_and_each_golden_event_has_a_topic() -> None:
     assert sorted(path.name for path in GOLDEN.glob("*.json")) == sorted(
         f"{topic}.json" for topic in [*topics(), *UPCASTS]
     )
     assert sorted(path.name for path in SEALED.iterdir()) == [f"{topic}.json" for topic in PERSONAL]
 
 
-def test_who_reads_an_event_also_reads_what_became_it() -> None:
+def test_reading_a_topic_includes_the_topics_that_it_replaced() -> None:
     assert stored_topics(["invoice_link.LinkRevoked.v2"]) == [
         "invoice_link.LinkRevoked.v1",
         "invoice_link.LinkRevoked.v2",
@@ -164,7 +163,7 @@ def test_who_reads_an_event_also_reads_what_became_it() -> None:
     assert stored_topics(["order.OrderPlaced.v1"]) == ["order.OrderPlaced.v1"]
 
 
-def test_old_and_new_versions_stand_in_one_log_and_the_stored_bytes_stay_as_they_are(postgres: Log) -> None:
+def test_old_and_new_versions_share_a_log_and_stored_bytes_do_not_change(postgres: Log) -> None:
     recorder = postgres._recorder
     states = [(GOLDEN / f"invoice_link.{name}.json").read_bytes() for name in ("LinkRevoked.v1", "LinkRevoked.v2")]
     recorder.insert_events([StoredEvent("invoice_link-1", 1, "invoice_link.LinkRevoked.v1", states[0])])
@@ -177,20 +176,20 @@ def test_old_and_new_versions_stand_in_one_log_and_the_stored_bytes_stay_as_they
     assert [row.state for row in recorder.rows(0, 10, None)] == states
 
 
-def test_a_version_from_the_future_is_named_and_no_other_stream_suffers(log: Log) -> None:
+def test_a_later_version_is_named_and_other_streams_stay_readable(log: Log) -> None:
     state = (GOLDEN / "invoice_link.LinkRevoked.v2.json").read_bytes()
     log._recorder.insert_events([StoredEvent("invoice_link-1", 1, "invoice_link.LinkRevoked.v9", state)])
     log._recorder.insert_events([StoredEvent("invoice_link-2", 1, "invoice_link.LinkRevoked.v2", state)])
-    said = (
+    message = (
         "Event invoice_link-1 version 1, at position 1, cannot be read: the topic 'invoice_link.LinkRevoked.v9' is "
         "unknown to this version of Trunkline; it knows v1 and v2 of it, so a later version wrote this"
     )
-    with pytest.raises(UnreadableEvent, match=re.escape(said)):
+    with pytest.raises(UnreadableEvent, match=re.escape(message)):
         log.load("invoice_link-1")
     assert len(log.load("invoice_link-2")) == 1
 
 
-def test_a_golden_event_that_fails_is_named(tmp_path: Path) -> None:
+def test_a_failing_golden_event_is_named(tmp_path: Path) -> None:
     fulfilled = (GOLDEN / "order.OrderFulfilled.v1.json").read_bytes()
     broken = {
         "order.OrderExpired.v1": (b"golden ticket", "Invalid JSON"),
@@ -200,14 +199,14 @@ def test_a_golden_event_that_fails_is_named(tmp_path: Path) -> None:
     }
     for topic, (state, _) in broken.items():
         (tmp_path / f"{topic}.json").write_bytes(state)
-    said = outcomes(tmp_path)
-    assert said.keys() == broken.keys()
-    for topic, (_, why) in broken.items():
-        assert said[topic].startswith(f"{topic}.json: ")
-        assert why in said[topic]
+    found = outcomes(tmp_path)
+    assert found.keys() == broken.keys()
+    for topic, (_, reason) in broken.items():
+        assert found[topic].startswith(f"{topic}.json: ")
+        assert reason in found[topic]
 
 
-# --- new ones ------------------------------------------------------------------------------------------------------
+# --- new topics ----------------------------------------------------------------------------------------------------
 
 EXAMPLES: tuple[Event, ...] = (
     an.opened,
@@ -251,7 +250,7 @@ EXAMPLES: tuple[Event, ...] = (
 
 
 def write_missing() -> None:
-    """Write the goldens that are not there yet; those that are, stay as they are."""
+    """Write the golden files that are missing. Existing ones stay unchanged."""
     cause = Cause("distributor:dora", "c0441e1a-0000-4000-8000-000000000001", "ca05a1e0-0000-4000-8000-000000000002")
     for event in EXAMPLES:
         path = (SEALED if personal_fields(type(event)) else GOLDEN) / f"{event.TOPIC}.json"

@@ -1,4 +1,4 @@
-"""The log, in memory and on PostgreSQL alike; and on PostgreSQL, with many at once and with the line cut."""
+"""The log, in memory and on PostgreSQL; on PostgreSQL also with concurrent writers and broken connections."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_events_of_several_streams_are_appended_in_one_commit(log: Log) -> None:
     ]
 
 
-def test_streams_grow_from_the_versions_that_they_are_expected_to_have(log: Log) -> None:
+def test_streams_continue_from_their_expected_versions(log: Log) -> None:
     append(log, account(0, opened, wonka_added))
     append(log, order(0, requested), account(2, wonka_default))
     assert [(fact.version, fact.event) for fact in log.load("account-acme")] == [
@@ -89,13 +89,13 @@ def test_streams_grow_from_the_versions_that_they_are_expected_to_have(log: Log)
     assert [fact.version for fact in log.load("order-order-1")] == [1]
 
 
-def test_what_is_read_back_is_what_was_said_at_the_append(log: Log) -> None:
+def test_events_are_read_back_as_the_append_returned_them(log: Log) -> None:
     appended = append(log, account(0, opened, wonka_added), order(0, requested))
     assert list(log.history()) == appended
     assert log.read(0, limit=1)[0] == Recorded("account-acme", 1, opened, "acme", DORA, NOW, position=1)
 
 
-def test_an_event_of_no_account_is_recorded_for_none(log: Log) -> None:
+def test_an_event_without_an_account_is_recorded_without_one(log: Log) -> None:
     log.append([account(0, opened)], account_id=None, cause=Cause("admin:ada", "wish-2"), at=LATER)
     (fact,) = log.history()
     assert (fact.account_id, fact.cause.causation_id, fact.recorded_at) == (None, None, LATER)
@@ -109,13 +109,13 @@ def test_an_event_keeps_its_id_wherever_it_is_read(log: Log) -> None:
     assert log.load("account-slugworth") == []
 
 
-def test_the_id_of_an_event_is_that_which_anybody_reckons_from_its_place() -> None:
-    place = uuid5(uuid5(NAMESPACE_URL, "urn:trunkline:event"), "order-2026-03-0001/7")
-    assert event_id("order-2026-03-0001", 7) == place
+def test_the_id_of_an_event_is_derived_from_its_stream_and_version() -> None:
+    expected = uuid5(uuid5(NAMESPACE_URL, "urn:trunkline:event"), "order-2026-03-0001/7")
+    assert event_id("order-2026-03-0001", 7) == expected
 
 
 @pytest.mark.parametrize("stale_first", [True, False], ids=["the first is stale", "the last is stale"])
-def test_one_stale_stream_keeps_all_streams_and_their_document_out(log: Log, stale_first: bool) -> None:
+def test_a_version_conflict_of_one_stream_rejects_all_streams_and_their_document(log: Log, stale_first: bool) -> None:
     append(log, account(0, opened, wonka_added))
     stale, fresh = account(1, bucket_added), order(0, requested)
     with pytest.raises(VersionConflict, match="account-acme"):
@@ -125,7 +125,7 @@ def test_one_stale_stream_keeps_all_streams_and_their_document_out(log: Log, sta
     assert log.document(INVOICE.sha256) is None
 
 
-def test_who_lost_may_load_and_append_again(log: Log) -> None:
+def test_after_a_version_conflict_the_caller_can_load_and_append_again(log: Log) -> None:
     append(log, account(0, opened))
     with pytest.raises(VersionConflict):
         append(log, account(0, wonka_added))
@@ -133,13 +133,13 @@ def test_who_lost_may_load_and_append_again(log: Log) -> None:
     assert [(fact.version, fact.event) for fact in log.load("account-acme")] == [(1, opened), (2, wonka_added)]
 
 
-def test_nothing_to_append_appends_nothing(log: Log) -> None:
+def test_an_append_without_events_appends_nothing(log: Log) -> None:
     assert append(log) == []
     assert append(log, account(0)) == []
     assert log.head() == 0
 
 
-def test_a_document_is_kept_with_the_events_that_name_it_and_kept_again_is_in_nobodys_way(log: Log) -> None:
+def test_a_document_is_stored_with_its_events_and_storing_it_again_changes_nothing(log: Log) -> None:
     append(log, account(0, opened), documents=[INVOICE])
     append(log, order(0, requested), documents=[INVOICE])
     assert log.document(INVOICE.sha256) == INVOICE
@@ -147,10 +147,10 @@ def test_a_document_is_kept_with_the_events_that_name_it_and_kept_again_is_in_no
     assert log.head() == 2
 
 
-# --- read on -------------------------------------------------------------------------------------------------------
+# --- read ----------------------------------------------------------------------------------------------------------
 
 
-def test_reading_on_gives_what_lies_behind_a_position(log: Log) -> None:
+def test_a_read_returns_the_events_after_a_position(log: Log) -> None:
     five_events(log)
 
     def positions(after: int, limit: int, upto: int | None = None) -> list[int]:
@@ -182,7 +182,7 @@ def test_the_head_is_the_position_of_the_last_event(log: Log) -> None:
 
 
 def test_memory_is_flat_in_the_length_of_the_log(postgres: Log) -> None:
-    """Ten times the log, and a replay of it holds no more at once: a page or two, as it is fetched sooner or later."""
+    """A replay of a log of ten times the length holds no more at once: one page or two, depending on the prefetch."""
 
     def grow(upto: int) -> None:
         for first in range(len(postgres.load("order-order-1")), upto, 1_000):
@@ -204,29 +204,29 @@ def test_memory_is_flat_in_the_length_of_the_log(postgres: Log) -> None:
 # --- wait ----------------------------------------------------------------------------------------------------------
 
 
-def test_waiting_for_what_is_there_takes_no_time_and_for_what_does_not_come_it_ends_in_time(log: Log) -> None:
+def test_waiting_returns_at_once_if_the_event_exists_and_otherwise_ends_at_the_timeout(log: Log) -> None:
     five_events(log)
     assert log.wait(4, timeout_s=0)
     assert not log.wait(5, timeout_s=0)
     assert not log.wait(5, timeout_s=0.02)
 
 
-def test_who_waits_is_woken_by_an_append(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_wakes_a_waiting_thread(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.event_log.notifications.POLL_S", 60)
-    with waiting(log, 0) as news:
+    with waiting(log, 0) as woken:
         append(log, account(0, opened))
-        assert news.result(timeout=25)
+        assert woken.result(timeout=25)
 
 
 @contextmanager
 def waiting(log: Log, after: int) -> Iterator[Future[bool]]:
-    """Somebody who waits for an event behind a position, for up to half a minute."""
+    """Wait in another thread for an event after a position, for up to 30 s."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(log.wait, after, 30)
 
 
 def listeners(owner_url: str) -> list[int]:
-    """The backends that listen for news."""
+    """Return the pids of the backends that listen for notifications."""
     with psycopg.connect(owner_url) as conn:
         found = conn.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
@@ -234,30 +234,28 @@ def listeners(owner_url: str) -> list[int]:
     return [pid for (pid,) in found]
 
 
-def test_an_append_of_another_process_is_heard_of(
+def test_an_append_of_another_process_wakes_a_waiting_thread(
     postgres: Log, database_url: str, owner_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.event_log.notifications.POLL_S", 60)
     assert eventually(lambda: len(listeners(owner_url)) == 1)
-    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as woken:
         append(elsewhere, account(0, opened))
-        assert news.result(timeout=25)
+        assert woken.result(timeout=25)
 
 
-def test_a_notification_that_is_lost_is_made_up_for_by_looking(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("infra.postgres.connections.CHANNEL", "where_nobody_speaks")
+def test_polling_makes_up_for_a_lost_notification(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.postgres.connections.CHANNEL", "another_channel")
     with (
-        postgres_log(database_url, master_key=MASTER_KEY) as deaf,
+        postgres_log(database_url, master_key=MASTER_KEY) as deaf_log,
         postgres_log(database_url, master_key=MASTER_KEY) as elsewhere,
-        waiting(deaf, 0) as news,
+        waiting(deaf_log, 0) as woken,
     ):
         append(elsewhere, account(0, opened))
-        assert news.result(timeout=25)
+        assert woken.result(timeout=25)
 
 
-def test_whose_line_is_cut_listens_anew(
+def test_listening_resumes_after_its_connection_breaks(
     postgres: Log, database_url: str, owner_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("infra.event_log.notifications.POLL_S", 60)
@@ -267,12 +265,12 @@ def test_whose_line_is_cut_listens_anew(
         conn.execute("SELECT pg_terminate_backend(%s)", (before,))
     assert eventually(lambda: listeners(owner_url) not in ([], [before]))
     assert "restarts" in caplog.text
-    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as news:
+    with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, waiting(postgres, 0) as woken:
         append(elsewhere, account(0, opened))
-        assert news.result(timeout=25)
+        assert woken.result(timeout=25)
 
 
-# --- many at once --------------------------------------------------------------------------------------------------
+# --- concurrency ---------------------------------------------------------------------------------------------------
 
 WRITERS, TIMES = 8, 10
 
@@ -281,9 +279,9 @@ def added(writer: int, n: int) -> BillingReceiverAdded:
     return but(wonka_added, receiver_id=f"umpalumpa-{writer}-{n}")
 
 
-def write_with_retry(log: Log, writer: int, begin: threading.Barrier) -> None:
-    """To a stream of the writer's own, where nobody is in the way, and to the one that all write to."""
-    begin.wait()
+def write_with_retry(log: Log, writer: int, start: threading.Barrier) -> None:
+    """Append to the writer's own stream, without conflicts, and to the one that all writers share."""
+    start.wait()
     for n in range(TIMES):
         append(log, Change(f"account-umpalumpa-{writer}", n, [added(writer, n)]))
         while True:
@@ -294,8 +292,8 @@ def write_with_retry(log: Log, writer: int, begin: threading.Barrier) -> None:
             break
 
 
-def read_along(log: Log, count: int) -> list[Recorded]:
-    """Page by page, as events come, until there are so many."""
+def follow(log: Log, count: int) -> list[Recorded]:
+    """Read page by page, as events arrive, until there are ``count``."""
     seen: list[Recorded] = []
     while len(seen) < count:
         after = seen[-1].position if seen else 0
@@ -304,21 +302,21 @@ def read_along(log: Log, count: int) -> list[Recorded]:
     return seen
 
 
-def test_eight_writers_of_one_stream_lose_nothing_and_whoever_reads_along_sees_all_once_in_order(
+def test_eight_writers_of_one_stream_lose_no_event_and_readers_see_each_once_in_order(
     postgres: Log, database_url: str
 ) -> None:
-    begin = threading.Barrier(WRITERS)
+    start = threading.Barrier(WRITERS)
     with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
-        readers = [pool.submit(read_along, log, 2 * WRITERS * TIMES) for log in (postgres, elsewhere)]
+        readers = [pool.submit(follow, log, 2 * WRITERS * TIMES) for log in (postgres, elsewhere)]
         logs = [postgres, elsewhere] * (WRITERS // 2)
-        for written in [pool.submit(write_with_retry, log, n, begin) for n, log in enumerate(logs)]:
+        for written in [pool.submit(write_with_retry, log, n, start) for n, log in enumerate(logs)]:
             written.result()
         seen, seen_elsewhere = [reader.result() for reader in readers]
 
     stream = postgres.load("account-acme")
-    everything = {added(writer, n).receiver_id for writer in range(WRITERS) for n in range(TIMES)}
+    receiver_ids = {added(writer, n).receiver_id for writer in range(WRITERS) for n in range(TIMES)}
     assert [fact.version for fact in stream] == list(range(1, WRITERS * TIMES + 1))
-    assert {fact.event.receiver_id for fact in stream if isinstance(fact.event, BillingReceiverAdded)} == everything
+    assert {fact.event.receiver_id for fact in stream if isinstance(fact.event, BillingReceiverAdded)} == receiver_ids
     for writer in range(WRITERS):
         own = postgres.load(f"account-umpalumpa-{writer}")
         assert [fact.event for fact in own] == [added(writer, n) for n in range(TIMES)]
@@ -328,34 +326,32 @@ def test_eight_writers_of_one_stream_lose_nothing_and_whoever_reads_along_sees_a
     assert seen == seen_elsewhere == list(postgres.history())
 
 
-def test_who_took_a_low_position_and_commits_last_is_overtaken_by_nobody(
+def test_a_slow_transaction_is_not_overtaken_by_higher_positions(
     postgres: Log, database_url: str, owner_url: str
 ) -> None:
-    """A transaction of any length that has appended holds up later ones; so no reader skips what it wrote."""
+    """A transaction that has appended blocks later ones until it ends, so no reader skips its events."""
     append(postgres, account(0, opened))
-    with connect(database_url, WRITER) as slow, psycopg.connect(owner_url, autocommit=True) as onlooker:
+    with connect(database_url, WRITER) as slow, psycopg.connect(owner_url, autocommit=True) as observer:
         slow.autocommit = False
         appended(slow, [Append([StoredEvent("account-slow", 1, opened.TOPIC, b"{}")])])
         with ThreadPoolExecutor(1) as pool:
-            overtaker = pool.submit(append, postgres, order(0, requested))
-            waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            assert eventually(lambda: onlooker.execute(waits).fetchone() is not None)
+            later = pool.submit(append, postgres, order(0, requested))
+            blocked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            assert eventually(lambda: observer.execute(blocked).fetchone() is not None)
             assert [fact.stream for fact in postgres.history()] == ["account-acme"]
             slow.commit()
-            overtaker.result()
+            later.result()
     rows = postgres._recorder.select_notifications(None, 10)
     assert [row.originator_id for row in rows] == ["account-acme", "account-slow", "order-order-1"]
 
 
-# --- away ----------------------------------------------------------------------------------------------------------
+# --- an unavailable database ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_rest_between_attempts")
-def test_while_the_database_is_away_the_log_says_so_and_afterwards_it_works_again(
-    postgres: Log, owner_url: str
-) -> None:
+@pytest.mark.usefixtures("short_pool_timeout")
+def test_an_unavailable_database_is_reported_and_the_log_works_again_afterwards(postgres: Log, owner_url: str) -> None:
     five_events(postgres)
-    with away(owner_url):
+    with unavailable(owner_url):
         for attempt in (
             lambda: append(postgres, account(2, bucket_added)),
             lambda: postgres.load("account-acme"),
@@ -371,13 +367,13 @@ def test_while_the_database_is_away_the_log_says_so_and_afterwards_it_works_agai
 
 
 @pytest.fixture
-def no_rest_between_attempts(postgres: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pool_timeout(postgres: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres._recorder._pool, "timeout", 0.02)  # type: ignore[attr-defined]  # on PostgreSQL
 
 
 @contextmanager
-def away(owner_url: str) -> Iterator[None]:
-    """A database that throws everybody out and lets nobody in."""
+def unavailable(owner_url: str) -> Iterator[None]:
+    """Make the database end all sessions and refuse new ones."""
     name = psycopg.conninfo.conninfo_to_dict(owner_url)["dbname"]
     with psycopg.connect(owner_url, dbname="postgres", autocommit=True) as conn:
         conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())

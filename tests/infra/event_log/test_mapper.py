@@ -1,4 +1,4 @@
-"""From events to bytes and back; and what is said of bytes that are none of ours."""
+"""The mapper: events to bytes and back, and the errors for bytes that it did not write."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STORED = MAPPER.row(WONKA_ADDED)
 
 
 def tampered(**changes: object) -> StoredEvent:
-    """The stored event with another state."""
+    """Return the stored event with changed fields in its state."""
     return StoredEvent(
         STORED.originator_id, STORED.originator_version, STORED.topic, json.dumps(state() | changes).encode()
     )
@@ -52,7 +52,7 @@ def state() -> dict[str, Any]:
 
 
 def plain(**changes: object) -> StoredEvent:
-    """The event as it was stored before personal fields were sealed."""
+    """Return the event as it was stored before personal fields were encrypted."""
     fields = json.loads(wonka_added.model_dump_json())
     contact = fields["contact"] | changes
     return StoredEvent("account-acme", 2, STORED.topic, json.dumps(fields | {"contact": contact}).encode())
@@ -61,12 +61,12 @@ def plain(**changes: object) -> StoredEvent:
 def unreadable(stored: StoredEvent) -> str:
     with pytest.raises(UnreadableEvent) as caught:
         MAPPER.to_domain_event(stored)
-    said = str(caught.value)
-    assert said.startswith("Event account-acme version 2, at position 0, cannot be read: ")
-    return said
+    message = str(caught.value)
+    assert message.startswith("Event account-acme version 2, at position 0, cannot be read: ")
+    return message
 
 
-def test_the_bytes_are_the_events_json_and_the_record_stands_beside_them() -> None:
+def test_the_state_is_the_json_of_the_event_and_its_metadata_are_columns() -> None:
     assert (STORED.originator_id, STORED.originator_version) == ("account-acme", 2)
     assert STORED.topic == "account.BillingReceiverAdded.v1"
     assert re.fullmatch(
@@ -77,16 +77,16 @@ def test_the_bytes_are_the_events_json_and_the_record_stands_beside_them() -> No
     assert MAPPER.to_stored_event(Recorded("account-acme", 1, wonka_default, "acme", DORA, NOW)).state == (
         b'{"account_id":"acme","receiver_id":"wonka"}'
     )
-    record = (STORED.recorded_at, STORED.account_id, STORED.correlation_id, STORED.causation_id, STORED.actor)
-    assert record == (NOW, "acme", "wish-1", "click-1", "distributor:dora")
+    metadata = (STORED.recorded_at, STORED.account_id, STORED.correlation_id, STORED.causation_id, STORED.actor)
+    assert metadata == (NOW, "acme", "wish-1", "click-1", "distributor:dora")
 
 
-def test_what_was_stored_is_read_back_with_its_position_where_it_has_one() -> None:
+def test_a_stored_event_is_read_back_with_its_position_if_it_has_one() -> None:
     assert MAPPER.recorded(STORED) == WONKA_ADDED
     assert MAPPER.recorded(LogRow.of_stored(STORED, position=7)).position == 7
 
 
-def test_an_event_that_one_of_the_librarys_tools_wrote_says_so() -> None:
+def test_an_event_written_by_a_tool_of_the_library_names_the_library_as_its_actor() -> None:
     bare = Notification("account-acme", 2, STORED.topic, STORED.state, id=7)
     recorded = MAPPER.to_domain_event(bare)
     assert (recorded.event, recorded.cause.actor, recorded.account_id) == (wonka_added, "system:eventsourcing", None)
@@ -95,9 +95,7 @@ def test_an_event_that_one_of_the_librarys_tools_wrote_says_so() -> None:
 @pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
 @hypothesis.settings(deadline=None, max_examples=10, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(data=st.data())
-def test_whatever_is_decided_is_read_back_as_it_was_and_written_again_the_same(
-    life: Aggregate, data: st.DataObject
-) -> None:
+def test_every_decided_event_survives_a_round_trip(life: Aggregate, data: st.DataObject) -> None:
     outcome = given(life.decider)
     for command in data.draw(life.sequences(6)):
         decided = outcome.when(command)
@@ -107,14 +105,14 @@ def test_whatever_is_decided_is_read_back_as_it_was_and_written_again_the_same(
             assert (type(read.event), read.event) == (type(event), event)
             again = MAPPER.to_stored_event(read)
             if personal_fields(type(event)):
-                assert again.state != stored.state, "each sealing has a nonce of its own"
+                assert again.state != stored.state, "each encryption has a nonce of its own"
                 assert MAPPER.to_domain_event(again) == read
             else:
                 assert again == stored
         outcome = decided.after
 
 
-def test_what_stands_in_the_table_is_what_the_mapper_wrote(postgres: Log) -> None:
+def test_the_table_has_what_the_mapper_wrote(postgres: Log) -> None:
     postgres.append([Change("account-acme", 0, [opened])], account_id="acme", cause=DORA, at=NOW)
     (stored,) = postgres._recorder.select_events("account-acme")
     assert stored == MAPPER.to_stored_event(Recorded("account-acme", 1, opened, "acme", DORA, NOW, position=1))
@@ -161,14 +159,14 @@ def test_broken_json_is_unreadable(state: bytes) -> None:
     unreadable(StoredEvent("account-acme", 2, STORED.topic, state))
 
 
-def test_a_field_that_nobody_knows_is_unreadable_on_every_level() -> None:
+def test_an_unknown_field_is_unreadable_on_every_level() -> None:
     assert "ticket" in unreadable(tampered(ticket="golden"))
     assert "contact.ticket" in unreadable(plain(ticket=1))
 
 
-def test_a_field_that_is_missing_is_unreadable() -> None:
-    lacking = json.dumps({k: v for k, v in state().items() if k != "receiver_id"}).encode()
-    assert "receiver_id" in unreadable(StoredEvent("account-acme", 2, STORED.topic, lacking))
+def test_a_missing_field_is_unreadable() -> None:
+    incomplete = json.dumps({k: v for k, v in state().items() if k != "receiver_id"}).encode()
+    assert "receiver_id" in unreadable(StoredEvent("account-acme", 2, STORED.topic, incomplete))
 
 
 @pytest.mark.parametrize(
@@ -184,20 +182,20 @@ def test_a_field_of_a_wrong_type_is_unreadable(field: str, value: object) -> Non
     assert field in unreadable(tampered(**{field: value}))
 
 
-def test_an_amount_that_is_no_whole_number_is_unreadable() -> None:
+def test_an_amount_that_is_not_an_integer_is_unreadable() -> None:
     stored = MAPPER.to_stored_event(Recorded("account-acme", 2, captured, "acme", DORA, NOW))
     forged = stored.state.replace(b'"amount_minor":54465', b'"amount_minor":"54465"')
     assert "amount.amount_minor" in unreadable(StoredEvent("account-acme", 2, stored.topic, forged))
 
 
-def test_what_is_said_of_an_unreadable_event_repeats_nothing_of_it() -> None:
-    """It goes to health and logs, which more may see than may see a billing contact."""
-    said = unreadable(plain(email="wonka at acme"))
-    assert "contact.email" in said
-    assert "wonka at acme" not in said
+def test_the_error_for_an_unreadable_event_repeats_nothing_of_it() -> None:
+    """It appears in health checks and logs, which more people may see than may see a billing contact."""
+    message = unreadable(plain(email="wonka at acme"))
+    assert "contact.email" in message
+    assert "wonka at acme" not in message
 
 
-def test_the_log_names_what_it_cannot_read(memory: Log) -> None:
+def test_the_log_names_the_event_that_it_cannot_read(memory: Log) -> None:
     memory.append([Change("account-acme", 0, [opened])], account_id="acme", cause=DORA, at=NOW)
     memory._recorder.insert_events([StoredEvent("account-acme", 2, "account.TicketFound.v1", b"{}")])
     with pytest.raises(UnreadableEvent, match="account-acme version 2, at position 2,"):
@@ -211,7 +209,7 @@ def test_the_log_names_what_it_cannot_read(memory: Log) -> None:
 
 
 class NoKeys(PersonKeys):
-    """Keys that nobody may ask for."""
+    """Keys that must not be requested."""
 
     def standing(self, persons: Iterable[str]) -> Mapping[str, bytes]:
         raise AssertionError(persons)
@@ -223,17 +221,17 @@ class NoKeys(PersonKeys):
         raise AssertionError(person)
 
 
-def sealed(**changes: object) -> StoredEvent:
-    """The row, of the account, with another sealed value in it."""
+def encrypted(**changes: object) -> StoredEvent:
+    """Return the stored event with changes to its encrypted value."""
     return stored_as(to_json(state() | {"contact": state()["contact"] | changes}))
 
 
 def stored_as(state: bytes) -> StoredEvent:
-    """The row, of the account, with another state."""
+    """Return the stored event with another state."""
     return as_notifications([MAPPER.row(WONKA_ADDED)._replace(state=state)])[0]
 
 
-def test_an_event_without_personal_fields_asks_for_no_key() -> None:
+def test_an_event_without_personal_fields_requests_no_key() -> None:
     mapper = PydanticMapper(NoKeys())
     for event in (opened, wonka_default, captured):
         stored = mapper.to_stored_event(Recorded("account-acme", 1, event, "acme", DORA, NOW))
@@ -241,21 +239,21 @@ def test_an_event_without_personal_fields_asks_for_no_key() -> None:
         assert mapper.to_domain_event(stored).event == event
 
 
-def test_where_the_key_is_missing_the_person_is_erased_and_the_rest_is_not() -> None:
+def test_without_the_key_of_a_person_only_the_personal_fields_are_erased() -> None:
     assert PydanticMapper(MemoryPersonKeys()).recorded(STORED).event == but(wonka_added, contact=ERASED_CONTACT)
 
 
-def test_what_was_stored_before_personal_fields_were_sealed_is_read_as_it_stands() -> None:
+def test_an_event_stored_before_personal_fields_were_encrypted_is_read_as_it_is() -> None:
     assert MAPPER.to_domain_event(plain()).event == wonka_added
 
 
-def test_a_sealed_value_that_was_moved_here_is_unreadable_and_not_erased() -> None:
+def test_an_encrypted_value_moved_from_another_place_is_unreadable_rather_than_erased() -> None:
     later = MAPPER.to_stored_event(Recorded("account-acme", 3, wonka_added, "acme", DORA, NOW))
     assert "contact: it was altered, moved here from another place" in unreadable(stored_as(later.state))
 
 
-def test_without_keys_what_is_sealed_stays_so_and_nothing_looks_erased() -> None:
-    """As for auditors, and read models: neither has anything to do with personal data."""
+def test_a_mapper_without_keys_leaves_values_encrypted_and_none_looks_erased() -> None:
+    """Auditors and read models use such a mapper: they need no personal data."""
     concealing = PydanticMapper(None)
     event = concealing.recorded(STORED).event
     assert isinstance(event, BillingReceiverAdded)
@@ -265,40 +263,40 @@ def test_without_keys_what_is_sealed_stays_so_and_nothing_looks_erased() -> None
         concealing.to_stored_event(WONKA_ADDED)
 
 
-def test_a_sealed_value_that_names_another_person_is_unreadable_and_not_erased() -> None:
-    """One who was erased, or never was: else a word in the table would make anybody look erased."""
+def test_an_encrypted_value_that_names_another_person_is_unreadable_rather_than_erased() -> None:
+    """Otherwise naming an erased or unknown person in a row would make anybody look erased."""
     KEYS.destroy("acme/violet")
-    assert "contact: it is encrypted for another person" in unreadable(sealed(person="acme/violet"))
+    assert "contact: it is encrypted for another person" in unreadable(encrypted(person="acme/violet"))
 
 
-def test_a_sealed_value_of_another_shape_is_unreadable() -> None:
-    assert "contact: it is not in the form of an encrypted value" in unreadable(sealed(nonce=7))
-    assert "contact: it is not in the form of an encrypted value" in unreadable(sealed(person=None))
-    assert "encryption algorithm is unknown to this version of Trunkline" in unreadable(sealed(sealed="A512GCM"))
+def test_a_malformed_encrypted_value_is_unreadable() -> None:
+    assert "contact: it is not in the form of an encrypted value" in unreadable(encrypted(nonce=7))
+    assert "contact: it is not in the form of an encrypted value" in unreadable(encrypted(person=None))
+    assert "encryption algorithm is unknown to this version of Trunkline" in unreadable(encrypted(sealed="A512GCM"))
 
 
-def test_a_sealed_value_in_bytes_that_nobody_here_wrote_is_unreadable_and_not_erased() -> None:
-    """It is looked for as it was written, not by making objects of all the JSON around it."""
-    laid_out, shortened = stored_as(json.dumps(state(), indent=1).encode()), stored_as(STORED.state[:-2])
+def test_an_encrypted_value_in_reformatted_json_is_unreadable_rather_than_erased() -> None:
+    """The mapper searches for the bytes that it wrote instead of parsing all the JSON around them."""
+    indented, truncated = stored_as(json.dumps(state(), indent=1).encode()), stored_as(STORED.state[:-2])
     for mapper in (MAPPER, PydanticMapper(MemoryPersonKeys()), PydanticMapper(None)):
-        for stored in (laid_out, shortened):
+        for stored in (indented, truncated):
             with pytest.raises(UnreadableEvent, match="cannot be read: contact"):
                 mapper.to_domain_event(stored)
 
 
 @pytest.mark.parametrize("mapper", [MAPPER, PydanticMapper(None), PydanticMapper(MemoryPersonKeys())])
-def test_a_text_that_looks_like_a_sealed_value_is_none(mapper: PydanticMapper) -> None:
-    """In the JSON of a text no quotation mark stands without a backslash."""
-    looks = 'Y&T","buyer":{"sealed":"A256GCM"},"and":"partners'
-    event = but(invoice_issued, seller=but(invoice_issued.seller, name=looks))
+def test_a_text_that_looks_like_an_encrypted_value_stays_a_text(mapper: PydanticMapper) -> None:
+    """JSON escapes each quotation mark of a text with a backslash."""
+    lookalike = 'Y&T","buyer":{"sealed":"A256GCM"},"and":"partners'
+    event = but(invoice_issued, seller=but(invoice_issued.seller, name=lookalike))
     stored = MAPPER.row(Recorded("invoice-1", 1, event, "acme", DORA, NOW))
     read = mapper.recorded(stored).event
     assert isinstance(read, InvoiceIssued)
-    assert read.seller.name == looks
+    assert read.seller.name == lookalike
     assert (read.buyer == event.buyer) is (mapper is MAPPER)
 
 
-def test_what_was_sealed_in_a_topic_that_was_retired_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_value_of_a_retired_topic_is_decrypted(monkeypatch: pytest.MonkeyPatch) -> None:
     later = "account.BillingReceiverAdded.v2"
     monkeypatch.setitem(cast("dict[str, Upcast]", UPCASTS), STORED.topic, Upcast(later, dict))
     monkeypatch.setitem(topics(), later, BillingReceiverAdded)
@@ -308,15 +306,15 @@ def test_what_was_sealed_in_a_topic_that_was_retired_opens(monkeypatch: pytest.M
     assert MAPPER.recorded(STORED).event == wonka_added
 
 
-def test_a_sealed_value_in_a_field_that_is_not_personal_is_unreadable() -> None:
+def test_an_encrypted_value_in_a_field_that_is_not_personal_is_unreadable() -> None:
     assert "receiver_id" in unreadable(tampered(receiver_id=state()["contact"]))
 
 
-def test_an_event_that_does_not_say_whose_its_personal_data_are_is_not_stored() -> None:
-    nobodys = but(emailed, receiver_id=None)
+def test_an_event_that_does_not_name_the_person_of_its_data_is_not_stored() -> None:
+    anonymous = but(emailed, receiver_id=None)
     for recorded in (
         Recorded("account-acme", 2, wonka_added, None, DORA, NOW),
-        Recorded("invoice-1", 2, nobodys, "acme", DORA, NOW),
+        Recorded("invoice-1", 2, anonymous, "acme", DORA, NOW),
     ):
         with pytest.raises(ValueError, match="names no person") as refused:
             MAPPER.to_stored_event(recorded)

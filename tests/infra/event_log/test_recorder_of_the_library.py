@@ -1,4 +1,4 @@
-"""The eventsourcing library's own test cases for recorders, on ours: in memory, and on PostgreSQL."""
+"""The eventsourcing library's own test cases for recorders, run on ours: in memory and on PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots: where folding begins, and when it does not."""
+"""Snapshots: when loading starts from one, and when it does not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POOL = "allocation-pkg-acme"
 
 
 def minutes(count: int) -> Sequence[AllocateCapacity]:
-    """So many times ten recording minutes for the factory."""
+    """Return commands that each allocate one recording minute to the factory."""
     return [
         AllocateCapacity(
             at=NOW,
@@ -46,7 +46,7 @@ def minutes(count: int) -> Sequence[AllocateCapacity]:
     ]
 
 
-def a_pool(log: Log, events: int) -> None:
+def append_pool(log: Log, events: int) -> None:
     work = UnitOfWork(log)
     commands: list[AllocationCommand] = [grant, create_factory, *minutes(events - 2)]
     for command in commands:
@@ -54,45 +54,45 @@ def a_pool(log: Log, events: int) -> None:
     work.commit(account_id="acme", cause=CAUSE, at=NOW)
 
 
-def forgetting(log: Log) -> Log:
-    """The same log in a process that remembers nothing."""
+def uncached(log: Log) -> Log:
+    """Return the same log with an empty cache, as in a new process."""
     return Log(log._recorder)
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _snapshots_every_10_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infra.event_log.snapshots, "EVERY", 10)
 
 
-def test_a_long_stream_gets_a_snapshot_and_folding_begins_there(
+def test_a_long_stream_gets_a_snapshot_from_which_it_is_loaded(
     postgres: Log, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a_pool(postgres, 25)
-    truth = load_aggregate(ALLOCATION, POOL, forgetting(postgres))
+    append_pool(postgres, 25)
+    expected = load_aggregate(ALLOCATION, POOL, uncached(postgres))
     with connect(database_url) as conn:
         assert take_snapshots(conn, postgres) == 1
-        assert take_snapshots(conn, postgres) == 0  # nothing new was said
+        assert take_snapshots(conn, postgres) == 0  # there are no new events
 
-    fresh = forgetting(postgres)
-    asked: list[int] = []
+    fresh = uncached(postgres)
+    offsets: list[int] = []
 
     def counted(stream: str, after: int) -> list[Recorded]:
-        asked.append(after)
+        offsets.append(after)
         return postgres.load(stream, after)
 
     monkeypatch.setattr(fresh, "load", counted)
-    assert load_aggregate(ALLOCATION, POOL, fresh) == truth
-    assert asked == [25]
+    assert load_aggregate(ALLOCATION, POOL, fresh) == expected
+    assert offsets == [25]
 
 
-def test_a_short_stream_gets_none(postgres: Log, database_url: str) -> None:
-    a_pool(postgres, 9)
+def test_a_short_stream_gets_no_snapshot(postgres: Log, database_url: str) -> None:
+    append_pool(postgres, 9)
     with connect(database_url) as conn:
         assert take_snapshots(conn, postgres) == 0
 
 
-def test_a_stream_that_grew_gets_a_later_one(postgres: Log, database_url: str) -> None:
-    a_pool(postgres, 12)
+def test_a_stream_that_grew_gets_a_later_snapshot(postgres: Log, database_url: str) -> None:
+    append_pool(postgres, 12)
     with connect(database_url) as conn:
         take_snapshots(conn, postgres)
         work = UnitOfWork(postgres)
@@ -100,19 +100,19 @@ def test_a_stream_that_grew_gets_a_later_one(postgres: Log, database_url: str) -
             work.do(ALLOCATION, "pkg-acme", command)
         work.commit(account_id="acme", cause=CAUSE, at=NOW)
         assert take_snapshots(conn, postgres) == 1
-    kept = from_snapshot(ALLOCATION, POOL, postgres)
-    assert kept is not None
-    assert kept.version == 42
+    snapshot = from_snapshot(ALLOCATION, POOL, postgres)
+    assert snapshot is not None
+    assert snapshot.version == 42
 
 
 @pytest.mark.parametrize("log", ["memory", "postgres"], indirect=True)
-def test_one_of_an_old_shape_is_ignored(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    a_pool(log, 12)
+def test_a_snapshot_of_an_old_shape_is_ignored(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_pool(log, 12)
     wrong = CachedState(12, given(ALLOCATION).state, "slugworth")
     log.keep_snapshot(snapshot_of(ALLOCATION, POOL, wrong))
     assert from_snapshot(ALLOCATION, POOL, log) == wrong
     monkeypatch.setattr(infra.event_log.snapshots, "_shape", lambda _: "another")
-    fresh = load_aggregate(ALLOCATION, POOL, forgetting(log))
+    fresh = load_aggregate(ALLOCATION, POOL, uncached(log))
     assert (fresh.version, fresh.account_id) == (12, "acme")
     assert fresh.state.totals == granted.quantities
 
@@ -124,7 +124,7 @@ def test_the_shape_changes_with_the_fold_and_with_the_state(monkeypatch: pytest.
     assert shape("allocation") != before
 
 
-def test_a_snapshot_is_taken_of_no_state_with_personal_data() -> None:
+def test_states_with_personal_data_get_no_snapshots() -> None:
     categories = {decider.category for decider in IMPERSONAL}
     assert not any(decider.personal for decider in IMPERSONAL)
     events = [event for union in AGGREGATES for event in get_args(union) or (union,)]
@@ -139,21 +139,21 @@ IMPERSONAL_LIVES = {name: life for name, life in LIVES.items() if not life.decid
 @pytest.mark.parametrize("life", IMPERSONAL_LIVES.values(), ids=IMPERSONAL_LIVES)
 @hypothesis.settings(deadline=None, max_examples=15, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(data=st.data())
-def test_whatever_state_there_is_comes_back_from_a_snapshot_as_it_was(life: Aggregate, data: st.DataObject) -> None:
+def test_every_state_is_restored_from_its_snapshot(life: Aggregate, data: st.DataObject) -> None:
     outcome: Any = given(life.decider)
     for command in data.draw(life.sequences(8)):
         outcome = outcome.when(command).after
     log = Log(MemoryRecorder())
-    recent = CachedState(8, outcome.state, "acme")
-    log.keep_snapshot(snapshot_of(life.decider, "it-1", recent))
-    assert from_snapshot(life.decider, "it-1", log) == recent
+    cached = CachedState(8, outcome.state, "acme")
+    log.keep_snapshot(snapshot_of(life.decider, "it-1", cached))
+    assert from_snapshot(life.decider, "it-1", log) == cached
 
 
-def test_one_stream_that_nobody_can_read_keeps_no_other_from_its_snapshot(
+def test_an_unreadable_stream_does_not_prevent_snapshots_of_others(
     postgres: Log, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A later version wrote it, as in the midst of an update; the worker goes on."""
-    a_pool(postgres, 10)
+    """During an update, a later version may have written it. The worker continues."""
+    append_pool(postgres, 10)
     every = infra.event_log.snapshots.EVERY
     later = [StoredEvent("allocation-later", n, "allocation.Later.v9", b"{}") for n in range(1, every + 1)]
     postgres._recorder.insert_events(later)

@@ -1,4 +1,4 @@
-"""One commit over several aggregates, on the log in memory and on PostgreSQL."""
+"""The unit of work: one commit of several aggregates, in memory and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def commit(work: UnitOfWork, account_id: str | None = "acme") -> list[Recorded]:
     return work.commit(account_id=account_id, cause=DORA, at=NOW)
 
 
-def told(log: Log) -> list[tuple[str, int, object]]:
+def history(log: Log) -> list[tuple[str, int, object]]:
     return [(fact.stream, fact.version, fact.event) for fact in log.history()]
 
 
 class CountingRecorder(MemoryRecorder):
-    """The log in memory, which counts how often each stream is loaded."""
+    """A recorder in memory that records which streams are loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def test_each_aggregate_is_loaded_once() -> None:
     assert recorder.loaded == ["account-acme", "order-order-1"]
 
 
-def test_what_is_decided_shows_in_the_state_at_once_and_in_the_log_after_the_commit(memory: Log) -> None:
+def test_decisions_show_in_the_state_at_once_and_in_the_log_after_the_commit(memory: Log) -> None:
     work = UnitOfWork(memory)
     assert work.do(ORDER, "order-1", request) == [requested]
     assert work.state(ORDER, "order-1").requested == requested
@@ -94,14 +94,14 @@ def test_what_is_decided_shows_in_the_state_at_once_and_in_the_log_after_the_com
     assert work.state(ORDER, "order-1").status is Status.PLACED
     assert memory.head() == 0
     commit(work)
-    assert told(memory) == [
+    assert history(memory) == [
         ("order-order-1", 1, requested),
         ("order-order-1", 2, contact_chosen),
         ("order-order-1", 3, placed),
     ]
 
 
-def test_several_streams_are_committed_at_once_with_the_document(log: Log) -> None:
+def test_several_streams_and_a_document_are_committed_together(log: Log) -> None:
     work = UnitOfWork(log)
     work.do(ACCOUNT, "acme", open_account)
     work.do(SUBSCRIPTION, "pkg-acme", activate)
@@ -110,7 +110,7 @@ def test_several_streams_are_committed_at_once_with_the_document(log: Log) -> No
     recorded = commit(work)
     assert recorded == list(log.history())
     assert {(fact.account_id, fact.cause, fact.recorded_at) for fact in recorded} == {("acme", DORA, NOW)}
-    assert told(log) == [
+    assert history(log) == [
         ("account-acme", 1, opened),
         ("account-acme", 2, wonka_added),
         ("account-acme", 3, wonka_default),
@@ -120,7 +120,7 @@ def test_several_streams_are_committed_at_once_with_the_document(log: Log) -> No
     assert log.document(INVOICE.sha256) == INVOICE
 
 
-def test_a_later_unit_of_work_goes_on_where_the_first_one_ended(memory: Log) -> None:
+def test_a_later_unit_of_work_continues_from_the_first_one(memory: Log) -> None:
     first = UnitOfWork(memory)
     first.do(ACCOUNT, "acme", open_account)
     commit(first)
@@ -128,10 +128,10 @@ def test_a_later_unit_of_work_goes_on_where_the_first_one_ended(memory: Log) -> 
     assert second.state(ACCOUNT, "acme").receivers == {"wonka": wonka_added.contact}
     second.do(ACCOUNT, "acme", add_receiver)
     commit(second)
-    assert told(memory)[-1] == ("account-acme", 4, bucket_added)
+    assert history(memory)[-1] == ("account-acme", 4, bucket_added)
 
 
-def test_the_account_of_an_aggregate_is_the_one_that_it_began_with(memory: Log) -> None:
+def test_the_account_of_an_aggregate_is_that_of_its_first_event(memory: Log) -> None:
     first = UnitOfWork(memory)
     first.do(ORDER, "order-1", request)
     commit(first, "acme")
@@ -142,7 +142,7 @@ def test_the_account_of_an_aggregate_is_the_one_that_it_began_with(memory: Log) 
     assert UnitOfWork(memory).account_of(ORDER, "order-2") is None
 
 
-def test_where_nothing_is_decided_nothing_is_appended(log: Log) -> None:
+def test_without_decisions_nothing_is_appended(log: Log) -> None:
     work = UnitOfWork(log)
     assert commit(work) == []
     work.do(ACCOUNT, "acme", open_account)
@@ -154,45 +154,45 @@ def test_where_nothing_is_decided_nothing_is_appended(log: Log) -> None:
     assert log.head() == 3
 
 
-def test_a_refusal_leaves_what_was_decided_before_it(memory: Log) -> None:
+def test_a_refusal_keeps_the_decisions_before_it(memory: Log) -> None:
     work = UnitOfWork(memory)
     work.do(ORDER, "order-1", request)
     with pytest.raises(NoBillingContact):
         work.do(ORDER, "order-1", place)
     assert work.state(ORDER, "order-1").status is Status.REQUESTED
     commit(work)
-    assert told(memory) == [("order-order-1", 1, requested)]
+    assert history(memory) == [("order-order-1", 1, requested)]
 
 
-def test_who_was_too_slow_leaves_nothing_and_may_do_it_again(log: Log) -> None:
+def test_a_version_conflict_stores_nothing_and_the_work_can_be_repeated(log: Log) -> None:
     given = UnitOfWork(log)
     given.do(ACCOUNT, "acme", open_account)
     given.do(ORDER, "order-1", request)
     commit(given)
 
-    def wish(work: UnitOfWork) -> None:
+    def purchase(work: UnitOfWork) -> None:
         work.do(SUBSCRIPTION, "pkg-acme", activate)
         work.do(ORDER, "order-1", choose_contact)
         work.do(ACCOUNT, "acme", change_receiver)
         work.keep(INVOICE)
 
     slow, fast = UnitOfWork(log), UnitOfWork(log)
-    wish(slow)
+    purchase(slow)
     fast.do(ORDER, "order-1", cancel)
     commit(fast)
-    before = told(log)
+    before = history(log)
     with pytest.raises(VersionConflict, match="order-order-1"):
         commit(slow)
-    assert told(log) == before
+    assert history(log) == before
     assert log.load("subscription-pkg-acme") == []
     assert log.document(INVOICE.sha256) is None
 
     again = UnitOfWork(log)
     with pytest.raises(Refusal, match="cancelled"):
-        wish(again)
+        purchase(again)
 
 
-def test_a_conflict_on_one_aggregate_is_none_on_another(memory: Log) -> None:
+def test_units_of_work_on_different_aggregates_do_not_conflict(memory: Log) -> None:
     first, second = UnitOfWork(memory), UnitOfWork(memory)
     first.do(ACCOUNT, "acme", open_account)
     second.do(ORDER, "order-1", request)
@@ -201,21 +201,21 @@ def test_a_conflict_on_one_aggregate_is_none_on_another(memory: Log) -> None:
     second.do(ORDER, "order-1", capture)
     commit(first)
     commit(second)
-    assert [stream for stream, _, _ in told(memory)] == ["account-acme"] * 3 + ["order-order-1"] * 4
+    assert [stream for stream, _, _ in history(memory)] == ["account-acme"] * 3 + ["order-order-1"] * 4
 
 
-# --- what is remembered ---------------------------------------------------------------------------------------------
+# --- cached states -------------------------------------------------------------------------------------------------
 
 
 def pooled(log: Log, *, use_cache: bool = False) -> UnitOfWork:
-    """A unit of work on a pool of 100 extensions, 20 of them Ultimate."""
+    """Return a unit of work on a pool of 100 extensions, 20 of them Ultimate."""
     work = UnitOfWork(log, use_cache=use_cache)
     work.do(ALLOCATION, "pkg-acme", grant)
     commit(work)
     return UnitOfWork(log, use_cache=use_cache)
 
 
-def test_who_trusts_what_is_remembered_does_not_ask_the_log() -> None:
+def test_a_unit_of_work_that_uses_the_cache_does_not_read_the_log() -> None:
     recorder = CountingRecorder()
     work = pooled(Log(recorder), use_cache=True)
     recorder.loaded.clear()
@@ -224,7 +224,7 @@ def test_who_trusts_what_is_remembered_does_not_ask_the_log() -> None:
     assert recorder.loaded == []
 
 
-def test_who_does_not_trust_asks_only_for_what_is_new() -> None:
+def test_a_unit_of_work_that_does_not_use_the_cache_reads_only_new_events() -> None:
     recorder = CountingRecorder()
     work = pooled(Log(recorder))
     recorder.loaded.clear()
@@ -232,7 +232,7 @@ def test_who_does_not_trust_asks_only_for_what_is_new() -> None:
     assert recorder.loaded == ["allocation-pkg-acme"]
 
 
-def test_what_is_known_not_to_be_there_is_begun_without_asking_and_a_conflict_where_it_is() -> None:
+def test_a_new_aggregate_is_begun_without_loading_and_conflicts_if_it_exists() -> None:
     recorder = CountingRecorder()
     log = Log(recorder)
     first, second = UnitOfWork(log), UnitOfWork(log)
@@ -243,10 +243,10 @@ def test_what_is_known_not_to_be_there_is_begun_without_asking_and_a_conflict_wh
     with pytest.raises(VersionConflict):
         commit(second)
     assert recorder.loaded == []
-    assert told(log) == [("order-order-1", 1, requested)]
+    assert history(log) == [("order-order-1", 1, requested)]
 
 
-def test_what_another_process_appended_meanwhile_is_a_conflict_and_then_known() -> None:
+def test_an_append_of_another_process_is_a_conflict_once_and_then_known() -> None:
     recorder = CountingRecorder()
     here, elsewhere = Log(recorder), Log(recorder)
     slow = pooled(here, use_cache=True)
@@ -262,27 +262,27 @@ def test_what_another_process_appended_meanwhile_is_a_conflict_and_then_known() 
 
 
 @pytest.mark.parametrize("command", [grant, allocate], ids=["done already", "refused"])
-def test_what_leads_to_no_append_is_decided_on_what_the_log_says(command: AllocationCommand) -> None:
-    """A pool that is remembered without its PBX would refuse; what another process did meanwhile counts."""
+def test_a_command_without_events_is_checked_against_the_log(command: AllocationCommand) -> None:
+    """The cached pool lacks the PBX that another process created meanwhile, and would refuse."""
     recorder = CountingRecorder()
     here, elsewhere = Log(recorder), Log(recorder)
-    use_cache = pooled(here, use_cache=True)
+    cached = pooled(here, use_cache=True)
     fast = UnitOfWork(elsewhere)
     fast.do(ALLOCATION, "pkg-acme", create_factory)
     commit(fast)
 
     with pytest.raises(VersionConflict):
-        use_cache.do(ALLOCATION, "pkg-acme", command)
+        cached.do(ALLOCATION, "pkg-acme", command)
     again = UnitOfWork(here, use_cache=True)
     assert again.do(ALLOCATION, "pkg-acme", command) == ([] if command is grant else [allocated])
 
 
-def test_what_holds_personal_data_is_not_remembered(memory: Log) -> None:
-    lives: list[tuple[Decider[Any, Any, Any], str, Command]] = [
+def test_states_with_personal_data_are_not_cached(memory: Log) -> None:
+    cases: list[tuple[Decider[Any, Any, Any], str, Command]] = [
         (ACCOUNT, "acme", open_account),
         (ORDER, "order-1", request),
     ]
-    for decider, aggregate_id, command in lives:
+    for decider, aggregate_id, command in cases:
         work = UnitOfWork(memory)
         work.do(decider, aggregate_id, command)
         commit(work)
@@ -290,12 +290,12 @@ def test_what_holds_personal_data_is_not_remembered(memory: Log) -> None:
         assert memory.recent.get(decider.stream(aggregate_id)) is None
 
 
-def test_of_the_states_that_are_remembered_the_least_used_go_first() -> None:
-    recent = StateCache(states_max=2)
-    recent.keep("pool-1", CachedState(1, "old", None))
-    recent.keep("pool-2", CachedState(1, "two", None))
-    recent.keep("pool-1", CachedState(3, "new", None))
-    recent.keep("pool-1", CachedState(2, "late", None))
-    recent.keep("pool-3", CachedState(1, "three", None))
-    assert recent.get("pool-2") is None
-    assert recent.get("pool-1") == CachedState(3, "new", None)
+def test_the_cache_evicts_the_least_recently_used_state_first() -> None:
+    cache = StateCache(states_max=2)
+    cache.keep("pool-1", CachedState(1, "old", None))
+    cache.keep("pool-2", CachedState(1, "two", None))
+    cache.keep("pool-1", CachedState(3, "new", None))
+    cache.keep("pool-1", CachedState(2, "late", None))
+    cache.keep("pool-3", CachedState(1, "three", None))
+    assert cache.get("pool-2") is None
+    assert cache.get("pool-1") == CachedState(3, "new", None)

@@ -1,4 +1,4 @@
-"""The schema: migrated by many at once, all or nothing, the same as in the files, and never that of another version."""
+"""The schema: migrated concurrently, all or nothing, equal to the files, and refused if another version made it."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def empty_database(places: ServerPlaces) -> Iterator[str]:
 
 @pytest.fixture
 def migrated(empty_database: str) -> str:
-    """A database that was migrated a moment ago, and has no rows."""
+    """A migrated database without rows."""
     migrate(empty_database)
     admit(empty_database, as_program(empty_database))
     return empty_database
 
 
-def asked(url: str, query: str) -> list[Any]:
+def query_column(url: str, query: str) -> list[Any]:
     with psycopg.connect(url) as conn:
         return [value for (value,) in conn.execute(query.encode()).fetchall()]
 
 
 def applied(url: str) -> list[str]:
-    return asked(url, "SELECT name FROM public.trunkline_migrations")
+    return query_column(url, "SELECT name FROM public.trunkline_migrations")
 
 
 FUNCTIONS = """
@@ -76,24 +76,24 @@ VIEW_NAMES = """
 
 def structure(url: str) -> tuple[str, list[Any], list[Any]]:
     with psycopg.connect(url) as conn:
-        return tables(conn), asked(url, FUNCTIONS), asked(url, VIEWS)
+        return tables(conn), query_column(url, FUNCTIONS), query_column(url, VIEWS)
 
 
-# --- the files are what runs ---------------------------------------------------------------------------------------
+# --- the files and the database ------------------------------------------------------------------------------------
 
 
-def test_each_function_and_each_view_has_one_file_of_its_name(migrated: str) -> None:
+def test_each_function_and_each_view_has_one_file_with_its_name(migrated: str) -> None:
     files = [path.removesuffix(".sql").split("/") for path in definitions()]
-    assert asked(migrated, FUNCTION_NAMES) == sorted(name for folder, name in files if folder == "functions")
+    assert query_column(migrated, FUNCTION_NAMES) == sorted(name for folder, name in files if folder == "functions")
     views = {name for folder, name in files if folder == "views"}
-    assert set(asked(migrated, VIEW_NAMES)) == views - {"reporting_columns"}
+    assert set(query_column(migrated, VIEW_NAMES)) == views - {"reporting_columns"}
     text = b"\n".join(definitions().values()).decode()
     defined = re.findall(r"^CREATE OR REPLACE (?:FUNCTION|VIEW) ([a-z_.]+)", text, re.MULTILINE)
     assert sorted(defined) == sorted(name for _, name in files if name != "reporting_columns")
 
 
 def test_no_migration_defines_a_function_or_a_view() -> None:
-    """Their one definition is in functions/ or views/; a migration may drop one whose arguments or columns change."""
+    """The only definitions are in functions/ and views/. A migration may drop one whose signature changes."""
     for name, script in migrations().items():
         assert not re.search(rb"CREATE (OR REPLACE )?(FUNCTION|VIEW)|ALTER FUNCTION", script), name
 
@@ -107,8 +107,8 @@ def test_a_fresh_database_has_the_functions_views_and_tables_of_the_files(migrat
     assert structure(migrated) == before
 
 
-def test_what_was_changed_by_hand_is_seen(migrated: str) -> None:
-    """Or the test above proves nothing."""
+def test_a_manual_change_is_detected(migrated: str) -> None:
+    """Otherwise the test above would prove nothing."""
     before = structure(migrated)
     with psycopg.connect(migrated) as owner:
         owner.execute("ALTER FUNCTION log.append RESET plan_cache_mode")
@@ -120,7 +120,7 @@ def test_what_was_changed_by_hand_is_seen(migrated: str) -> None:
 # --- migrating -----------------------------------------------------------------------------------------------------
 
 
-def test_migrating_twice_is_migrating_once(empty_database: str) -> None:
+def test_migrating_again_changes_nothing(empty_database: str) -> None:
     assert migrate(empty_database) == FILES
     first = structure(empty_database)
     assert migrate(empty_database) == []
@@ -128,42 +128,42 @@ def test_migrating_twice_is_migrating_once(empty_database: str) -> None:
     assert sorted(applied(empty_database)) == sorted(FILES)
 
 
-def test_of_eight_threads_that_migrate_at_once_exactly_one_applies_each_file(empty_database: str) -> None:
-    begin = Barrier(8)
+def test_if_eight_threads_migrate_at_once_exactly_one_applies_the_files(empty_database: str) -> None:
+    start = Barrier(8)
 
-    def one() -> list[str]:
-        begin.wait()
+    def migrate_at_once() -> list[str]:
+        start.wait()
         return migrate(empty_database)
 
     with ThreadPoolExecutor(8) as pool:
-        outcomes = [future.result() for future in [pool.submit(one) for _ in range(8)]]
+        outcomes = [future.result() for future in [pool.submit(migrate_at_once) for _ in range(8)]]
     assert sorted(outcomes) == [*[[]] * 7, FILES]
     assert sorted(applied(empty_database)) == sorted(FILES)
 
 
-def test_a_migration_that_fails_leaves_nothing_behind_and_can_be_tried_again(empty_database: str) -> None:
+def test_a_failed_migration_changes_nothing_and_can_be_retried(empty_database: str) -> None:
     with psycopg.connect(empty_database) as conn:
-        conn.execute("CREATE SCHEMA read")  # in the way of a later file
+        conn.execute("CREATE SCHEMA read")  # conflicts with a later file
     with pytest.raises(DatabaseUnavailable, match="already exists"):
         migrate(empty_database)
-    gone = "SELECT num_nulls(to_regclass('log.events'), to_regclass('trunkline_migrations'))"
-    assert asked(empty_database, gone) == [2]
+    missing = "SELECT num_nulls(to_regclass('log.events'), to_regclass('trunkline_migrations'))"
+    assert query_column(empty_database, missing) == [2]
     with psycopg.connect(empty_database) as conn:
         conn.execute("DROP SCHEMA read")
     assert migrate(empty_database) == FILES
 
 
-def test_a_changed_definition_is_applied_alone_and_the_log_goes_on(
+def test_only_a_changed_definition_is_applied_and_the_log_continues(
     migrated: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chain knows no versions: what one version of the function linked is continued by the next."""
-    today = definitions()
+    """The hash chain is independent of versions: the next version of the function continues it."""
+    current = definitions()
     with postgres_log(as_program(migrated)) as log:
         log._recorder.insert_events([StoredEvent("candy-1", 1, "candy.Made.v1", b"{}")])
-    changed = today | {"functions/log.append.sql": today["functions/log.append.sql"] + b"-- changed\n"}
+    changed = current | {"functions/log.append.sql": current["functions/log.append.sql"] + b"-- changed\n"}
     monkeypatch.setattr(infra.postgres.migrate, "definitions", lambda: changed)
-    lacking = r"lacks functions/log\.append\.sql; set TRUNKLINE_OWNER_URL, and run trunkline migrate"
-    with pytest.raises(DatabaseUnavailable, match=lacking), postgres_log(as_program(migrated)):
+    message = r"lacks functions/log\.append\.sql; set TRUNKLINE_OWNER_URL, and run trunkline migrate"
+    with pytest.raises(DatabaseUnavailable, match=message), postgres_log(as_program(migrated)):
         pass
     assert migrate(migrated) == ["functions/log.append.sql"]
     with postgres_log(as_program(migrated)) as log:
@@ -172,11 +172,11 @@ def test_a_changed_definition_is_applied_alone_and_the_log_goes_on(
         assert Verifier(auditor).verify().position == 2
 
 
-def test_after_a_new_migration_everything_is_defined_again(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a migration drops a view whose columns change, and says nothing of those that depend on it."""
+def test_a_new_migration_applies_all_definitions_again(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a migration may drop a view whose columns change, without recreating its dependents."""
     before = structure(migrated)
-    more = migrations() | {"0999_views.sql": b"DROP VIEW reporting.orders; DROP FUNCTION log.destroy_key;"}
-    monkeypatch.setattr(infra.postgres.migrate, "migrations", lambda: more)
+    extended = migrations() | {"0999_views.sql": b"DROP VIEW reporting.orders; DROP FUNCTION log.destroy_key;"}
+    monkeypatch.setattr(infra.postgres.migrate, "migrations", lambda: extended)
     assert migrate(migrated) == ["0999_views.sql", *definitions()]
     assert structure(migrated) == before
 
@@ -186,8 +186,8 @@ def test_after_a_new_migration_everything_is_defined_again(migrated: str, monkey
 NOT_OURS = "was made by another version of Trunkline, and this one cannot use it: run that version if it is newer; "
 
 
-def of_before_the_first_release(url: str) -> None:
-    """Make a database look like one of the time before migrations were squashed."""
+def make_pre_release(url: str) -> None:
+    """Make a database look like one from before the migrations were squashed."""
     with psycopg.connect(url) as owner:
         owner.execute("DROP TABLE IF EXISTS public.trunkline_migrations")
         owner.execute(
@@ -198,16 +198,16 @@ def of_before_the_first_release(url: str) -> None:
         owner.execute("GRANT SELECT ON public.trunkline_migrations TO trunkline_writer")
 
 
-def of_a_later_version(url: str) -> None:
+def make_later_version(url: str) -> None:
     with psycopg.connect(url) as owner:
         owner.execute("INSERT INTO public.trunkline_migrations (name, sha256) VALUES ('0999_later.sql', '')")
 
 
-@pytest.mark.parametrize("made", [of_before_the_first_release, of_a_later_version])
-def test_a_database_of_another_version_is_refused_in_one_sentence_and_not_touched(
-    migrated: str, made: Callable[[str], None]
+@pytest.mark.parametrize("change", [make_pre_release, make_later_version])
+def test_a_database_of_another_version_is_refused_in_one_sentence_and_unchanged(
+    migrated: str, change: Callable[[str], None]
 ) -> None:
-    made(migrated)
+    change(migrated)
     before = structure(migrated), applied(migrated)
     with pytest.raises(AnotherVersion) as refused:
         migrate(migrated)
@@ -217,11 +217,11 @@ def test_a_database_of_another_version_is_refused_in_one_sentence_and_not_touche
     assert (structure(migrated), applied(migrated)) == before
 
 
-def test_a_data_directory_of_another_version_is_refused_by_its_name() -> None:
+def test_the_refusal_of_a_data_directory_of_another_version_names_it() -> None:
     with temporary_directory() as directory:
         with embedded_postgres(directory / "postgres") as url:
             migrate(url)
-            of_before_the_first_release(url)
+            make_pre_release(url)
         with pytest.raises(AnotherVersion) as refused, open_servers(settings(), Path(directory)):
             pass
     assert str(refused.value).startswith(f"The database in {directory} {NOT_OURS}")
@@ -229,12 +229,12 @@ def test_a_data_directory_of_another_version_is_refused_by_its_name() -> None:
 
 
 def test_the_command_line_refuses_a_data_directory_of_another_version() -> None:
-    """From outside: one sentence, exit status 1, no traceback, whichever command meets it first."""
+    """Each command prints one sentence without a traceback and exits with status 1."""
     program = Path(sys.executable).with_name("trunkline")
     with temporary_directory() as directory:
         with embedded_postgres(directory / "postgres") as url:
             migrate(url)
-            of_before_the_first_release(url)
+            make_pre_release(url)
         for command in (("up",), ("show", "orders", "acme"), ("audit", "events")):
             arguments = [program, *command, "--data", str(directory)]
             run = subprocess.run(arguments, capture_output=True, text=True, check=False)

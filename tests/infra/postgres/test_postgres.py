@@ -1,4 +1,4 @@
-"""PostgreSQL: what the program's role may not do, migrations by many at once, and addresses that do not serve."""
+"""PostgreSQL: privileges of the program's roles, refused addresses, positions, and exclusive processes."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from tests.support.examples import NOW, opened, requested
 
 @pytest.fixture
 def empty_database(places: ServerPlaces) -> Iterator[str]:
-    """A database in which nothing was migrated yet."""
+    """A database that was never migrated."""
     with fresh_database(places) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def written(places: ServerPlaces, template: str) -> Iterator[str]:
-    """A database with two events and a document, as its owner. Whatever is tried on it, is refused."""
+    """The owner's address of a database with two events and a document, which no test can change."""
     with fresh_database(places, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
         log.append(
             [Change("account-acme", 0, [opened]), Change("order-order-1", 0, [requested])],
@@ -64,14 +64,14 @@ def written(places: ServerPlaces, template: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=[WRITER, PROJECTOR, AUDITOR])
 def program(written: str, request: pytest.FixtureRequest) -> Iterator[Connection[Any]]:
-    """Who works as one of the program's roles."""
+    """A connection with one of the program's roles."""
     with connect(as_program(written), request.param) as conn:
         yield conn
 
 
 @pytest.fixture(scope="module")
 def owner(written: str) -> Iterator[Connection[Any]]:
-    """Who made the tables, and may do with them what he likes."""
+    """A connection of the owner of the tables, who has all privileges on them."""
     with psycopg.connect(written, autocommit=True) as conn:
         yield conn
 
@@ -103,16 +103,18 @@ TAMPERING = pytest.mark.parametrize(
 
 
 @TAMPERING
-def test_the_program_cannot_change_what_happened(program: Connection[Any], statement: str) -> None:
+def test_the_program_cannot_change_stored_events_or_documents(program: Connection[Any], statement: str) -> None:
     before = contents(program)
-    with pytest.raises(InsufficientPrivilege, match="permission denied"):  # so the trigger is not even asked
+    with pytest.raises(InsufficientPrivilege, match="permission denied"):  # so the trigger does not even run
         program.execute(statement.encode())
     assert contents(program) == before
     assert len(before) == 2
 
 
 @TAMPERING
-def test_nor_can_the_owner_of_the_tables(owner: Connection[Any], statement: str) -> None:
+def test_the_owner_of_the_tables_cannot_change_stored_events_or_documents(
+    owner: Connection[Any], statement: str
+) -> None:
     before = contents(owner)
     with pytest.raises(InsufficientPrivilege, match="is append-only"):
         owner.execute(statement.encode())
@@ -143,12 +145,12 @@ def test_nor_can_the_owner_of_the_tables(owner: Connection[Any], statement: str)
         "COPY log.events TO PROGRAM 'cat'",
     ],
 )
-def test_the_program_cannot_do_what_is_the_owners(program: Connection[Any], statement: str) -> None:
+def test_the_program_cannot_do_what_only_the_owner_may(program: Connection[Any], statement: str) -> None:
     with pytest.raises(InsufficientPrivilege):
         program.execute(statement.encode())
 
 
-def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connection[Any]) -> None:
+def test_the_program_has_exactly_the_privileges_that_it_needs(owner: Connection[Any]) -> None:
     relations = owner.execute(
         "SELECT oid::regclass::text AS name, oid FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'p', 'f') "
         "AND relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, "
@@ -163,7 +165,7 @@ def test_the_program_may_do_what_it_was_granted_and_nothing_else(owner: Connecti
                 found[name] = kinds_of
 
     read = {"SELECT"}
-    assert may.pop(PROGRAM["user"]) == {}  # of itself the login may do nothing
+    assert may.pop(PROGRAM["user"]) == {}  # the login has no privileges of its own
     ours = {name: kinds_of for name, kinds_of in may[PROJECTOR].items() if name.startswith("read.")}
     every = {"SELECT", "INSERT", "UPDATE", "DELETE"}
     working = dict.fromkeys(("projection.parked", "projection.rebuilds", "projection.rebuild_parts"), every)
@@ -192,14 +194,14 @@ def test_no_role_of_the_program_is_a_superuser_or_may_become_one(owner: Connecti
     assert row == (False, False, False, False, False, False, roles)
 
 
-def test_who_connects_has_the_role_and_our_limits(program: Connection[Any], request: pytest.FixtureRequest) -> None:
+def test_a_connection_has_its_role_and_our_timeouts(program: Connection[Any], request: pytest.FixtureRequest) -> None:
     names = ("role", "timezone", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
     settings = {name: program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names}
     role = request.node.callspec.params["program"]
     assert [found and found["it"] for found in settings.values()] == [role, "UTC", "5s", "1min", "30s"]
 
 
-def test_neither_side_waits_for_ever_for_one_that_has_lost_its_power(program: Connection[Any]) -> None:
+def test_neither_side_waits_forever_for_a_dead_peer(program: Connection[Any]) -> None:
     names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
     theirs = [program.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
     assert [found and found["it"] for found in theirs] == ["10", "5", "3", "25000"]
@@ -209,38 +211,38 @@ def test_neither_side_waits_for_ever_for_one_that_has_lost_its_power(program: Co
 
 
 @pytest.mark.parametrize("role", [WRITER, PROJECTOR, AUDITOR])
-def test_what_is_acknowledged_is_on_the_disk_whatever_the_database_usually_does(owner_url: str, role: str) -> None:
+def test_commits_are_flushed_whatever_the_defaults_of_the_database_are(owner_url: str, role: str) -> None:
     with psycopg.connect(owner_url, autocommit=True) as owner:
         for setting in ("synchronous_commit TO off", "default_transaction_isolation TO serializable"):
             owner.execute(f"ALTER DATABASE {owner.info.dbname} SET {setting}".encode())
     with connect(as_program(owner_url), role) as conn:
         names = ("synchronous_commit", "transaction_isolation", "transaction_read_only")
-        asked = [conn.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
-    assert [found and found["it"] for found in asked] == ["on", "read committed", "off"]
+        found = [conn.execute("SELECT current_setting(%s) AS it", (name,)).fetchone() for name in names]
+    assert [row and row["it"] for row in found] == ["on", "read committed", "off"]
 
 
-def test_who_may_do_too_much_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
+def test_a_login_with_too_many_privileges_is_refused_with_the_reason(written: str, owner: Connection[Any]) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"logs in as .*, who is a superuser: .*TRUNKLINE_OWNER_URL"):
-        opening(written)
+        open_log(written)
     with augustus(written, owner) as url:
-        opening(url)
+        open_log(url)
         owner.execute("GRANT DELETE ON log.events TO augustus")
         with pytest.raises(
             DatabaseUnavailable,
             match=r"logs in as augustus, who may write to log\.events without its functions: the program",
         ):
-            opening(url)
+            open_log(url)
 
 
 @contextmanager
 def augustus(written: str, owner: Connection[Any]) -> Iterator[str]:
-    """The address of a login that is admitted, for a while."""
+    """Create a login with the program's roles. Yields its address, and drops it at the end."""
     owner.execute("CREATE ROLE augustus LOGIN NOINHERIT PASSWORD 'gloop'")
     owner.execute("CREATE ROLE slugworth")
     try:
         for role in (WRITER, PROJECTOR, AUDITOR):
             owner.execute(f"GRANT {role} TO augustus".encode())
-        yield make_conninfo(written, user="augustus", password="gloop")  # noqa: S106 - nobody's
+        yield make_conninfo(written, user="augustus", password="gloop")  # noqa: S106 - not a real one
     finally:
         owner.execute("DROP OWNED BY augustus, slugworth")
         owner.execute("DROP ROLE augustus, slugworth")
@@ -268,17 +270,17 @@ def augustus(written: str, owner: Connection[Any]) -> Iterator[str]:
         ("GRANT CREATE ON SCHEMA log TO augustus", "may create tables in the schema of the log"),
     ],
 )
-def test_whatever_lets_a_login_rewrite_history_is_found_also_behind_other_roles(
+def test_every_privilege_that_could_rewrite_history_is_found_also_through_other_roles(
     written: str, owner: Connection[Any], granted: str, why: str
 ) -> None:
     with augustus(written, owner) as url:
         owner.execute(granted.encode())
         with pytest.raises(DatabaseUnavailable, match="logs in as augustus, who ") as refused:
-            opening(url)
+            open_log(url)
     assert why in str(refused.value)
 
 
-def test_the_owner_is_no_login_of_the_program(empty_database: str) -> None:
+def test_the_owner_is_refused_as_the_login_of_the_program(empty_database: str) -> None:
     migrate(empty_database)
     with pytest.raises(DatabaseUnavailable, match=r"names .*, who is (a superuser|the owner); name a login"):
         admit(empty_database, make_conninfo(empty_database, password=""))
@@ -287,27 +289,27 @@ def test_the_owner_is_no_login_of_the_program(empty_database: str) -> None:
     assert inherits == (True,)
 
 
-def test_where_the_address_has_no_password_the_login_keeps_its_own(written: str, owner: Connection[Any]) -> None:
+def test_a_login_keeps_its_password_if_the_address_has_none(written: str, owner: Connection[Any]) -> None:
     with augustus(written, owner) as url:
         admit(written, make_conninfo(url, password=""))
-        opening(url)
+        open_log(url)
 
 
-def test_with_the_librarys_unsafe_functions_switched_on_nothing_opens(
+def test_no_log_opens_if_the_unsafe_functions_of_the_library_are_enabled(
     written: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POSTGRES_ENABLE_DB_FUNCTIONS", "y")
     with pytest.raises(DatabaseUnavailable, match=r"POSTGRES_ENABLE_DB_FUNCTIONS is set, .* unset it"):
-        opening(as_program(written))
+        open_log(as_program(written))
 
 
 def test_a_person_can_read_the_log_with_sql(written: str) -> None:
     with connect(as_program(written), AUDITOR) as auditor:
-        asked = auditor.execute(
+        found = auditor.execute(
             "SELECT position, stream, version, topic, actor, state->>'account_id' AS account "
             "FROM log.history ORDER BY position"
         )
-    assert [tuple(row.values()) for row in asked] == [
+    assert [tuple(row.values()) for row in found] == [
         (1, "account-acme", 1, "account.AccountOpened.v1", "distributor:dora", "acme"),
         (2, "order-order-1", 1, "order.ExpansionRequested.v1", "distributor:dora", "acme"),
     ]
@@ -315,66 +317,70 @@ def test_a_person_can_read_the_log_with_sql(written: str) -> None:
 
 # --- addresses -----------------------------------------------------------------------------------------------------
 
-PASSWORD = "0mpa/l00mpa"  # noqa: S105 - nobody's
+PASSWORD = "0mpa/l00mpa"  # noqa: S105 - not a real one
 QUOTED = "0mpa%2Fl00mpa"
 
 
-def nobody_listens() -> int:
+def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
-def opening(url: str) -> None:
+def open_log(url: str) -> None:
     with postgres_log(url):
         pass
 
 
-WAYS_IN = pytest.mark.parametrize("way_in", [connect, migrate, opening], ids=["connect", "migrate", "postgres_log"])
+ENTRY_POINTS = pytest.mark.parametrize(
+    "entry_point", [connect, migrate, open_log], ids=["connect", "migrate", "postgres_log"]
+)
 
 
-def refusal(way_in: Callable[[str], object], url: str) -> str:
-    """What is said of an address; the password is neither in that nor in the traceback."""
+def refusal(entry_point: Callable[[str], object], url: str) -> str:
+    """Return the refusal of an address. Neither it nor its traceback has a part of the password."""
     with pytest.raises(DatabaseUnavailable) as caught:
-        way_in(url)
-    said, all_of_it = str(caught.value), "".join(traceback.format_exception(caught.value))
-    assert said.startswith("TRUNKLINE_OWNER_URL " if way_in is migrate else "TRUNKLINE_DATABASE_URL ")
-    assert "\n" not in said
+        entry_point(url)
+    message, full_traceback = str(caught.value), "".join(traceback.format_exception(caught.value))
+    assert message.startswith("TRUNKLINE_OWNER_URL " if entry_point is migrate else "TRUNKLINE_DATABASE_URL ")
+    assert "\n" not in message
     for piece in (PASSWORD, QUOTED, "0mpa", "l00mpa"):
-        assert piece not in all_of_it
-    return said
+        assert piece not in full_traceback
+    return message
 
 
 @pytest.mark.parametrize("database_url", ["hidden-word", "postgresql://127.0.0.1:5432/factory"])
-def test_an_address_without_a_login_makes_none(places: ServerPlaces, database_url: str) -> None:
+def test_an_address_without_a_login_is_refused(places: ServerPlaces, database_url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"^TRUNKLINE_DATABASE_URL (is not a PostgreSQL|names no user)"):
         admit(places.database_url, database_url)
 
 
-@WAYS_IN
-def test_a_wrong_password_is_refused_and_not_repeated(places: ServerPlaces, way_in: Callable[[str], object]) -> None:
+@ENTRY_POINTS
+def test_a_wrong_password_is_refused_and_not_repeated(
+    places: ServerPlaces, entry_point: Callable[[str], object]
+) -> None:
     at = conninfo_to_dict(places.database_url)
     where = f"{at['host']}:{at['port']}"
-    said = refusal(way_in, f"postgresql://{at['user']}:{QUOTED}@{where}/{at['dbname']}")
-    assert f"({where}/{at['dbname']})" in said
-    assert "password authentication failed" in said
+    message = refusal(entry_point, f"postgresql://{at['user']}:{QUOTED}@{where}/{at['dbname']}")
+    assert f"({where}/{at['dbname']})" in message
+    assert "password authentication failed" in message
 
 
-@WAYS_IN
-def test_a_port_where_nobody_listens_is_named(way_in: Callable[[str], object]) -> None:
-    port = nobody_listens()
-    said = refusal(way_in, f"postgresql://wonka:{QUOTED}@127.0.0.1:{port}/factory")
-    assert f"(127.0.0.1:{port}/factory) is unavailable" in said
-    assert "Connection refused" in said
+@ENTRY_POINTS
+def test_a_port_without_a_server_is_named(entry_point: Callable[[str], object]) -> None:
+    port = unused_port()
+    message = refusal(entry_point, f"postgresql://wonka:{QUOTED}@127.0.0.1:{port}/factory")
+    assert f"(127.0.0.1:{port}/factory) is unavailable" in message
+    assert "Connection refused" in message
 
 
-@WAYS_IN
-def test_a_database_that_is_not_there_is_named(places: ServerPlaces, way_in: Callable[[str], object]) -> None:
-    said = refusal(way_in, make_conninfo(places.database_url, dbname="factory"))
-    assert 'database "factory" does not exist' in said
+@ENTRY_POINTS
+def test_a_database_that_does_not_exist_is_named(places: ServerPlaces, entry_point: Callable[[str], object]) -> None:
+    message = refusal(entry_point, make_conninfo(places.database_url, dbname="factory"))
+    assert 'database "factory" does not exist' in message
 
 
-@WAYS_IN
+@ENTRY_POINTS
 @pytest.mark.parametrize(
     "url",
     [
@@ -391,14 +397,16 @@ def test_a_database_that_is_not_there_is_named(places: ServerPlaces, way_in: Cal
         f"host=127.0.0.1 password={QUOTED} port",
     ],
 )
-def test_what_is_no_address_is_called_so_and_not_repeated(way_in: Callable[[str], object], url: str) -> None:
-    assert "is not a PostgreSQL address; write postgresql://user:password@host:port/database" in refusal(way_in, url)
+def test_an_invalid_address_is_refused_and_not_repeated(entry_point: Callable[[str], object], url: str) -> None:
+    assert "is not a PostgreSQL address; write postgresql://user:password@host:port/database" in refusal(
+        entry_point, url
+    )
 
 
-# --- positions, and the only one -----------------------------------------------------------------------------------
+# --- positions and exclusive processes -----------------------------------------------------------------------------
 
 
-def test_a_position_is_0_before_the_first_and_then_what_it_was_moved_to(database_url: str) -> None:
+def test_a_position_is_0_until_it_is_moved(database_url: str) -> None:
     with connect(database_url) as conn:
         assert position_of(conn, "orders") == 0
         move_position(conn, "orders", 7)
@@ -407,35 +415,33 @@ def test_a_position_is_0_before_the_first_and_then_what_it_was_moved_to(database
         assert (position_of(conn, "orders"), position_of(conn, "relay")) == (9, 3)
 
 
-def test_who_is_cancelled_while_it_connects_leaves_no_connection_behind(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, cancelled, made = Event(), Event(), SimpleQueue[Connection[Any]]()
+def test_cancelling_while_connecting_leaks_no_connection(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connecting, cancelled, connections = Event(), Event(), SimpleQueue[Connection[Any]]()
 
-    def slowly(url: str) -> Connection[Any]:
-        asked.set()
+    def connect_slowly(url: str) -> Connection[Any]:
+        connecting.set()
         assert cancelled.wait(10)
-        made.put(conn := connect(url))
+        connections.put(conn := connect(url))
         return conn
 
     async def connect_and_be_cancelled() -> None:
-        connecting = asyncio.create_task(connected_aside(database_url).__aenter__())
-        await asyncio.to_thread(asked.wait, 10)
-        connecting.cancel()
+        task = asyncio.create_task(connected_aside(database_url).__aenter__())
+        await asyncio.to_thread(connecting.wait, 10)
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await connecting
+            await task
         cancelled.set()
 
-    monkeypatch.setattr(infra.postgres.connections, "connect", slowly)
+    monkeypatch.setattr(infra.postgres.connections, "connect", connect_slowly)
     asyncio.run(connect_and_be_cancelled())
-    conn = made.get(timeout=30)
+    conn = connections.get(timeout=30)
     deadline = time.monotonic() + 10
     while not conn.closed:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_of_two_one_is_the_only_one_until_its_connection_ends(database_url: str) -> None:
+def test_one_of_two_connections_is_exclusive_until_it_closes(database_url: str) -> None:
     with connect(database_url) as second:
         with connect(database_url) as first:
             assert only_one(first, "relay")
