@@ -7,7 +7,7 @@ export UV_PYTHON := $(CURDIR)/.venv
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-containers lint format contract structure settings bench lock clean
+.PHONY: help demo test test-long coverage test-containers lint format contract structure settings bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,13 +23,18 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## show the whole purchase on a real PostgreSQL and a real NATS
 	@$(BIN)/trunkline demo
 
-test: $(READY) ## run every test, on embedded servers; some of them: make test ARGS="tests/domain -k quote"
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
-coverage: $(READY) ## run them and list the lines that no test runs
+test: $(READY) ## run the tests, on embedded servers; some of them: make test ARGS="tests/domain -k quote"
+	@$(PYTEST) -m "not chaos" $(ARGS)
+
+test-long: $(READY) ## run the tests that take minutes: kills and partitions under load, a million rows
+	@$(PYTEST) -m chaos $(ARGS)
+
+coverage: $(READY) ## run all of them and list the lines that no test runs
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
-test-containers: $(READY) ## run them on PostgreSQL and NATS in Docker
+test-containers: $(READY) ## run all of them on PostgreSQL and NATS in Docker
 	@$(BIN)/python -m pytest --containers
 
 lint: $(READY) ## check style, types and imports

@@ -90,6 +90,7 @@ def paid_orders(store: InMemory, numbers: range) -> None:
         store.ask(confirm(total, f"order-{number}"))
 
 
+@pytest.mark.chaos
 def test_with_one_of_two_workers_and_relays_killed_nothing_is_lost_or_done_twice(
     postgres: Log, nats_url: str, start: Start
 ) -> None:

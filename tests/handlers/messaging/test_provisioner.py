@@ -64,6 +64,7 @@ def test_it_imports_none_of_our_code() -> None:
     assert tops - sys.stdlib_module_names == {"nats"}
 
 
+@pytest.mark.chaos
 def test_killed_repeatedly_it_still_creates_each_pbx_and_allocates_every_minute_once(
     postgres: Log, database_url: str, broker: Broker
 ) -> None:

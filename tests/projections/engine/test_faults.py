@@ -52,6 +52,7 @@ def conn(database_url: str) -> Iterator[Connection[Any]]:
 # --- death within a batch -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.chaos
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_after_random_crashes_the_tables_equal_a_replay_and_as_of_equals_what_they_showed(
