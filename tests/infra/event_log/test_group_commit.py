@@ -62,7 +62,7 @@ def append_in(conn: Connection[Any], append: Append) -> None:
 
 
 @contextmanager
-def held(recorder: PostgresRecorder, database_url: str) -> Iterator[Future[Sequence[int]]]:
+def appends_blocked(recorder: PostgresRecorder, database_url: str) -> Iterator[Future[Sequence[int]]]:
     """Block all appends, so that those submitted meanwhile form one group. Yields the append that was first."""
     with ThreadPoolExecutor(1) as pool, connect(database_url, WRITER) as conn, conn.transaction():
         append_in(conn, Append([]))
@@ -88,7 +88,7 @@ def test_in_a_group_only_the_append_with_a_version_conflict_fails(
 ) -> None:
     recorder.insert_events(stored("candy-0", 1))
     with ThreadPoolExecutor(16) as pool:
-        with held(recorder, database_url) as first:
+        with appends_blocked(recorder, database_url) as first:
             futures = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1, 2)) for n in range(15)]
             until_submitted(recorder, len(futures))
         assert first.result() == [2]
@@ -115,7 +115,7 @@ def test_in_a_group_only_the_append_that_the_database_cannot_store_fails(
     recorder: PostgresRecorder, database_url: str
 ) -> None:
     with ThreadPoolExecutor(3) as pool:
-        with held(recorder, database_url) as first:
+        with appends_blocked(recorder, database_url) as first:
             good = pool.submit(recorder.insert_events, stored("candy-good", 1))
             bad = pool.submit(recorder.insert_events, stored("candy-\x00", 1))
             better = pool.submit(recorder.insert_events, stored("candy-better", 1))
@@ -130,7 +130,7 @@ def test_in_a_group_each_failure_has_its_own_reason_and_the_others_are_stored_on
 ) -> None:
     recorder.insert_events(stored("candy-old", 1))
     with ThreadPoolExecutor(5) as pool:
-        with held(recorder, database_url) as first:
+        with appends_blocked(recorder, database_url) as first:
             streams = [("candy-old", 1), ("candy-good", 1), ("candy-negative", -1), ("candy-better", 1)]
             futures = []
             for stream, version in streams:
@@ -149,7 +149,7 @@ def test_in_a_group_only_the_append_whose_stream_name_is_too_long_for_an_index_f
 ) -> None:
     long = "".join(secrets.token_hex(8000))
     with ThreadPoolExecutor(3) as pool:
-        with held(recorder, database_url) as first:
+        with appends_blocked(recorder, database_url) as first:
             good, bad = (pool.submit(recorder.insert_events, stored(name, 1)) for name in ("candy-good", long))
             until_submitted(recorder, 2)
         with pytest.raises(DataError, match="index row requires"):
@@ -169,7 +169,7 @@ def test_a_group_is_no_larger_than_a_statement_may_be(
 
     monkeypatch.setattr("infra.event_log.group_commit.appended", counted)
     with ThreadPoolExecutor(4) as pool:
-        with held(recorder, database_url):
+        with appends_blocked(recorder, database_url):
             futures = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1, state=bytes(600))) for n in range(4)]
             until_submitted(recorder, 4)
         assert sorted(position for future in futures for position in future.result()) == [2, 3, 4, 5]
@@ -445,7 +445,7 @@ with PostgresRecorder(sys.argv[1]) as recorder:
 """
 
 
-def writing(database_url: str, name: str, times: int) -> subprocess.Popen[str]:
+def start_writer(database_url: str, name: str, times: int) -> subprocess.Popen[str]:
     """Start a process whose four threads keep appending three events to new streams and print the positions."""
     return subprocess.Popen(
         [sys.executable, "-c", WRITE_EVENTS, database_url, name, str(times)],
@@ -461,7 +461,7 @@ def acknowledged(output: str) -> dict[str, list[int]]:
     return {f"candy-{name}-{number}": list(map(int, positions)) for name, number, *positions in lines}
 
 
-def everything(owner_url: str) -> dict[str, list[int]]:
+def positions_in_log(owner_url: str) -> dict[str, list[int]]:
     """Return the positions by stream in the log. Checks that there are no gaps and that each append is complete."""
     with psycopg.connect(owner_url) as conn:
         rows = conn.execute("SELECT position, stream FROM log.events ORDER BY position").fetchall()
@@ -476,17 +476,17 @@ def everything(owner_url: str) -> dict[str, list[int]]:
 
 
 def test_concurrent_processes_leave_no_gaps_and_no_duplicates(database_url: str, owner_url: str) -> None:
-    processes = [writing(database_url, name, 25) for name in ("charlie", "violet", "mike")]
+    processes = [start_writer(database_url, name, 25) for name in ("charlie", "violet", "mike")]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     reported = {stream: positions for output in outputs for stream, positions in acknowledged(output).items()}
     assert len(reported) == 3 * 4 * 25
-    assert everything(owner_url) == reported
+    assert positions_in_log(owner_url) == reported
 
 
 def test_a_killed_process_leaves_all_that_it_acknowledged_and_no_partial_append(
     database_url: str, owner_url: str
 ) -> None:
-    with writing(database_url, "augustus", 100_000) as process:
+    with start_writer(database_url, "augustus", 100_000) as process:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(50)]
         process.kill()
@@ -494,7 +494,7 @@ def test_a_killed_process_leaves_all_that_it_acknowledged_and_no_partial_append(
     reported = acknowledged("".join(lines))
     assert len(reported) >= 50
     _wait_for_sessions_to_end(owner_url)
-    assert reported.items() <= everything(owner_url).items()
+    assert reported.items() <= positions_in_log(owner_url).items()
 
 
 def _wait_for_sessions_to_end(owner_url: str) -> None:
@@ -515,7 +515,7 @@ def test_a_killed_database_has_all_that_it_acknowledged_after_its_restart(tmp_pa
         database_url = program_login(owner_url)
         migrate(owner_url)
         admit(owner_url, database_url)
-        with writing(database_url, "veruca", 100_000) as process:
+        with start_writer(database_url, "veruca", 100_000) as process:
             assert process.stdout
             lines = [process.stdout.readline() for _ in range(100)]
             pid = int((tmp_path / "postgres" / "pgdata" / "postmaster.pid").read_text().split()[0])
@@ -528,7 +528,7 @@ def test_a_killed_database_has_all_that_it_acknowledged_after_its_restart(tmp_pa
     started = time.monotonic()
     with embedded_postgres(tmp_path / "postgres") as owner_url:
         assert time.monotonic() - started < 30
-        assert reported.items() <= everything(owner_url).items()
+        assert reported.items() <= positions_in_log(owner_url).items()
         admit(owner_url, database_url := program_login(owner_url))
         with PostgresRecorder(database_url) as recorder:
             before = recorder.max_notification_id()
@@ -572,9 +572,8 @@ def test_an_append_notifies_its_own_process_before_it_returns(
         assert recorder.notifier.count == 1
 
 
-def test_a_lone_append_is_written_by_its_own_thread_unless_that_is_the_main_one(
-    database_url: str,
-) -> None:
+def test_a_lone_append_is_written_by_its_own_thread_unless_that_is_the_main_one(database_url: str) -> None:
+    """The main thread may be interrupted."""
     threads: list[Thread] = []
     writer = GroupCommit(lambda: connect(database_url, WRITER), lambda: threads.append(current_thread()))
     with closing(writer), ThreadPoolExecutor(1) as pool:
@@ -595,10 +594,9 @@ def test_appends_submitted_while_a_lone_caller_writes_are_written_after_it(
     recorder: PostgresRecorder, database_url: str
 ) -> None:
     with ThreadPoolExecutor(9) as pool:
-        pool.submit(
-            recorder.insert_events, stored("candy-0", 1)
-        ).result()  # a group of one, so the next caller writes its own
-        with held(recorder, database_url) as first:
+        # After a group of one, the next caller writes its own append.
+        pool.submit(recorder.insert_events, stored("candy-0", 1)).result()
+        with appends_blocked(recorder, database_url) as first:
             futures = [pool.submit(recorder.insert_events, stored(f"candy-{n}", 1)) for n in range(1, 8)]
             until_submitted(recorder, len(futures))
         assert first.result() == [2]

@@ -292,7 +292,7 @@ def write_with_retry(log: Log, writer: int, start: threading.Barrier) -> None:
             break
 
 
-def follow(log: Log, count: int) -> list[Recorded]:
+def read_as_they_arrive(log: Log, count: int) -> list[Recorded]:
     """Read page by page, as events arrive, until there are ``count``."""
     seen: list[Recorded] = []
     while len(seen) < count:
@@ -307,7 +307,7 @@ def test_eight_writers_of_one_stream_lose_no_event_and_readers_see_each_once_in_
 ) -> None:
     start = threading.Barrier(WRITERS)
     with postgres_log(database_url, master_key=MASTER_KEY) as elsewhere, ThreadPoolExecutor(WRITERS + 2) as pool:
-        readers = [pool.submit(follow, log, 2 * WRITERS * TIMES) for log in (postgres, elsewhere)]
+        readers = [pool.submit(read_as_they_arrive, log, 2 * WRITERS * TIMES) for log in (postgres, elsewhere)]
         logs = [postgres, elsewhere] * (WRITERS // 2)
         for written in [pool.submit(write_with_retry, log, n, start) for n, log in enumerate(logs)]:
             written.result()

@@ -29,7 +29,7 @@ from infra.personal_data.person_keys import MemoryPersonKeys, PersonKeys
 from infra.recorded import Cause, Recorded
 from tests.support.examples import NOW, activated, captured, emailed, invoice_issued, opened, wonka_added, wonka_default
 from tests.support.given_domain import but, given
-from tests.support.strategies import AGGREGATES as LIVES
+from tests.support.strategies import AGGREGATES as STRATEGIES
 from tests.support.strategies import Aggregate
 
 KEYS = MemoryPersonKeys()
@@ -92,12 +92,12 @@ def test_an_event_written_by_a_tool_of_the_library_names_the_library_as_its_acto
     assert (recorded.event, recorded.cause.actor, recorded.account_id) == (wonka_added, "system:eventsourcing", None)
 
 
-@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
+@pytest.mark.parametrize("aggregate", STRATEGIES.values(), ids=STRATEGIES)
 @hypothesis.settings(deadline=None, max_examples=10, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(data=st.data())
-def test_every_decided_event_survives_a_round_trip(life: Aggregate, data: st.DataObject) -> None:
-    outcome = given(life.decider)
-    for command in data.draw(life.sequences(6)):
+def test_every_decided_event_survives_a_round_trip(aggregate: Aggregate, data: st.DataObject) -> None:
+    outcome = given(aggregate.decider)
+    for command in data.draw(aggregate.sequences(6)):
         decided = outcome.when(command)
         for event in decided.events:
             stored = MAPPER.to_stored_event(Recorded("account-acme", 1, event, "acme", DORA, NOW))

@@ -24,7 +24,7 @@ from infra.recorded import Recorded
 from tests.support.examples import NOW, create_factory, grant, granted
 from tests.support.given_domain import given
 from tests.support.given_projection import CAUSE
-from tests.support.strategies import AGGREGATES as LIVES
+from tests.support.strategies import AGGREGATES as STRATEGIES
 from tests.support.strategies import Aggregate
 
 POOL = "allocation-pkg-acme"
@@ -133,20 +133,20 @@ def test_states_with_personal_data_get_no_snapshots() -> None:
     assert {event.TOPIC.split(".")[0] for event in events} == categories | personal
 
 
-IMPERSONAL_LIVES = {name: life for name, life in LIVES.items() if not life.decider.personal}
+IMPERSONAL_STRATEGIES = {name: aggregate for name, aggregate in STRATEGIES.items() if not aggregate.decider.personal}
 
 
-@pytest.mark.parametrize("life", IMPERSONAL_LIVES.values(), ids=IMPERSONAL_LIVES)
+@pytest.mark.parametrize("aggregate", IMPERSONAL_STRATEGIES.values(), ids=IMPERSONAL_STRATEGIES)
 @hypothesis.settings(deadline=None, max_examples=15, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(data=st.data())
-def test_every_state_is_restored_from_its_snapshot(life: Aggregate, data: st.DataObject) -> None:
-    outcome: Any = given(life.decider)
-    for command in data.draw(life.sequences(8)):
+def test_every_state_is_restored_from_its_snapshot(aggregate: Aggregate, data: st.DataObject) -> None:
+    outcome: Any = given(aggregate.decider)
+    for command in data.draw(aggregate.sequences(8)):
         outcome = outcome.when(command).after
     log = Log(MemoryRecorder())
     cached = CachedState(8, outcome.state, "acme")
-    log.keep_snapshot(snapshot_of(life.decider, "it-1", cached))
-    assert from_snapshot(life.decider, "it-1", log) == cached
+    log.keep_snapshot(snapshot_of(aggregate.decider, "it-1", cached))
+    assert from_snapshot(aggregate.decider, "it-1", log) == cached
 
 
 def test_an_unreadable_stream_does_not_prevent_snapshots_of_others(

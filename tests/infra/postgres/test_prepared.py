@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from infra.postgres.connections import connect
 from infra.postgres.prepared import Statement, ask
 
-ECHO = Statement(b"echo", b"SELECT $1::text AS said, $2::timestamptz AS at, $3::int8 AS n")
+ECHO = Statement(b"echo", b"SELECT $1::text AS value, $2::timestamptz AS at, $3::int8 AS n")
 
 
 def test_a_repeated_execution_is_decoded_like_the_first(database_url: str) -> None:
