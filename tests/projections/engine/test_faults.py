@@ -169,6 +169,7 @@ with postgres_log(sys.argv[1]) as log, running(sys.argv[1], log):
 """
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_after_a_process_dies_another_takes_over_within_five_seconds(
     postgres: Log, database_url: str, conn: Connection[Any], how: signal.Signals

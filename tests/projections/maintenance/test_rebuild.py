@@ -232,6 +232,7 @@ def once_free(rebuilding: Callable[[], Rebuilt]) -> Rebuilt:
             time.sleep(0.01)
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("stage", "done"),
     [("accounts", 0), ("accounts", 1500), ("indexes", 3), ("the rest, and the swap", 0), ("the rest, and the swap", 2)],
