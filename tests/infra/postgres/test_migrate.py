@@ -222,7 +222,7 @@ def test_the_refusal_of_a_data_directory_of_another_version_names_it() -> None:
     with temporary_directory() as directory:
         with embedded_postgres(directory / "postgres") as url:
             migrate(url)
-            of_before_the_first_release(url)
+            make_pre_release(url)
         with pytest.raises(AnotherVersion) as refused, open_servers(settings(), Path(directory)):
             pass
         assert str(refused.value).startswith(f"The database in {directory} {NOT_OURS}")
