@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.at_work import AtWork, at_work, without_streams
 from tests.support.command_line import Run, runner
-from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.databases import ServerAddresses, as_program, fresh_database
 from tests.support.in_memory import InMemory
 
 
@@ -32,10 +32,10 @@ def trunkline(database_url: str, nats_url: str) -> Iterator[AtWork]:
 
 
 @pytest.fixture(scope="module")
-def shop(places: ServerPlaces, template: str) -> Iterator[AtWork]:
+def shop(servers: ServerAddresses, template: str) -> Iterator[AtWork]:
     """The whole composition on real servers, shared by the tests of a file; each test places its own orders."""
     with (
-        fresh_database(places, template) as owner_url,
-        at_work(as_program(owner_url), without_streams(places.nats_url)) as work,
+        fresh_database(servers, template) as owner_url,
+        at_work(as_program(owner_url), without_streams(servers.nats_url)) as work,
     ):
         yield work

@@ -13,15 +13,15 @@ from psycopg.conninfo import conninfo_to_dict
 from infra.event_log.log import Log
 from infra.postgres.connections import connect
 from infra.recorded import event_id
-from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.databases import ServerAddresses, as_program, fresh_database
 
 Lay = Callable[[Log], Log]
 
 
 @pytest.fixture(scope="session")
-def tables_owner_url(places: ServerPlaces, template: str) -> Iterator[str]:
+def tables_owner_url(servers: ServerAddresses, template: str) -> Iterator[str]:
     """A migrated database shared by these tests, with its owner's login."""
-    with fresh_database(places, template) as owner_url:
+    with fresh_database(servers, template) as owner_url:
         name = sql.Identifier(str(conninfo_to_dict(owner_url)["dbname"]))
         with psycopg.connect(owner_url, autocommit=True) as conn:
             # Only processes die here, never a machine, so waiting for the disk would prove nothing.

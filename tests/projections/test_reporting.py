@@ -21,7 +21,7 @@ from projections.orders import OrderRow
 from projections.timeline import TimelineRow
 from tests.projections.conftest import laid
 from tests.projections.engine.test_batches import projected
-from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.databases import ServerAddresses, as_program, fresh_database
 from tests.support.examples import NOW, no_longer_fits
 from tests.support.given_domain import but
 from tests.support.histories import ACCOUNTS, told
@@ -46,10 +46,10 @@ DOCUMENTED = Path(__file__).parents[2] / "docs" / "reporting.md"
 
 
 @pytest.fixture(scope="module")
-def owner(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
+def owner(servers: ServerAddresses, template: str) -> Iterator[Connection[Any]]:
     """A connection as the owner of a database with read models."""
     with (
-        fresh_database(places, template) as owner_url,
+        fresh_database(servers, template) as owner_url,
         psycopg.connect(owner_url, autocommit=True, row_factory=dict_row) as owner,
     ):
         with psycopg.connect(owner_url, autocommit=True) as plain, connect(as_program(owner_url)) as conn:

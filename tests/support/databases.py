@@ -15,8 +15,8 @@ PROGRAM = {"user": "trunkline_test", "password": secrets.token_hex(16)}
 """The application's login on the servers of this run."""
 
 
-class ServerPlaces(Protocol):
-    """Addresses of the servers of this run: see `tests.conftest.Places`. The template database is never written to."""
+class ServerAddresses(Protocol):
+    """The servers of this run: `tests.support.servers.SessionServers`. The database is only a template."""
 
     @property
     def database_url(self) -> str: ...
@@ -33,18 +33,18 @@ def as_program(owner_url: str) -> str:
     return make_conninfo(owner_url, **PROGRAM)
 
 
-def as_owner(places: ServerPlaces, database_url: str) -> str:
+def as_owner(servers: ServerAddresses, database_url: str) -> str:
     """The same database with its owner's login."""
-    return make_conninfo(places.database_url, dbname=str(conninfo_to_dict(database_url)["dbname"]))
+    return make_conninfo(servers.database_url, dbname=str(conninfo_to_dict(database_url)["dbname"]))
 
 
 @contextmanager
-def fresh_database(places: ServerPlaces, template: str = "template1") -> Iterator[str]:
+def fresh_database(servers: ServerAddresses, template: str = "template1") -> Iterator[str]:
     """A temporary database, empty or a copy of a template, with its owner's login."""
     name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(places.database_url, autocommit=True) as conn:
+    with psycopg.connect(servers.database_url, autocommit=True) as conn:
         # Of an unlogged copy, creating and dropping take half of the time.
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
         conn.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-        yield make_conninfo(places.database_url, dbname=name)
+        yield make_conninfo(servers.database_url, dbname=name)
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -41,7 +41,7 @@ ssl.create_default_context = cache(ssl.create_default_context)  # type: ignore[a
 
 
 @dataclass(frozen=True)
-class Places:
+class SessionServers:
     """Where the servers are. The database at `database_url` is never written to; each test has one of its own."""
 
     database_url: str
@@ -49,7 +49,7 @@ class Places:
 
 
 @pytest.fixture(scope="session")
-def places(pytestconfig: pytest.Config) -> Iterator[Places]:
+def servers(pytestconfig: pytest.Config) -> Iterator[SessionServers]:
     """PostgreSQL and NATS, for the whole run."""
     with ExitStack() as stack:
         if pytestconfig.getoption("--containers"):
@@ -57,7 +57,7 @@ def places(pytestconfig: pytest.Config) -> Iterator[Places]:
             return
         directory = stack.enter_context(temporary_directory())
         given = pytestconfig.stash[GIVEN]
-        yield Places(
+        yield SessionServers(
             given.get("TRUNKLINE_DATABASE_URL")
             or _hurried(stack.enter_context(embedded_postgres(directory / "postgres"))),
             given.get("TRUNKLINE_NATS_URL") or stack.enter_context(embedded_nats(directory / "nats")),
@@ -73,7 +73,7 @@ def _hurried(owner_url: str) -> str:
     return owner_url
 
 
-def _containers(stack: ExitStack) -> Places:
+def _containers(stack: ExitStack) -> SessionServers:
     from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this way needs Docker
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
@@ -84,22 +84,22 @@ def _containers(stack: ExitStack) -> Places:
     broker.waiting_for(LogMessageWaitStrategy("Server is ready"))
     stack.enter_context(broker)
     nats_url = f"nats://{broker.get_container_host_ip()}:{broker.get_exposed_port(4222)}"
-    return Places(postgres.get_connection_url(), nats_url)
+    return SessionServers(postgres.get_connection_url(), nats_url)
 
 
 @pytest.fixture(scope="session")
-def template(places: Places) -> Iterator[str]:
+def template(servers: SessionServers) -> Iterator[str]:
     """The name of a migrated, empty database, where the program has a login."""
-    with fresh_database(places) as owner_url:
+    with fresh_database(servers) as owner_url:
         migrate(owner_url)
         admit(owner_url, as_program(owner_url))
         yield str(conninfo_to_dict(owner_url)["dbname"])
 
 
 @pytest.fixture
-def owner_url(places: Places, template: str) -> Iterator[str]:
+def owner_url(servers: SessionServers, template: str) -> Iterator[str]:
     """A migrated, empty database of the test's own, as its owner."""
-    with fresh_database(places, template) as url:
+    with fresh_database(servers, template) as url:
         yield url
 
 
@@ -110,10 +110,10 @@ def database_url(owner_url: str) -> str:
 
 
 @pytest.fixture
-def nats_url(places: Places) -> str:
+def nats_url(servers: SessionServers) -> str:
     """NATS, with no stream."""
-    asyncio.run(_without_streams(places.nats_url))
-    return places.nats_url
+    asyncio.run(_without_streams(servers.nats_url))
+    return servers.nats_url
 
 
 async def _without_streams(nats_url: str) -> None:
@@ -145,13 +145,13 @@ def log(request: pytest.FixtureRequest) -> Log:
 
 
 @pytest.fixture(scope="session")
-def showing(places: Places, template: str) -> Iterator[Showing]:
+def showing(servers: SessionServers, template: str) -> Iterator[Showing]:
     """The demonstration, shown once on a database of its own, for all tests that look at it."""
-    with fresh_database(places, template) as owner_url:
+    with fresh_database(servers, template) as owner_url:
         url = as_program(owner_url)
-        asyncio.run(_without_streams(places.nats_url))
+        asyncio.run(_without_streams(servers.nats_url))
         told = io.StringIO()
-        given = settings(database_url=url, nats_url=places.nats_url, master_key=b64encode(MASTER_KEY).decode())
+        given = settings(database_url=url, nats_url=servers.nats_url, master_key=b64encode(MASTER_KEY).decode())
         with demo_environment(given, None) as environment:
             end = Story(environment, Console(file=told, width=160)).tell()
         yield Showing(told.getvalue(), end, url)

@@ -49,7 +49,7 @@ from infra.servers.embedded_nats import _program
 from infra.settings import Limits, WrongSetting, settings
 from tests.support.at_work import eventually
 from tests.support.command_line import Run
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_program, fresh_database
 from tests.support.examples import NOW, activated, opened, wonka_added, wonka_default
 from tests.support.histories import tell
 from tests.support.in_memory import InMemory
@@ -61,9 +61,9 @@ DORA = Cause("distributor:dora", "wish-1", "click-1")
 
 
 @pytest.fixture(scope="module")
-def history(places: ServerPlaces, template: str) -> Iterator[tuple[str, list[Recorded]]]:
+def history(servers: ServerAddresses, template: str) -> Iterator[tuple[str, list[Recorded]]]:
     """A database, with the application's login, that has a history of two accounts; and that history."""
-    with fresh_database(places, template) as url:
+    with fresh_database(servers, template) as url:
         with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=150)
             recorded = list(log.history())
@@ -71,10 +71,10 @@ def history(places: ServerPlaces, template: str) -> Iterator[tuple[str, list[Rec
 
 
 @pytest.fixture(scope="module")
-def auditor_url(places: ServerPlaces, history: tuple[str, list[Recorded]]) -> Iterator[str]:
+def auditor_url(servers: ServerAddresses, history: tuple[str, list[Recorded]]) -> Iterator[str]:
     """The same database with a login that is only an auditor."""
     name, password = f"auditor_{secrets.token_hex(6)}", secrets.token_hex(16)
-    with psycopg.connect(places.database_url, autocommit=True) as conn:
+    with psycopg.connect(servers.database_url, autocommit=True) as conn:
         make = sql.SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {} IN ROLE trunkline_auditor")
         conn.execute(make.format(sql.Identifier(name), sql.Literal(password)))
         yield make_conninfo(history[0], user=name, password=password)
@@ -802,10 +802,10 @@ def test_an_empty_log_has_nothing_to_sign(run_at: Run, database_url: str, signin
 
 
 def test_a_login_without_the_auditor_role_is_refused(
-    run_at: Run, places: ServerPlaces, history: tuple[str, Any]
+    run_at: Run, servers: ServerAddresses, history: tuple[str, Any]
 ) -> None:
     nobody = f"nobody_{secrets.token_hex(6)}"
-    with psycopg.connect(places.database_url, autocommit=True) as conn:
+    with psycopg.connect(servers.database_url, autocommit=True) as conn:
         conn.execute(f"CREATE ROLE {nobody} LOGIN PASSWORD 'x'".encode())
         status, _, errors = run_at(make_conninfo(history[0], user=nobody, password="x"), "verify")  # noqa: S106
         conn.execute(f"DROP ROLE {nobody}".encode())
@@ -901,9 +901,9 @@ main()
 
 
 def test_a_query_grants_its_login_no_rights(
-    run: Run, history: tuple[str, list[Recorded]], places: ServerPlaces, monkeypatch: pytest.MonkeyPatch
+    run: Run, history: tuple[str, list[Recorded]], servers: ServerAddresses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TRUNKLINE_OWNER_URL", make_conninfo(places.database_url))
+    monkeypatch.setenv("TRUNKLINE_OWNER_URL", make_conninfo(servers.database_url))
     assert run("events", "--limit", "1")[0] == 0
     with psycopg.connect(os.environ["TRUNKLINE_DATABASE_URL"]) as auditor:
         roles = auditor.execute(

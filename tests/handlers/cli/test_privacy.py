@@ -38,7 +38,7 @@ from infra.postgres.connections import connect
 from projections.maintenance.runner import PROJECTIONS, bring_up_to_date, wait
 from tests.support.at_work import SOON_S, at_work, eventually, without_streams
 from tests.support.command_line import Run
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_program, fresh_database
 from tests.support.examples import NOW, WONKA
 from tests.support.in_memory import WILLY
 
@@ -133,10 +133,10 @@ class Bought:
 
 
 @pytest.fixture(scope="module")
-def once(places: ServerPlaces, template: str) -> Iterator[Bought]:
+def once(servers: ServerAddresses, template: str) -> Iterator[Bought]:
     """Run once; tests get copies."""
-    nats_url = without_streams(places.nats_url)
-    with fresh_database(places, template) as owner_url:
+    nats_url = without_streams(servers.nats_url)
+    with fresh_database(servers, template) as owner_url:
         yield _bought(as_program(owner_url), owner_url, nats_url)
 
 
@@ -161,8 +161,8 @@ def _bought(database_url: str, owner_url: str, nats_url: str) -> Bought:
 
 
 @pytest.fixture
-def bought(places: ServerPlaces, once: Bought) -> Iterator[Bought]:
-    with fresh_database(places, name_of(once.owner_url)) as owner_url:
+def bought(servers: ServerAddresses, once: Bought) -> Iterator[Bought]:
+    with fresh_database(servers, name_of(once.owner_url)) as owner_url:
         yield replace(once, database_url=as_program(owner_url), owner_url=owner_url)
 
 
@@ -215,7 +215,7 @@ def rebuilt(database_url: str) -> None:
 
 
 def test_an_erased_person_is_nowhere_even_after_a_rebuild_and_everything_else_is_unchanged(
-    bought: Bought, erase: Erase, places: ServerPlaces
+    bought: Bought, erase: Erase, servers: ServerAddresses
 ) -> None:
     assert found_in(bought.before) <= {KEPT_BY_LAW}, "not even before the erasure"
     with log_at(bought.database_url) as log:
@@ -230,7 +230,7 @@ def test_an_erased_person_is_nowhere_even_after_a_rebuild_and_everything_else_is
     after = tables(bought.owner_url)
 
     assert found_in(after) <= {KEPT_BY_LAW}
-    messages = bought.messages + asyncio.run(_every_message(places.nats_url))
+    messages = bought.messages + asyncio.run(_every_message(servers.nats_url))
     for texts in map(spellings, filter(None, TEXTS)):
         assert not any(text in messages for text in texts)
     assert len(bought.messages) > 10_000
@@ -308,12 +308,12 @@ def test_orders_continue_after_an_erasure_in_a_running_trunkline(
 
 
 def test_a_copy_of_the_database_has_nothing_of_the_person_either(
-    bought: Bought, erase: Erase, places: ServerPlaces
+    bought: Bought, erase: Erase, servers: ServerAddresses
 ) -> None:
     erase(bought.database_url, PERSON)
     name = name_of(bought.owner_url)
-    eventually(lambda: alone(places, name), "the end of all sessions")
-    with fresh_database(places, name) as copy_url:
+    eventually(lambda: alone(servers, name), "the end of all sessions")
+    with fresh_database(servers, name) as copy_url:
         assert found_in(tables(copy_url)) <= {KEPT_BY_LAW}
         with log_at(as_program(copy_url)) as log:
             assert VERUCA not in buyers(log)
@@ -321,8 +321,8 @@ def test_a_copy_of_the_database_has_nothing_of_the_person_either(
         assert found_in(tables(copy_url)) <= {KEPT_BY_LAW}
 
 
-def alone(places: ServerPlaces, name: str) -> bool:
-    with psycopg.connect(places.database_url) as conn:
+def alone(servers: ServerAddresses, name: str) -> bool:
+    with psycopg.connect(servers.database_url) as conn:
         return not conn.execute("SELECT 1 FROM pg_stat_activity WHERE datname = %s", (name,)).fetchall()
 
 

@@ -28,7 +28,7 @@ from infra.event_log.log import LogUnavailable
 from infra.payments.paypal import WEBHOOK_BYTES_MAX
 from infra.simulators.payment_simulator import Faults
 from tests.support.at_work import AtWork, eventually, link_in
-from tests.support.databases import ServerPlaces, as_owner
+from tests.support.databases import ServerAddresses, as_owner
 from tests.support.in_memory import ADA, SECRET, token_of
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
@@ -209,7 +209,7 @@ def test_while_the_document_cannot_be_read_the_link_is_not_spent(
 
 
 def test_a_token_is_in_no_log_and_nowhere_in_the_database(
-    shop: AtWork, places: ServerPlaces, http: httpx.Client, caplog: pytest.LogCaptureFixture
+    shop: AtWork, servers: ServerAddresses, http: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         link = bought_link(shop)
@@ -225,16 +225,16 @@ def test_a_token_is_in_no_log_and_nowhere_in_the_database(
     assert "Received" in ours
     assert link.token not in ours
 
-    assert link.invoice.number in everything_stored(shop, places)
-    assert link.token not in everything_stored(shop, places)
-    assert link.token[22:] not in everything_stored(shop, places)
-    assert SECRET.decode() not in everything_stored(shop, places)
+    assert link.invoice.number in everything_stored(shop, servers)
+    assert link.token not in everything_stored(shop, servers)
+    assert link.token[22:] not in everything_stored(shop, servers)
+    assert SECRET.decode() not in everything_stored(shop, servers)
 
 
-def everything_stored(shop: AtWork, places: ServerPlaces) -> str:
+def everything_stored(shop: AtWork, servers: ServerAddresses) -> str:
     """Every row of our tables as text; bytes are decoded as far as possible."""
     rows = []
-    with psycopg.connect(as_owner(places, shop.running.database_url)) as conn:
+    with psycopg.connect(as_owner(servers, shop.running.database_url)) as conn:
         tables = conn.execute(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('log', 'read', 'public')"
         ).fetchall()

@@ -35,7 +35,7 @@ from infra.postgres.positions import position_of
 from infra.recorded import Recorded
 from tests.support.at_work import AtWork, eventually, without_streams
 from tests.support.broker import Broker
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_program, fresh_database
 from tests.support.examples import BUCKET, WONKA
 from tests.support.in_memory import InMemory, check_out, complete, confirm, on_the_wire, order
 
@@ -90,10 +90,10 @@ class Published:
 
 
 @pytest.fixture(name="published", scope="module")
-def _published(places: ServerPlaces, template: str) -> Published:
-    broker = Broker(without_streams(places.nats_url))
+def _published(servers: ServerAddresses, template: str) -> Published:
+    broker = Broker(without_streams(servers.nats_url))
     with (
-        fresh_database(places, template) as owner_url,
+        fresh_database(servers, template) as owner_url,
         postgres_log(database_url := as_program(owner_url), master_key=MASTER_KEY) as log,
     ):
         InMemory(log=log).refunded().settle()

@@ -33,7 +33,7 @@ from infra.postgres.positions import position_of
 from infra.recorded import Cause, Recorded
 from tests.support.at_work import eventually
 from tests.support.broker import Broker
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_owner
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_owner
 from tests.support.examples import NOW
 from tests.support.in_memory import InMemory, order
 
@@ -280,10 +280,10 @@ def test_an_event_that_cannot_be_encoded_stops_the_relay_and_is_named(
 
 
 def test_a_stored_event_that_cannot_be_read_stops_the_relay_and_health_names_it(
-    acme: InMemory, database_url: str, broker: Broker, places: ServerPlaces, monkeypatch: pytest.MonkeyPatch
+    acme: InMemory, database_url: str, broker: Broker, servers: ServerAddresses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infra.broker.relay, "BLOCKED_S", 0.05)
-    with tampered(places, database_url, 5), working(acme.dependencies, database_url, broker.url) as worker:
+    with tampered(servers, database_url, 5), working(acme.dependencies, database_url, broker.url) as worker:
         blocked = eventually(lambda: worker.relay.blocked, "the report of the failure")
         assert blocked is not None
         assert "at position 5" in blocked
@@ -291,9 +291,9 @@ def test_a_stored_event_that_cannot_be_read_stops_the_relay_and_health_names_it(
 
 
 @contextmanager
-def tampered(places: ServerPlaces, database_url: str, position: int) -> Iterator[None]:
+def tampered(servers: ServerAddresses, database_url: str, position: int) -> Iterator[None]:
     """A row whose topic is unknown to every version of the application."""
-    with psycopg.connect(as_owner(places, database_url), autocommit=True) as owner:
+    with psycopg.connect(as_owner(servers, database_url), autocommit=True) as owner:
         owner.execute("ALTER TABLE log.events DISABLE TRIGGER ALL")
         owner.execute("UPDATE log.events SET topic = 'order.TicketFound.v9' WHERE position = %s", (position,))
         yield

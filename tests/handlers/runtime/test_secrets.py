@@ -123,8 +123,8 @@ def test_the_command_rewraps_the_keys_of_a_database(
 def test_the_command_gives_a_directory_a_new_key_unless_a_trunkline_runs_there(rewrap: Run) -> None:
     with temporary_directory() as directory:
         old = master_key(settings(), directory)
-        with open_servers(settings(), directory) as places:
-            with PostgresRecorder(places.database_url, master_key=old) as recorder:
+        with open_servers(settings(), directory) as servers:
+            with PostgresRecorder(servers.database_url, master_key=old) as recorder:
                 made = recorder.keys.made("acme/wonka")
             running = f"A running Trunkline uses the data in {directory}; stop it first.\n"
             assert rewrap("--data", str(directory)) == (1, "", running)
@@ -134,7 +134,7 @@ def test_the_command_gives_a_directory_a_new_key_unless_a_trunkline_runs_there(r
         new = master_key(settings(), directory)
         assert new != old
         with (
-            open_servers(settings(), directory) as places,
-            PostgresRecorder(places.database_url, master_key=new) as recorder,
+            open_servers(settings(), directory) as servers,
+            PostgresRecorder(servers.database_url, master_key=new) as recorder,
         ):
             assert recorder.keys.standing(["acme/wonka"]) == {"acme/wonka": made}

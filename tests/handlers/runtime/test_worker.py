@@ -40,7 +40,7 @@ from projections.maintenance.runner import bring_up_to_date, running
 from projections.orders import ORDERS
 from tests.support.at_work import SOON_S, AtWork, at_work, eventually
 from tests.support.broker import Broker, OwnNats
-from tests.support.databases import ServerPlaces, as_owner
+from tests.support.databases import ServerAddresses, as_owner
 from tests.support.examples import DEADLINE
 from tests.support.in_memory import InMemory, check_out, complete, confirm, order
 from tests.support.lines import Line
@@ -162,10 +162,12 @@ def cut_all_lines(owner: psycopg.Connection, name: object) -> int:
     return len(owner.execute(query, (name,)).fetchall())
 
 
-def test_after_its_database_connections_are_cut_everything_continues(trunkline: AtWork, places: ServerPlaces) -> None:
+def test_after_its_database_connections_are_cut_everything_continues(
+    trunkline: AtWork, servers: ServerAddresses
+) -> None:
     first = trunkline.buy()
     trunkline.until(InvoiceEmailed, first)
-    with psycopg.connect(as_owner(places, trunkline.running.database_url)) as owner:
+    with psycopg.connect(as_owner(servers, trunkline.running.database_url)) as owner:
         assert cut_all_lines(owner, owner.info.dbname) > 5
 
     second = trunkline.buy()
@@ -177,11 +179,11 @@ def test_after_its_database_connections_are_cut_everything_continues(trunkline: 
 
 
 def test_while_its_database_is_down_health_fails_and_later_everything_continues(
-    trunkline: AtWork, places: ServerPlaces
+    trunkline: AtWork, servers: ServerAddresses
 ) -> None:
     """Connections are refused, which is what a restart of PostgreSQL looks like to a client."""
     name = psycopg.conninfo.conninfo_to_dict(trunkline.running.database_url)["dbname"]
-    with psycopg.connect(places.database_url, autocommit=True) as owner:
+    with psycopg.connect(servers.database_url, autocommit=True) as owner:
         owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
         cut_all_lines(owner, name)
         answer = httpx.get(f"{trunkline.url}/health", trust_env=False)

@@ -20,7 +20,7 @@ from infra.audit.hash_chain import ChainBroken, linked
 from infra.audit.merkle import NotProven
 from infra.event_log.postgres_recorder import postgres_log
 from infra.event_log.recorder import LogRow, as_notifications
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_program, fresh_database
 from tests.support.examples import NOW
 from tests.support.histories import ACCOUNTS, tell
 
@@ -29,9 +29,9 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def auditor(places: ServerPlaces, template: str) -> Iterator[Auditor]:
+def auditor(servers: ServerAddresses, template: str) -> Iterator[Auditor]:
     """A log of two accounts that share the series of invoice numbers, and of prices, which belong to no account."""
-    with fresh_database(places, template) as url:
+    with fresh_database(servers, template) as url:
         with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=150)
         with auditing(as_program(url)) as auditor:
@@ -97,8 +97,8 @@ def test_a_bundle_that_others_reformatted_still_proves_itself(bundle: Json) -> N
     assert checked(json.dumps(bundle, sort_keys=True, indent=7).encode()).events
 
 
-def test_a_broken_log_is_not_exported(places: ServerPlaces, template: str) -> None:
-    with fresh_database(places, template) as url:
+def test_a_broken_log_is_not_exported(servers: ServerAddresses, template: str) -> None:
+    with fresh_database(servers, template) as url:
         with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             tell(log, seed=6, steps=5)
         with psycopg.connect(url) as owner:
@@ -276,8 +276,8 @@ def test_anything_but_a_bundle_is_refused(text: bytes) -> None:
     assert refused(text).startswith("acme.json is not an account export: ")
 
 
-def test_a_state_that_is_not_text_is_exported_in_base64(places: ServerPlaces, template: str) -> None:
-    with fresh_database(places, template) as url:
+def test_a_state_that_is_not_text_is_exported_in_base64(servers: ServerAddresses, template: str) -> None:
+    with fresh_database(servers, template) as url:
         with postgres_log(as_program(url), master_key=MASTER_KEY) as log:
             columns: dict[str, Any] = {
                 "originator_id": "ticket-1",

@@ -31,7 +31,7 @@ from infra.event_log.recorder import LogRow, as_notifications
 from infra.postgres.binary_format import microseconds
 from infra.postgres.connections import WRITER, connect
 from infra.recorded import Cause, event_id
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_program, fresh_database
 from tests.support.examples import (
     NOW,
     bucket_added,
@@ -706,8 +706,8 @@ def contents(conn: Connection[Any]) -> list[Any]:
     return conn.execute("SELECT * FROM log.events ORDER BY position").fetchall()
 
 
-def test_an_auditor_changes_nothing(places: ServerPlaces, template: str) -> None:
-    with fresh_database(places, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
+def test_an_auditor_changes_nothing(servers: ServerAddresses, template: str) -> None:
+    with fresh_database(servers, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
         write(log)
         with psycopg.connect(url) as conn:
             before = contents(conn)

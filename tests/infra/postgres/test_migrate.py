@@ -26,15 +26,15 @@ from infra.postgres.roles import admit
 from infra.postgres.structure import TABLES, tables
 from infra.servers.embedded_postgres import embedded_postgres, temporary_directory
 from infra.settings import settings
-from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.databases import ServerAddresses, as_program, fresh_database
 
 FILES = [*migrations(), *definitions()]
 
 
 @pytest.fixture
-def empty_database(places: ServerPlaces) -> Iterator[str]:
+def empty_database(servers: ServerAddresses) -> Iterator[str]:
     """A database that was never migrated."""
-    with fresh_database(places) as url:
+    with fresh_database(servers) as url:
         yield url
 
 
@@ -227,7 +227,7 @@ def test_the_refusal_of_a_data_directory_of_another_version_names_it() -> None:
             pass
         assert str(refused.value).startswith(f"The database in {directory} {NOT_OURS}")
         assert str(refused.value).endswith("start with a new database or a new data directory.")
-        program = Path(sys.executable).with_name("trunkline")
+        program = str(Path(sys.executable).with_name("trunkline"))
         for command in ("up", "projections list"):
             arguments = [program, *command.split(), "--data", str(directory)]
             run = subprocess.run(arguments, capture_output=True, text=True, check=False)

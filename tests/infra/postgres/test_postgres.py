@@ -37,21 +37,21 @@ from infra.postgres.migrate import migrate
 from infra.postgres.positions import move_position, position_of
 from infra.postgres.roles import admit
 from infra.recorded import Cause
-from tests.support.databases import MASTER_KEY, PROGRAM, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, PROGRAM, ServerAddresses, as_program, fresh_database
 from tests.support.examples import NOW, opened, requested
 
 
 @pytest.fixture
-def empty_database(places: ServerPlaces) -> Iterator[str]:
+def empty_database(servers: ServerAddresses) -> Iterator[str]:
     """A database that was never migrated."""
-    with fresh_database(places) as url:
+    with fresh_database(servers) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def written(places: ServerPlaces, template: str) -> Iterator[str]:
+def written(servers: ServerAddresses, template: str) -> Iterator[str]:
     """The owner's address of a database with two events and a document, which no test can change."""
-    with fresh_database(places, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
+    with fresh_database(servers, template) as url, postgres_log(as_program(url), master_key=MASTER_KEY) as log:
         log.append(
             [Change("account-acme", 0, [opened]), Change("order-order-1", 0, [requested])],
             account_id="acme",
@@ -350,16 +350,16 @@ def refusal(entry_point: Callable[[str], object], url: str) -> str:
 
 
 @pytest.mark.parametrize("database_url", ["hidden-word", "postgresql://127.0.0.1:5432/factory"])
-def test_an_address_without_a_login_is_refused(places: ServerPlaces, database_url: str) -> None:
+def test_an_address_without_a_login_is_refused(servers: ServerAddresses, database_url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"^TRUNKLINE_DATABASE_URL (is not a PostgreSQL|names no user)"):
-        admit(places.database_url, database_url)
+        admit(servers.database_url, database_url)
 
 
 @ENTRY_POINTS
 def test_a_wrong_password_is_refused_and_not_repeated(
-    places: ServerPlaces, entry_point: Callable[[str], object]
+    servers: ServerAddresses, entry_point: Callable[[str], object]
 ) -> None:
-    at = conninfo_to_dict(places.database_url)
+    at = conninfo_to_dict(servers.database_url)
     where = f"{at['host']}:{at['port']}"
     message = refusal(entry_point, f"postgresql://{at['user']}:{QUOTED}@{where}/{at['dbname']}")
     assert f"({where}/{at['dbname']})" in message
@@ -375,8 +375,10 @@ def test_a_port_without_a_server_is_named(entry_point: Callable[[str], object]) 
 
 
 @ENTRY_POINTS
-def test_a_database_that_does_not_exist_is_named(places: ServerPlaces, entry_point: Callable[[str], object]) -> None:
-    message = refusal(entry_point, make_conninfo(places.database_url, dbname="factory"))
+def test_a_database_that_does_not_exist_is_named(
+    servers: ServerAddresses, entry_point: Callable[[str], object]
+) -> None:
+    message = refusal(entry_point, make_conninfo(servers.database_url, dbname="factory"))
     assert 'database "factory" does not exist' in message
 
 

@@ -11,7 +11,7 @@ from infra.event_log.postgres_recorder import postgres_log
 from infra.event_log.topics import topics
 from infra.recorded import Recorded
 from projections.maintenance.runner import PROJECTIONS
-from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.databases import ServerAddresses, as_program, fresh_database
 
 
 def test_the_same_seed_makes_the_same_history_and_another_seed_another() -> None:
@@ -38,13 +38,13 @@ def test_almost_everything_that_can_happen_happens() -> None:
 
 
 def test_it_is_written_through_the_log_at_the_same_positions_each_time(
-    postgres: Log, database_url: str, places: ServerPlaces, template: str
+    postgres: Log, database_url: str, servers: ServerAddresses, template: str
 ) -> None:
     def written(log: Log, url: str) -> list[Recorded]:
         assert write(url, log, history(6, seed=3)) == log.head()
         return list(log.history())
 
-    with fresh_database(places, template) as owner_url:
+    with fresh_database(servers, template) as owner_url:
         url = as_program(owner_url)
         with postgres_log(url, master_key=MASTER_KEY) as other:
             told = written(postgres, database_url)

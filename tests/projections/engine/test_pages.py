@@ -37,7 +37,7 @@ from projections.orders import OrderRow, Search, search, unpaid_in_time
 from projections.timeline import timeline
 from tests.projections.conftest import laid
 from tests.projections.engine.test_batches import projected
-from tests.support.databases import ServerPlaces, as_program, fresh_database
+from tests.support.databases import ServerAddresses, as_program, fresh_database
 from tests.support.examples import NOW
 from tests.support.histories import told
 
@@ -64,9 +64,9 @@ each_question = pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS
 
 
 @pytest.fixture(scope="module")
-def shown(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
+def shown(servers: ServerAddresses, template: str) -> Iterator[Connection[Any]]:
     """The read models of a history with everything in it. Do not change them."""
-    with fresh_database(places, template) as owner_url, connect(as_program(owner_url)) as conn:
+    with fresh_database(servers, template) as owner_url, connect(as_program(owner_url)) as conn:
         with psycopg.connect(owner_url, autocommit=True) as owner:
             log = laid(owner, told(4, 500))
         for projection in PROJECTIONS:
@@ -272,9 +272,9 @@ INSERT INTO shadow.timeline (position, account_id, stream, version, topic, event
 
 
 @pytest.fixture(scope="module")
-def million(places: ServerPlaces, template: str) -> Iterator[Connection[Any]]:
+def million(servers: ServerAddresses, template: str) -> Iterator[Connection[Any]]:
     """Read models with a million rows in each table."""
-    with fresh_database(places, template) as owner_url:
+    with fresh_database(servers, template) as owner_url:
         name = conninfo_to_dict(owner_url)["dbname"]
         with psycopg.connect(owner_url, autocommit=True) as owner:
             owner.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())

@@ -18,7 +18,7 @@ from infra.event_log.postgres_recorder import postgres_log
 from infra.postgres.connections import connect
 from projections.maintenance import replay
 from projections.maintenance.runner import PROJECTIONS, bring_up_to_date
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_program, fresh_database
 from tests.support.examples import NOW
 from tests.support.given_projection import CAUSE
 
@@ -38,9 +38,9 @@ def conn(database_url: str) -> Iterator[Connection[Any]]:
 
 
 @pytest.fixture(scope="module")
-def dozen(places: ServerPlaces, template: str) -> Iterator[str]:
+def dozen(servers: ServerAddresses, template: str) -> Iterator[str]:
     """The name of a database with a history of a dozen accounts and its read models."""
-    with fresh_database(places, template) as owner_url:
+    with fresh_database(servers, template) as owner_url:
         url = as_program(owner_url)
         with postgres_log(url, master_key=MASTER_KEY) as log:
             write(url, log, history(12, seed=1))
@@ -49,9 +49,9 @@ def dozen(places: ServerPlaces, template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def copy_of_dozen(places: ServerPlaces, dozen: str) -> Iterator[str]:
+def copy_of_dozen(servers: ServerAddresses, dozen: str) -> Iterator[str]:
     """A copy of that database, with its owner's login."""
-    with fresh_database(places, dozen) as url:
+    with fresh_database(servers, dozen) as url:
         yield url
 
 

@@ -26,7 +26,7 @@ from projections.maintenance.replay import CannotRebuild
 from projections.maintenance.runner import PROJECTIONS, running, wait
 from projections.orders import ORDERS, OrderRow
 from tests.projections.maintenance.conftest import WELL_S, append, each_projection, meanwhile, tables_in
-from tests.support.databases import MASTER_KEY, ServerPlaces, as_program, fresh_database
+from tests.support.databases import MASTER_KEY, ServerAddresses, as_program, fresh_database
 from tests.support.examples import placed, requested
 from tests.support.given_domain import but
 
@@ -83,8 +83,8 @@ def test_a_rebuild_repairs_wrong_rows(log: Log, database_url: str, conn: Connect
     assert_equals_a_replay(conn, log, ORDERS)
 
 
-def test_an_empty_log_is_rebuilt_quickly(places: ServerPlaces, template: str) -> None:
-    with fresh_database(places, template) as owner_url:
+def test_an_empty_log_is_rebuilt_quickly(servers: ServerAddresses, template: str) -> None:
+    with fresh_database(servers, template) as owner_url:
         url = as_program(owner_url)
         with postgres_log(url, master_key=MASTER_KEY) as log, connect(url) as conn:
             assert rebuild(url, log, PROJECTIONS).position == 0
