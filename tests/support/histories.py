@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import date, timedelta
+from datetime import timedelta
 from functools import cache
 from random import Random
 
@@ -45,7 +45,7 @@ from domain.order import (
     Status,
 )
 from domain.payment_reference import PAYMENT_REFERENCE, ClaimPaymentReference, capture_reference, pi_reference
-from domain.price_list import PRICE_LIST, PublishPriceList, price_list_id
+from domain.price_list import PRICE_LIST, price_list_id
 from domain.services import Plan, Pricing
 from domain.subscription import SUBSCRIPTION, ExpandPackage, ReverseGrant
 from infra.event_log.log import Log
@@ -121,16 +121,7 @@ class Story:
     def begin(self) -> None:
         """Publish prices and open two accounts, each with a package and its pool."""
         work = UnitOfWork(self._log)
-        prices = PublishPriceList(
-            at=self._now,
-            seller="YT",
-            currency="EUR",
-            version=1,
-            valid_from=date(2026, 1, 1),
-            offers=an.OFFERS,
-            taxes=an.TAXES,
-        )
-        work.do(PRICE_LIST, price_list_id("YT", "EUR"), prices)
+        work.do(PRICE_LIST, price_list_id("YT", "EUR"), an.publish)
         self._commit(work, None)
         for account_id in ACCOUNTS:
             work, package_id = UnitOfWork(self._log), f"pkg-{account_id}"
