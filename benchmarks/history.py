@@ -147,12 +147,12 @@ class Story:
         stream = decider.stream(aggregate_id)
         return self.states.get(stream, self.shared.get(stream, decider.initial))
 
-    def do(self, decider: Decider[Any, Any, Any], aggregate_id: str, kind: Callable[..., Any], **told: object) -> Any:  # noqa: ANN401
+    def do(self, decider: Decider[Any, Any, Any], aggregate_id: str, kind: Callable[..., Any], **fields: object) -> Any:  # noqa: ANN401
         """Decide a command; returns its events."""
         stream = decider.stream(aggregate_id)
         states = self.shared if decider in (INVOICE_SERIES, PRICE_LIST) else self.states
         state = states.get(stream, decider.initial)
-        events = decider.decide(kind(at=self.at, **told), state)
+        events = decider.decide(kind(at=self.at, **fields), state)
         for event in events:
             state = decider.evolve(state, event)
             self.versions[stream] = self.versions.get(stream, 0) + 1
@@ -172,7 +172,7 @@ class Story:
         self.decided = []
         return events
 
-    def told(self) -> Iterator[list[Recorded]]:
+    def units(self) -> Iterator[list[Recorded]]:
         """The whole activity, commit by commit."""
         contact = BillingContact(
             name=f"Contact {self.number}",
@@ -460,20 +460,22 @@ class _Versions(dict[str, int]):
 
 def _in_order_of_time(stories: Sequence[Story]) -> Iterator[list[Recorded]]:
     """The next unit of the story with the earliest clock, decided at that moment, so that shared streams keep order."""
-    waiting = [(story.at, story.number, story.told()) for story in stories]
+    waiting = [(story.at, story.number, story.units()) for story in stories]
     heapq.heapify(waiting)
     while waiting:
-        _, number, told = heapq.heappop(waiting)
-        if (unit := next(told, None)) is not None:
+        _, number, units = heapq.heappop(waiting)
+        if (unit := next(units, None)) is not None:
             yield unit
-            heapq.heappush(waiting, (stories[number].at, number, told))
+            heapq.heappush(waiting, (stories[number].at, number, units))
 
 
-def write(database_url: str, log: Log, units: Iterator[list[Recorded]], told: Callable[[int], object] = int) -> int:
+def write(
+    database_url: str, log: Log, units: Iterator[list[Recorded]], on_progress: Callable[[int], object] = int
+) -> int:
     """Append commits to the log, as many per flush as its group commit takes. Returns the number of events.
 
     A commit that cannot share a flush waits for the next one, and later commits of the same account or stream wait for
-    it. ``told`` is called from time to time with the number of events written.
+    it. ``on_progress`` is called from time to time with the number of events written.
     """
     writer, count = GroupCommit(lambda: connect(database_url, WRITER), log.notifier.notify), 0
     try:
@@ -491,7 +493,7 @@ def write(database_url: str, log: Log, units: Iterator[list[Recorded]], told: Ca
             if not group:
                 return count
             writer.append_all(group)
-            told(count)
+            on_progress(count)
             waiting = later
     finally:
         writer.close()
@@ -544,8 +546,14 @@ def told_history(accounts: int, seed: int, *, as_json: bool) -> None:
             found = conn.execute("SELECT topic, count(*) AS n FROM log.events GROUP BY topic ORDER BY n DESC, topic")
             by_topic = {row["topic"]: row["n"] for row in found}
     if as_json:
-        told = {"accounts": accounts, "seed": seed, "events": count, "digest": digest.hexdigest(), "by_topic": by_topic}
-        sys.stdout.write(to_json(told, indent=2).decode() + "\n")
+        report = {
+            "accounts": accounts,
+            "seed": seed,
+            "events": count,
+            "digest": digest.hexdigest(),
+            "by_topic": by_topic,
+        }
+        sys.stdout.write(to_json(report, indent=2).decode() + "\n")
         return
     for topic, n in by_topic.items():
         print(f"{n:>10,} {topic}")

@@ -280,12 +280,12 @@ class Bench:
     def _commands(self, packages: Sequence[str]) -> list[Writer]:
         """Commands, already parsed: the measure is load, decide and append."""
 
-        def do(wish: AllocateCapacity) -> object:
+        def do(command: AllocateCapacity) -> object:
             work = UnitOfWork(self.log, use_cache=True)
-            work.do(ALLOCATION, wish.package_id, wish)
-            return work.commit(account_id=wish.account_id, cause=CAUSE, at=AT)
+            work.do(ALLOCATION, command.package_id, command)
+            return work.commit(account_id=command.account_id, cause=CAUSE, at=AT)
 
-        def wish(package: str) -> AllocateCapacity:
+        def command(package: str) -> AllocateCapacity:
             return AllocateCapacity(
                 at=AT,
                 package_id=package,
@@ -296,7 +296,7 @@ class Bench:
                 quantity=1,
             )
 
-        return [[partial(do, wish(package)) for _ in range(warmed_up(OURS_EACH))] for package in packages]
+        return [[partial(do, command(package)) for _ in range(warmed_up(OURS_EACH))] for package in packages]
 
     def _saves(self, pools: Sequence[Pool]) -> list[Writer]:
         def save(pool: Pool) -> object:

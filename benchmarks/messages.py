@@ -218,15 +218,15 @@ def _consume_vs_raw(place: Place, rounds: int) -> Measure:
             _open_account(dependencies, _whose(number)["account_id"])
             activation = ActivatePackage(at=NOW, **_whose(number), term=TERM, quantities={"extensions": 1_000_000})
             handle(activation, dependencies, ADMIN, correlation_id="benchmark")
-        turns = iter(range(1_000_000))
+        numbers = iter(range(1_000_000))
 
         def ours() -> float:
-            asyncio.run(_send(place.nats_url, next(turns)))
+            asyncio.run(_send(place.nats_url, next(numbers)))
             duties = Duties(relays=False, senders=(SENDER,))
             return _rate(place, lambda: working(dependencies, place.database_url, place.nats_url, duties))
 
         def raw() -> float:
-            asyncio.run(_send(place.nats_url, next(turns)))
+            asyncio.run(_send(place.nats_url, next(numbers)))
             return _rate(place, lambda: _raw_loop(place))
 
         return in_turn(rounds, ours, raw, lambda: None, floor=0.5, aim=0.85)
@@ -378,8 +378,8 @@ def _p99_ms(dependencies: Dependencies, place: Place, turn: int) -> float:
     for number in range(ORDERS):
         order_id, package_id = f"order-{turn}-{number}", f"pkg-{number % PACKAGES}"
         selections = (Selection(service="extensions", quantity=1),)
-        wish = OrderExpansion(order_id=order_id, account_id="acme", package_id=package_id, selections=selections)
-        outcome = handle(wish, dependencies, ADMIN, correlation_id=order_id)
+        command = OrderExpansion(order_id=order_id, account_id="acme", package_id=package_id, selections=selections)
+        outcome = handle(command, dependencies, ADMIN, correlation_id=order_id)
         placed = CheckOut(order_id=order_id, account_id="acme", method=Method.OFFLINE)
         handle(placed, dependencies, ADMIN, correlation_id=order_id)
         requested = outcome.context.recorded[0].event

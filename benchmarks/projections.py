@@ -221,11 +221,11 @@ def _rebuild(rounds: int, database_url: str, log: Log) -> Measure:
 # --- being current
 
 
-def _run_all(database_url: str, told: Pipe) -> None:
+def _run_all(database_url: str, pipe: Pipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with postgres_log(database_url, master_key=MASTER_KEY) as log, running(database_url, log):
-        told.send("runs")
-        told.recv()
+        pipe.send("runs")
+        pipe.recv()
 
 
 def _visible_p99_ms(database_url: str, log: Log) -> float:
@@ -339,8 +339,8 @@ def _pgbench_p50_us(owner_url: str) -> float:
             check=True,
             capture_output=True,
         )
-        (told,) = Path(directory).glob("took.*")
-        return median(float(line.split()[2]) for line in told.read_text(encoding="utf-8").splitlines())
+        (took,) = Path(directory).glob("took.*")
+        return median(float(line.split()[2]) for line in took.read_text(encoding="utf-8").splitlines())
 
 
 # --- memory
@@ -367,14 +367,14 @@ def _memory(database_url: str, log: Log) -> Measure:
     return Measure(whole / 2**20, first / 2**20, "MiB", ratio, (ratio, ratio), 1.2, 1.05)
 
 
-def _project_all(database_url: str, head: int, told: Pipe) -> None:
+def _project_all(database_url: str, head: int, pipe: Pipe) -> None:
     with postgres_log(database_url, master_key=MASTER_KEY) as log, connect(database_url) as conn:
         for upto in (head // FIRST_SHARE, head):
             for projection in PROJECTIONS:
                 while catch_up(conn, log, projection, upto=upto)[1]:
                     continue
-            told.send(upto)
-            told.recv()
+            pipe.send(upto)
+            pipe.recv()
 
 
 def _held_by(pid: int) -> int:
