@@ -26,10 +26,10 @@ demo: $(READY) ## show the whole purchase on a real PostgreSQL and a real NATS
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 test: $(READY) ## run the tests, on embedded servers; some of them: make test ARGS="tests/domain -k quote"
-	@$(PYTEST) -m "not chaos" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-long: $(READY) ## run the tests that take minutes: kills and partitions under load, a million rows
-	@$(PYTEST) -m chaos $(ARGS)
+test-long: $(READY) ## run the slow tests (kills, partitions, a million rows), and properties over more examples
+	@$(PYTEST) -m "slow or hypothesis" --thorough $(ARGS)
 
 coverage: $(READY) ## run all of them and list the lines that no test runs
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -10,6 +10,7 @@ import gc
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ GIVEN = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="check properties over more examples")
     parser.addoption("--containers", action="store_true", help="run on PostgreSQL and NATS in Docker")
 
 
@@ -36,9 +38,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Load the fixtures of servers, except for tests of the domain."""
-    if isinstance(collector, pytest.Module) and DOMAIN not in collector.path.parents:
+    """Load what the tests of a module need: the fixtures of servers, except for the domain; a profile of Hypothesis."""
+    if not isinstance(collector, pytest.Module):
+        return
+    if DOMAIN not in collector.path.parents:
         collector.config.pluginmanager.import_plugin("tests.support.servers")
+    if b"hypothesis" in collector.path.read_bytes():
+        _load_profile(300 if collector.config.getoption("--thorough") else 50)
+
+
+@cache
+def _load_profile(max_examples: int) -> None:
+    from hypothesis import settings  # noqa: PLC0415 - slow to load, and most tests of the domain do without
+
+    settings.register_profile("ours", max_examples=max_examples)
+    settings.load_profile("ours")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

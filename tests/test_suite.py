@@ -1,12 +1,10 @@
-"""The suite itself: tests of the domain load no slow modules, and all other tests have the fixtures of servers."""
+"""The suite itself: tests of the domain load no slow modules."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 SLOW = ("eventsourcing", "fastapi", "faststream", "handlers", "infra", "nats", "psycopg", "rich", "typer")
@@ -32,11 +30,5 @@ def loaded_by(*arguments: str) -> list[str]:
     return run.stdout.rpartition("loaded:")[2].split()
 
 
-@pytest.mark.parametrize("path", ["tests/domain/test_money.py", "tests/domain"])
-def test_tests_of_the_domain_load_neither_servers_nor_libraries(path: str) -> None:
-    options = ("--collect-only",) if path == "tests/domain" else ()
-    assert loaded_by("--numprocesses", "auto", *options, path) == []
-
-
-def test_all_other_tests_have_the_fixtures_of_servers() -> None:
-    assert "psycopg" in loaded_by("--fixtures-per-test", "tests/infra/event_log/test_log.py")
+def test_tests_of_the_domain_load_neither_servers_nor_libraries() -> None:
+    assert loaded_by("--numprocesses", "auto", "--collect-only", "tests/domain") == []

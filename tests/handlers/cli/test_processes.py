@@ -90,7 +90,7 @@ def paid_orders(store: InMemory, numbers: range) -> None:
         store.ask(confirm(total, f"order-{number}"))
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_with_one_of_two_workers_and_relays_killed_nothing_is_lost_or_done_twice(
     postgres: Log, nats_url: str, start: Start
 ) -> None:
@@ -117,6 +117,7 @@ def test_with_one_of_two_workers_and_relays_killed_nothing_is_lost_or_done_twice
     eventually(lambda: survivor.get("/health").json()["relay"]["active"], "another active relay")
 
 
+@pytest.mark.slow
 def test_serve_has_the_whole_application_and_the_others_only_health_and_metrics(postgres: Log, start: Start) -> None:
     store = InMemory(log=postgres).settled()
     serving, working = start("serve"), start("work")
@@ -134,6 +135,7 @@ def test_serve_has_the_whole_application_and_the_others_only_health_and_metrics(
     assert serving.get("/health").json()["worker"] == "elsewhere"
 
 
+@pytest.mark.slow
 def test_the_metrics_are_prometheus_and_report_the_progress_of_everything(postgres: Log, start: Start) -> None:
     store = InMemory(log=postgres).settled()
     working = start("work")

@@ -160,6 +160,7 @@ def test_the_demo_prints_text_events_and_rows(showing: Showing, told: str) -> No
     assert told in showing.told
 
 
+@pytest.mark.slow
 def test_one_command_runs_the_demo_on_its_own_servers_and_leaves_none_running() -> None:
     """`trunkline demo --json --keep DIR` prints one JSON document, keeps the data, and stops its servers.
 

@@ -28,7 +28,7 @@ from tests.support.sending import SENDERS, Service, create_pbx
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.chaos,
+    pytest.mark.slow,
     # nats-py leaks a socket if a server goes away during the handshake; the next connection goes elsewhere
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

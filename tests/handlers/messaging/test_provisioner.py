@@ -64,7 +64,7 @@ def test_it_imports_none_of_our_code() -> None:
     assert tops - sys.stdlib_module_names == {"nats"}
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_killed_repeatedly_it_still_creates_each_pbx_and_allocates_every_minute_once(
     postgres: Log, database_url: str, broker: Broker
 ) -> None:
@@ -91,6 +91,7 @@ def test_killed_repeatedly_it_still_creates_each_pbx_and_allocates_every_minute_
     assert broker.dead_letters() == []
 
 
+@pytest.mark.slow
 def test_one_command_runs_it_against_trunkline_up() -> None:
     with temporary_directory() as directory:
         data = directory / "data"

@@ -333,7 +333,7 @@ asyncio.run(run(*sys.argv[1:]))
 """
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_after_the_active_relay_is_killed_another_takes_over_and_nothing_is_lost_or_doubled(
     acme: InMemory, database_url: str, broker: Broker
 ) -> None:

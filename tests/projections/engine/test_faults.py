@@ -52,7 +52,7 @@ def conn(database_url: str) -> Iterator[Connection[Any]]:
 # --- death within a batch -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_after_random_crashes_the_tables_equal_a_replay_and_as_of_equals_what_they_showed(
@@ -169,7 +169,7 @@ with postgres_log(sys.argv[1]) as log, running(sys.argv[1], log):
 """
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_after_a_process_dies_another_takes_over_within_five_seconds(
     postgres: Log, database_url: str, conn: Connection[Any], how: signal.Signals

@@ -332,7 +332,7 @@ PLANNED: dict[str, Callable[[Connection[Any]], object]] = {
 }
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", PLANNED.values(), ids=PLANNED)
 def test_at_a_million_rows_every_query_uses_an_index_and_reads_few_rows(
     million: Connection[Any], ask: Callable[[Connection[Any]], object], monkeypatch: pytest.MonkeyPatch

@@ -131,7 +131,7 @@ def test_the_new_tables_equal_the_old_ones_and_the_views_use_them(
 # --- under live writes ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_under_live_writes_readers_see_the_old_tables_then_the_new_and_no_event_is_missed_or_doubled(
     log: Log, database_url: str, conn: Connection[Any]
 ) -> None:
@@ -232,7 +232,7 @@ def once_free(rebuilding: Callable[[], Rebuilt]) -> Rebuilt:
             time.sleep(0.01)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "done"),
     [("accounts", 0), ("accounts", 1500), ("indexes", 3), ("the rest, and the swap", 0), ("the rest, and the swap", 2)],
